@@ -1,0 +1,44 @@
+"""What can go wrong, as one tree; `cli.main` turns each into one line on stderr and an exit code.
+
+    MambairError             exit code 1: the work failed
+      ImageError             an image cannot be read or written
+      CheckpointError        a weight file is missing, unsafe, damaged or of another network
+      MemoryLimitError       the work does not fit into memory
+      BackendError           a back end that was asked for by name cannot run here
+      TrainingError          a training run cannot start or go on
+    CallError                exit code 2: the call itself is wrong (unknown model, bad option, missing input)
+
+An interrupted run exits with 130. Messages say what happened, to which file, and what to do.
+"""
+
+
+class MambairError(Exception):
+    """The work failed. Base of every error this package raises on purpose."""
+
+    exit_code = 1
+
+
+class ImageError(MambairError):
+    """An image cannot be read or written."""
+
+
+class CheckpointError(MambairError):
+    """A weight file is missing, unsafe, damaged or of another network."""
+
+
+class MemoryLimitError(MambairError):
+    """The work does not fit into memory."""
+
+
+class BackendError(MambairError):
+    """A scan back end that was asked for by name cannot run here."""
+
+
+class TrainingError(MambairError):
+    """A training run cannot start or go on."""
+
+
+class CallError(MambairError):
+    """The call itself is wrong: an unknown model, a bad option, a missing input."""
+
+    exit_code = 2

@@ -1,0 +1,131 @@
+"""PSNR and SSIM, measured as the super-resolution literature does: on BT.601 luma, a border cut off.
+
+The peak is 255 throughout, so every image has the range [0, 255].
+"""
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+PEAK = 255.0
+SSIM_WINDOW = 11  # pixels
+SSIM_SIGMA = 1.5  # pixels
+SSIM_K1, SSIM_K2 = 0.01, 0.03
+
+
+def to_y(rgb: Array) -> NDArray[np.float64]:
+    """BT.601 studio-range luma, as MATLAB's `rgb2ycbcr` computes it, but not rounded.
+
+    Args:
+        rgb: H x W x 3 in R, G, B order, or H x W (gray, taken as three equal channels); uint8 or float, in
+            [0, 255].
+
+    Returns:
+        H x W in [16, 235].
+
+    Raises:
+        ValueError: the image has another shape.
+    """
+    image = rgb.astype(np.float64)
+    if image.ndim == 2:
+        return 16 + 219 / 255 * image
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"expected H x W x 3 or H x W, got the shape {rgb.shape}")
+    return 16 + (65.481 * image[..., 0] + 128.553 * image[..., 1] + 24.966 * image[..., 2]) / 255
+
+
+def psnr(a: Array, b: Array, *, border: int = 0) -> float:
+    """Peak signal-to-noise ratio in dB over all pixels and channels; infinite if the images are equal.
+
+    Args:
+        a: H x W or H x W x C in [0, 255], any type.
+        b: the same shape; the result does not depend on which of the two is the reference.
+        border: pixels left out on each of the four sides.
+
+    Raises:
+        ValueError: the shapes differ, or nothing is left within the border.
+    """
+    a, b = _within_border(a, b, border)
+    error = float(np.mean((a - b) ** 2))
+    return float(10 * np.log10(PEAK**2 / error)) if error else float("inf")
+
+
+def ssim(a: Array, b: Array, *, border: int = 0) -> float:
+    """Mean structural similarity, at most 1 (Wang et al. 2004, equation 13; their 11 x 11 Gaussian window).
+
+    Only windows that lie wholly inside the image count, as in the authors' `ssim_index.m`.
+
+    Args:
+        a: H x W in [0, 255], any type.
+        b: the same shape; the result does not depend on which of the two is the reference.
+        border: pixels left out on each of the four sides.
+
+    Raises:
+        ValueError: the shapes differ, there is a channel axis, or no window fits within the border.
+    """
+    a, b = _within_border(a, b, border)
+    if a.ndim != 2:
+        raise ValueError(f"SSIM takes one channel, H x W, got the shape {a.shape}")
+    if min(a.shape) < SSIM_WINDOW:
+        raise ValueError(f"SSIM needs {SSIM_WINDOW} pixels a side within the border, got {a.shape}")
+
+    mean_a, mean_b = _window_mean(a), _window_mean(b)
+    variance_a = _window_mean(a * a) - mean_a**2
+    variance_b = _window_mean(b * b) - mean_b**2
+    covariance = _window_mean(a * b) - mean_a * mean_b
+    c1, c2 = (SSIM_K1 * PEAK) ** 2, (SSIM_K2 * PEAK) ** 2
+    likeness = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    return float(np.mean(likeness / ((mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2))))
+
+
+def psnr_y(a: Array, b: Array, *, border: int) -> float:
+    """PSNR on luma of two uint8 images, H x W x 3 (RGB) or H x W.
+
+    Super-resolution is measured with a `border` of the scale.
+
+    Raises:
+        ValueError: an image is not uint8 (published figures are of stored images), or as `to_y` and `psnr`.
+    """
+    return psnr(_stored_y(a), _stored_y(b), border=border)
+
+
+def ssim_y(a: Array, b: Array, *, border: int) -> float:
+    """SSIM on luma of two uint8 images, H x W x 3 (RGB) or H x W.
+
+    Super-resolution is measured with a `border` of the scale.
+
+    Raises:
+        ValueError: an image is not uint8 (published figures are of stored images), or as `to_y` and `ssim`.
+    """
+    return ssim(_stored_y(a), _stored_y(b), border=border)
+
+
+def _stored_y(image: Array) -> NDArray[np.float64]:
+    if image.dtype != np.uint8:
+        raise ValueError(f"expected a uint8 image, got {image.dtype}")
+    return to_y(image)
+
+
+def _within_border(a: Array, b: Array, border: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Both images in float64, `border` pixels cut off each side."""
+    if a.shape != b.shape:
+        raise ValueError(f"cannot compare images of the shapes {a.shape} and {b.shape}")
+    if a.ndim not in (2, 3):
+        raise ValueError(f"expected images of H x W or H x W x C, got the shape {a.shape}")
+    height, width = a.shape[:2]
+    if border < 0 or min(height, width) <= 2 * border:
+        raise ValueError(f"a border of {border} leaves nothing of {height} x {width} pixels")
+    inner = (slice(border, height - border), slice(border, width - border))
+    return a[inner].astype(np.float64, order="C"), b[inner].astype(np.float64, order="C")
+
+
+def _window_mean(image: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Gaussian means of all windows inside H x W: (H - 10) x (W - 10)."""
+    kernel = cv2.getGaussianKernel(SSIM_WINDOW, SSIM_SIGMA, cv2.CV_64F)
+    margin = SSIM_WINDOW // 2
+    blurred = np.asarray(cv2.sepFilter2D(image, cv2.CV_64F, kernel, kernel), np.float64)
+    return blurred[margin:-margin, margin:-margin]

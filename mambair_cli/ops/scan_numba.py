@@ -1,0 +1,447 @@
+"""The numba back end of `ss2d_scan`: SIMD over channels, forward and backward, float32, for CPUs.
+
+Design and measurements: channels lie on the vector lanes; a direction walks its sequence in chunks of
+CHUNK steps. For a chunk, the low-rank step sizes, B and C of all steps are copied to a small buffer
+that every channel block shares; softplus runs first; then two states at a time run along the chunk
+with state and decay rate in registers. Column directions step over rows of pixels: nothing is
+transposed. Directions k and k + 2 (forth and back) share an output plane, so that the plane of the
+rows and that of the columns can be written by two threads without a race.
+
+Names: D channels, Dp channels rounded up to whole vectors, N states, Np states rounded up to even,
+R rank of the step size, K directions, M = R + 2N values per pixel and direction in x_dbl, Mp its
+padded copy R + 2Np, L pixels. All arrays are flat: two-dimensional indexing costs up to 6x here.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from . import simd
+from .simd import (
+    LANES,
+    add,
+    decay,
+    fma,
+    lane_sum,
+    load,
+    load_first,
+    mul,
+    prefetch,
+    scalar,
+    sigmoid,
+    softplus,
+    splat,
+    store,
+    store_first,
+)
+
+CHUNK = 32
+LOG2E, LN2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
+
+_inline = njit(nogil=True, error_model="numpy")
+
+
+def _compiled(signature: str) -> Callable[[Callable[..., None]], Any]:
+    """Compile now for `signature`, cached on disk where numba finds a writable folder.
+
+    numba's cache knows only the file a function is in: the name carries a digest of what else counts.
+    """
+
+    def decorate(function: Callable[..., None]) -> Any:
+        source = Path(simd.__file__).read_bytes() + f"{LANES}{simd.HAS_FMA}".encode()
+        function.__qualname__ += "_" + hashlib.sha256(source).hexdigest()[:12]
+        try:
+            return njit(signature, nogil=True, error_model="numpy", cache=True)(function)
+        except RuntimeError as error:  # "cannot cache function: no locator available"
+            logging.getLogger(__name__).info("compiling anew in each process: %s", error)
+            return njit(signature, nogil=True, error_model="numpy")(function)
+
+    return decorate
+
+
+@_inline
+def _chunk_count(H, W, k):  # type: ignore[no-untyped-def]
+    return W * ((H + CHUNK - 1) // CHUNK) if k & 1 else (H * W + CHUNK - 1) // CHUNK
+
+
+@_inline
+def _walk(H, W, k):  # type: ignore[no-untyped-def]
+    """How direction k walks the image: lines, steps in a line, pixels from one step to the next."""
+    lines, steps, stride = (W, H, W) if k & 1 else (1, H * W, 1)
+    return lines, steps, -stride if k >= 2 else stride
+
+
+@_inline
+def _line_start(H, W, k, line):  # type: ignore[no-untyped-def]
+    """First pixel of the `line`-th line of direction k."""
+    if k & 1:
+        return (H - 1) * W + W - 1 - line if k >= 2 else line
+    return H * W - 1 if k >= 2 else 0
+
+
+@_inline
+def _gather(x_dbl, source, skip, steps, ahead, R, N, Np, buffer):  # type: ignore[no-untyped-def]
+    """Copy (dts, B, C) of a chunk's steps to `buffer`; the padding of B and C stays zero."""
+    M = R + 2 * N
+    target = 0
+    for _ in range(steps):
+        for j in range(R + N):
+            buffer[target + j] = x_dbl[source + j]
+        for j in range(N):
+            buffer[target + R + Np + j] = x_dbl[source + R + N + j]
+        for j in range(0, M, 16):
+            prefetch(x_dbl, source + ahead + j)
+        source += skip
+        target += R + 2 * Np
+
+
+@_inline
+def _step_sizes(steps, buffer, Mp, R, weight, w0, Dp, bias, z0, x, x0, skip, count, dt, dtx, slope, keep):  # type: ignore[no-untyped-def]
+    """dt = softplus(weight @ dts + bias) and dt * x of a chunk, one channel block; its slope if kept."""
+    for t in range(steps):
+        z = load(bias, z0)
+        for r in range(R):
+            z = fma(splat(scalar(buffer, t * Mp + r)), load(weight, w0 + r * Dp), z)
+        store(dt, t * LANES, z)
+    for t in range(steps):
+        z = load(dt, t * LANES)
+        d = softplus(z)
+        xv = load(x, x0) if count == LANES else load_first(x, x0, count)
+        store(dt, t * LANES, d)
+        store(dtx, t * LANES, mul(d, xv))
+        if keep:
+            store(slope, t * LANES, sigmoid(z))
+        x0 += skip
+
+
+@_inline
+def _forward_direction(x, x_dbl, weight, bias, A2, longest, D_sum, y, states, save, H, W, D, Dp, R, N, Np, K, k, c0, c1):  # type: ignore[no-untyped-def]
+    """Scan direction k for channels c0..c1 (whole blocks) of one image; k < 2 starts y, else adds."""
+    M, Mp = R + 2 * N, R + 2 * Np
+    h = np.zeros((c1 - c0) * Np, np.float32)
+    buffer = np.zeros(CHUNK * Mp, np.float32)
+    dt, dtx, out = np.empty(CHUNK * LANES, np.float32), np.empty(CHUNK * LANES, np.float32), np.empty(CHUNK * LANES, np.float32)
+    lines, total, stride = _walk(H, W, k)
+    chunk = 0
+    for line in range(lines):
+        start = _line_start(H, W, k, line)
+        for t0 in range(0, total, CHUNK):
+            steps = min(CHUNK, total - t0)
+            pixel = start + t0 * stride
+            ahead = stride * CHUNK
+            if t0 + CHUNK >= total and line + 1 < lines:
+                ahead = _line_start(H, W, k, line + 1) - pixel
+            _gather(x_dbl, pixel * K * M + k * M, stride * K * M, steps, ahead * K * M, R, N, Np, buffer)
+            if save:
+                size = Dp * Np
+                offset = chunk * size + c0 * Np
+                for j in range(0, (c1 - c0) * Np, LANES):
+                    store(states, offset + j, load(h, j))
+            chunk += 1
+            for c in range(c0, c1, LANES):
+                count = min(LANES, D - c)
+                x0 = pixel * D + c
+                _step_sizes(steps, buffer, Mp, R, weight, k * R * Dp + c, Dp, bias, k * Dp + c, x, x0, stride * D, count, dt, dtx, dt, False)
+                skip = load(D_sum, c)
+                for t in range(steps):
+                    p = x0 + t * stride * D
+                    if k >= 2:
+                        v = load(y, p) if count == LANES else load_first(y, p, count)
+                    elif k == 1:
+                        v = splat(np.float32(0))
+                    else:
+                        v = mul(skip, load(x, p) if count == LANES else load_first(x, p, count))
+                    prefetch(x, p + ahead * D)
+                    store(out, t * LANES, v)
+                for n in range(0, Np, 2):
+                    h0 = load(h, ((c - c0) * Np) + n * LANES)
+                    h1 = load(h, ((c - c0) * Np) + (n + 1) * LANES)
+                    a0 = load(A2, (k * Np + n) * Dp + c)
+                    a1 = load(A2, (k * Np + n + 1) * Dp + c)
+                    m0 = load(longest, (k * Np + n) * Dp + c)
+                    m1 = load(longest, (k * Np + n + 1) * Dp + c)
+                    j = R + n
+                    for t in range(steps):
+                        d = load(dt, t * LANES)
+                        u = load(dtx, t * LANES)
+                        h0 = fma(decay(d, a0, m0), h0, mul(u, splat(scalar(buffer, j))))
+                        h1 = fma(decay(d, a1, m1), h1, mul(u, splat(scalar(buffer, j + 1))))
+                        v = fma(h0, splat(scalar(buffer, j + Np)), load(out, t * LANES))
+                        store(out, t * LANES, fma(h1, splat(scalar(buffer, j + Np + 1)), v))
+                        j += Mp
+                    store(h, ((c - c0) * Np) + n * LANES, h0)
+                    store(h, ((c - c0) * Np) + (n + 1) * LANES, h1)
+                for t in range(steps):
+                    p = x0 + t * stride * D
+                    if count == LANES:
+                        store(y, p, load(out, t * LANES))
+                    else:
+                        store_first(y, p, load(out, t * LANES), count)
+                    prefetch(y, p + ahead * D)
+
+
+@_compiled("void(f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],b1,i8,i8,i8,i8,i8,i8,i8,i8,i8,i8,i8)")
+def _forward(x, x_dbl, weight, bias, A2, longest, D_sum, planes, states, save, B, H, W, D, Dp, R, N, K, task, c0, c1):  # type: ignore[no-untyped-def]
+    """One task: image task // 2 (task, if K is 1), rows or columns, channels c0..c1."""
+    pairs = 2 if K == 4 else 1
+    image, pair = task // pairs, task % pairs
+    L, Np, M = H * W, N + (N & 1), R + 2 * N
+    first = 0
+    for k in range(K):
+        length = _chunk_count(H, W, k) * Dp * Np
+        if k % 2 == pair:
+            begin = image * (states.size // B) + first if save else 0
+            _forward_direction(
+                x[image * L * D : (image + 1) * L * D],
+                x_dbl[image * L * K * M : (image + 1) * L * K * M],
+                weight, bias, A2, longest, D_sum,
+                planes[(pair * B + image) * L * D : (pair * B + image + 1) * L * D],
+                states[begin : begin + length],
+                save, H, W, D, Dp, R, N, Np, K, k, c0, c1,
+            )  # fmt: skip
+        first += length
+
+
+@_inline
+def _backward_direction(x, x_dbl, gy, weight, bias, A2, longest, D_sum, states, gx, gx_dbl, gweight, gbias, gA, H, W, D, Dp, R, N, Np, K, k, c0, c1):  # type: ignore[no-untyped-def]
+    """Gradients of `_forward_direction`: chunks in reverse, states recomputed from each chunk's start."""
+    M, Mp = R + 2 * N, R + 2 * Np
+    gh = np.zeros((c1 - c0) * Np, np.float32)
+    buffer = np.zeros(CHUNK * Mp, np.float32)
+    gbuffer = np.empty(CHUNK * Mp * LANES, np.float32)
+    work = np.empty(11 * CHUNK * LANES, np.float32)
+    size = CHUNK * LANES
+    dt, dtx, slope, g, gu, gd = (work[0:size], work[size : 2 * size], work[2 * size : 3 * size], work[3 * size : 4 * size], work[4 * size : 5 * size], work[5 * size : 6 * size])
+    decay0, decay1, old0, old1 = (work[6 * size : 7 * size], work[7 * size : 8 * size], work[8 * size : 9 * size], work[9 * size : 10 * size])
+    lines, total, stride = _walk(H, W, k)
+    per_line = (total + CHUNK - 1) // CHUNK
+    zero = splat(np.float32(0))
+    for chunk in range(lines * per_line - 1, -1, -1):
+        line, t0 = chunk // per_line, (chunk % per_line) * CHUNK
+        steps = min(CHUNK, total - t0)
+        pixel = _line_start(H, W, k, line) + t0 * stride
+        _gather(x_dbl, pixel * K * M + k * M, stride * K * M, steps, -stride * CHUNK * K * M, R, N, Np, buffer)
+        for j in range(0, CHUNK * Mp * LANES, LANES):
+            store(gbuffer, j, zero)
+        for c in range(c0, c1, LANES):
+            count = min(LANES, D - c)
+            x0 = pixel * D + c
+            _step_sizes(steps, buffer, Mp, R, weight, k * R * Dp + c, Dp, bias, k * Dp + c, x, x0, stride * D, count, dt, dtx, slope, True)
+            for t in range(steps):
+                p = x0 + t * stride * D
+                store(g, t * LANES, load(gy, p) if count == LANES else load_first(gy, p, count))
+                store(gu, t * LANES, zero)
+                store(gd, t * LANES, zero)
+                prefetch(x, p - stride * CHUNK * D)
+                prefetch(gy, p - stride * CHUNK * D)
+            for n in range(0, Np, 2):
+                s0 = chunk * Dp * Np + c * Np + n * LANES
+                h0, h1 = load(states, s0), load(states, s0 + LANES)
+                i0, i1 = (k * Np + n) * Dp + c, (k * Np + n + 1) * Dp + c
+                a0, a1, m0, m1 = load(A2, i0), load(A2, i1), load(longest, i0), load(longest, i1)
+                for t in range(steps):
+                    d, u, j = load(dt, t * LANES), load(dtx, t * LANES), t * Mp + R + n
+                    e0, e1 = decay(d, a0, m0), decay(d, a1, m1)
+                    h0, h1 = mul(e0, h0), mul(e1, h1)
+                    store(decay0, t * LANES, e0)
+                    store(decay1, t * LANES, e1)
+                    store(old0, t * LANES, h0)
+                    store(old1, t * LANES, h1)
+                    h0 = fma(u, splat(scalar(buffer, j)), h0)
+                    h1 = fma(u, splat(scalar(buffer, j + 1)), h1)
+                g0 = load(gh, (c - c0) * Np + n * LANES)
+                g1 = load(gh, (c - c0) * Np + (n + 1) * LANES)
+                ga0, ga1 = zero, zero
+                for t in range(steps - 1, -1, -1):
+                    d, u, gv, j = load(dt, t * LANES), load(dtx, t * LANES), load(g, t * LANES), t * Mp + R + n
+                    b0, b1 = splat(scalar(buffer, j)), splat(scalar(buffer, j + 1))
+                    g0 = fma(gv, splat(scalar(buffer, j + Np)), g0)
+                    g1 = fma(gv, splat(scalar(buffer, j + Np + 1)), g1)
+                    q0, q1 = load(old0, t * LANES), load(old1, t * LANES)
+                    jb, jc = j * LANES, (j + Np) * LANES
+                    store(gbuffer, jb, fma(g0, u, load(gbuffer, jb)))
+                    store(gbuffer, jb + LANES, fma(g1, u, load(gbuffer, jb + LANES)))
+                    store(gbuffer, jc, fma(gv, fma(u, b0, q0), load(gbuffer, jc)))
+                    store(gbuffer, jc + LANES, fma(gv, fma(u, b1, q1), load(gbuffer, jc + LANES)))
+                    store(gu, t * LANES, fma(g0, b0, fma(g1, b1, load(gu, t * LANES))))
+                    q0, q1 = mul(g0, q0), mul(g1, q1)
+                    store(gd, t * LANES, fma(q0, a0, fma(q1, a1, load(gd, t * LANES))))
+                    ga0, ga1 = fma(q0, d, ga0), fma(q1, d, ga1)
+                    g0, g1 = mul(g0, load(decay0, t * LANES)), mul(g1, load(decay1, t * LANES))
+                store(gh, (c - c0) * Np + n * LANES, g0)
+                store(gh, (c - c0) * Np + (n + 1) * LANES, g1)
+                store(gA, i0, add(ga0, load(gA, i0)))
+                store(gA, i1, add(ga1, load(gA, i1)))
+            skip = load(D_sum, c)
+            gb = zero
+            for t in range(steps):
+                p = x0 + t * stride * D
+                xv = load(x, p) if count == LANES else load_first(x, p, count)
+                guv = load(gu, t * LANES)
+                gv = mul(guv, load(dt, t * LANES))
+                if k >= 2:
+                    gv = add(gv, load(gx, p) if count == LANES else load_first(gx, p, count))
+                elif k == 0:
+                    gv = fma(skip, load(g, t * LANES), gv)
+                if count == LANES:
+                    store(gx, p, gv)
+                else:
+                    store_first(gx, p, gv, count)
+                gz = mul(fma(load(gd, t * LANES), splat(LN2), mul(guv, xv)), load(slope, t * LANES))
+                gb = add(gb, gz)
+                store(g, t * LANES, gz)
+            store(gbias, k * Dp + c, add(gb, load(gbias, k * Dp + c)))
+            for r in range(R):
+                wr = (k * R + r) * Dp + c
+                w, gw = load(weight, wr), load(gweight, wr)
+                for t in range(steps):
+                    gz, j = load(g, t * LANES), (t * Mp + r) * LANES
+                    gw = fma(gz, splat(scalar(buffer, t * Mp + r)), gw)
+                    store(gbuffer, j, fma(gz, w, load(gbuffer, j)))
+                store(gweight, wr, gw)
+        for t in range(steps):
+            target = (pixel + t * stride) * K * M + k * M
+            for j in range(R + N):
+                gx_dbl[target + j] = lane_sum(load(gbuffer, (t * Mp + j) * LANES))
+            for j in range(N):
+                gx_dbl[target + R + N + j] = lane_sum(load(gbuffer, (t * Mp + R + Np + j) * LANES))
+
+
+@_compiled("void(f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],i8,i8,i8,i8,i8,i8,i8,i8,i8,i8,i8)")
+def _backward(x, x_dbl, gy, weight, bias, A2, longest, D_sum, states, gplanes, gx_dbl, gweight, gbias, gA, B, H, W, D, Dp, R, N, K, task, c0, c1):  # type: ignore[no-untyped-def]
+    """One task as in `_forward`; gweight, gbias, gA belong to the image, gx_dbl to the channel group."""
+    pairs = 2 if K == 4 else 1
+    image, pair = task // pairs, task % pairs
+    L, Np, M = H * W, N + (N & 1), R + 2 * N
+    first = image * (states.size // B)
+    for k in range(K):
+        length = _chunk_count(H, W, k) * Dp * Np
+        if k % 2 == pair:
+            _backward_direction(
+                x[image * L * D : (image + 1) * L * D],
+                x_dbl[image * L * K * M : (image + 1) * L * K * M],
+                gy[image * L * D : (image + 1) * L * D],
+                weight, bias, A2, longest, D_sum, states[first : first + length],
+                gplanes[(pair * B + image) * L * D : (pair * B + image + 1) * L * D],
+                gx_dbl[image * L * K * M : (image + 1) * L * K * M],
+                gweight[image * K * R * Dp : (image + 1) * K * R * Dp],
+                gbias[image * K * Dp : (image + 1) * K * Dp],
+                gA[image * K * Np * Dp : (image + 1) * K * Np * Dp],
+                H, W, D, Dp, R, N, Np, K, k, c0, c1,
+            )  # fmt: skip
+        first += length
+
+
+@lru_cache(maxsize=1)
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="ss2d")
+
+
+def _run(kernel: Callable[[int, int, int, int], None], tasks: int, Dp: int) -> int:
+    """Call kernel(task, c0, c1, group) for all tasks and channel groups on torch's threads; the groups."""
+    threads = torch.get_num_threads()
+    groups = min(-(-threads // tasks), Dp // LANES)
+    bounds = [Dp // LANES * g // groups * LANES for g in range(groups + 1)]
+    calls = [(t, bounds[g], bounds[g + 1], g) for t in range(tasks) for g in range(groups)]
+    if threads == 1 or len(calls) == 1:
+        for call in calls:
+            kernel(*call)
+    else:  # keyed by process: threads do not survive a fork
+        list(_pool(os.getpid(), threads).map(lambda call: kernel(*call), calls))
+    return groups
+
+
+def _flat(value: Tensor) -> np.ndarray:
+    return value.detach().float().contiguous().numpy().reshape(-1)
+
+
+class _Parameters:
+    """Shapes and the parameters in the kernels' layout (channels last and padded to whole vectors)."""
+
+    def __init__(self, x: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor):
+        self.shape = B, H, W, channels = x.shape
+        self.K, _, self.R = dt_weight.shape
+        self.N = A_log.shape[1]
+        self.Np, self.Dp = self.N + self.N % 2, -(-channels // LANES) * LANES
+        self.pairs = 2 if self.K == 4 else 1
+        K, pad = self.K, self.Dp - channels
+        rates = np.zeros((K, self.Np, self.Dp), np.float32)
+        rates[:, : self.N, :channels] = -LOG2E * np.exp(_flat(A_log)).reshape(K, channels, -1).swapaxes(1, 2)
+        weight = _flat(dt_weight).reshape(K, channels, -1).swapaxes(1, 2)
+        self.A2 = rates.reshape(-1)
+        self.longest = np.float32(-126) / np.minimum(self.A2, np.float32(-1e-30))
+        self.weight = np.pad(weight, ((0, 0), (0, 0), (0, pad))).reshape(-1)
+        self.bias = np.pad(_flat(dt_bias).reshape(K, channels), ((0, 0), (0, pad))).reshape(-1)
+        self.D_sum = np.pad(_flat(D).reshape(K, channels).sum(0), (0, pad))
+
+    def state_size(self) -> int:
+        """Floats of the states at all chunk starts of one image."""
+        _, H, W, _ = self.shape
+        return sum(_chunk_count(H, W, k) for k in range(self.K)) * self.Dp * self.Np
+
+
+def forward(
+    x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor, save: bool
+) -> tuple[Tensor, Tensor]:
+    """The scan and, if `save`, the states at chunk starts that `backward` wants (else an empty tensor)."""
+    p = _Parameters(x, dt_weight, dt_bias, A_log, D)
+    B, H, W, channels = p.shape
+    x_flat, x_dbl_flat = _flat(x), _flat(x_dbl)
+    planes = torch.empty(p.pairs, *p.shape)
+    states = torch.empty(B * p.state_size() if save else 0)
+    planes_flat, states_flat = planes.numpy().reshape(-1), states.numpy()
+
+    def kernel(task: int, c0: int, c1: int, group: int) -> None:
+        _forward(x_flat, x_dbl_flat, p.weight, p.bias, p.A2, p.longest, p.D_sum, planes_flat, states_flat, save,
+                 B, H, W, channels, p.Dp, p.R, p.N, p.K, task, c0, c1)  # fmt: skip
+
+    _run(kernel, B * p.pairs, p.Dp)
+    y = planes[0] if p.pairs == 1 else planes[0].add_(planes[1])
+    return y.to(x.dtype), states
+
+
+def backward(
+    gy: Tensor, x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor, states: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradients for the six inputs of the scan, from the gradient of y and the saved states."""
+    p = _Parameters(x, dt_weight, dt_bias, A_log, D)
+    B, H, W, channels = p.shape
+    K, R, N, Np, Dp = p.K, p.R, p.N, p.Np, p.Dp
+    x_flat, x_dbl_flat, gy_flat, states_flat = _flat(x), _flat(x_dbl), _flat(gy), states.numpy()
+    tasks = B * p.pairs
+    groups = min(-(-torch.get_num_threads() // tasks), Dp // LANES)
+    gplanes = torch.empty(p.pairs, *p.shape)
+    gx_dbl = torch.empty(groups, *x_dbl.shape)
+    gweight = np.zeros((B, K, R, Dp), np.float32)
+    gbias, gA = np.zeros((B, K, Dp), np.float32), np.zeros((B, K, Np, Dp), np.float32)
+    gplanes_flat, gx_dbl_flat = gplanes.numpy().reshape(-1), gx_dbl.numpy().reshape(groups, -1)
+
+    def kernel(task: int, c0: int, c1: int, group: int) -> None:
+        _backward(x_flat, x_dbl_flat, gy_flat, p.weight, p.bias, p.A2, p.longest, p.D_sum, states_flat, gplanes_flat,
+                  gx_dbl_flat[group], gweight.reshape(-1), gbias.reshape(-1), gA.reshape(-1),
+                  B, H, W, channels, Dp, R, N, K, task, c0, c1)  # fmt: skip
+
+    _run(kernel, tasks, Dp)
+    gx = gplanes[0] if p.pairs == 1 else gplanes[0].add_(gplanes[1])
+    gx_dbl_sum = gx_dbl[0] if groups == 1 else gx_dbl.sum(0)
+    # d/dA_log of 2^(dt A2) with A2 = -exp(A_log) log2(e): the factor LN2 A2 = A.
+    gA_log = (gA.sum(0) * p.A2.reshape(K, Np, Dp) * LN2)[:, :N, :channels].swapaxes(1, 2).reshape(K * channels, N)
+    gD = (gy.float() * x.float()).sum((0, 1, 2)).repeat(K)
+    return (
+        gx.to(x.dtype),
+        gx_dbl_sum.to(x_dbl.dtype),
+        torch.from_numpy(np.ascontiguousarray(gweight.sum(0).swapaxes(1, 2)[:, :channels])).to(dt_weight.dtype),
+        torch.from_numpy(np.ascontiguousarray(gbias.sum(0)[:, :channels])).to(dt_bias.dtype),
+        torch.from_numpy(np.ascontiguousarray(gA_log)).to(A_log.dtype),
+        gD.to(D.dtype),
+    )

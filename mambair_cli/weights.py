@@ -1,0 +1,113 @@
+"""Where a checkpoint lives and how it is read: bundled files, users' files, official ones in any wrapping."""
+
+import hashlib
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from .archs import mambair
+from .errors import CallError, CheckpointError
+
+WRAPPINGS = ("params_ema", "params", "state_dict")  # preferred first
+ARCHITECTURES = {"mambair": (mambair.MambaIRConfig, mambair.MambaIR, mambair.detect)}
+
+
+def bundled_folder() -> Path:
+    """The folder of the weights that ship with the package: inside the wheel, or beside it in a clone."""
+    installed = Path(__file__).parent / "weights"
+    return installed if installed.is_dir() else Path(__file__).parent.parent / "weights"
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256 as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()
+
+
+def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a checkpoint (on the CPU) and its metadata (safetensors only, else empty).
+
+    Reads safetensors and files of torch.save, never running code from them; takes off the wrappings
+    `params_ema`, `params` and `state_dict` and the prefix `module.`.
+    Raises CheckpointError (unreadable, unsafe, no checkpoint) or CallError (no such file).
+    """
+    if not path.is_file():
+        raise CallError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; give a checkpoint file")
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} is no readable safetensors file: {error}") from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        if not zipfile.is_zipfile(path) and path.read_bytes()[:1] != b"\x80":
+            raise CheckpointError(f"{path} is no checkpoint") from None
+        raise CheckpointError(
+            f"{path} holds more than tensors, so loading it could run code: refused; "
+            "save its state_dict alone, or as safetensors"
+        ) from None
+    except Exception as error:  # torch.load raises nearly anything on damaged files
+        raise CheckpointError(f"{path} is no readable checkpoint: {type(error).__name__}") from error
+    for name in WRAPPINGS:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+            break
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise CheckpointError(f"{path} holds no state dict of tensors")
+    return {str(key).removeprefix("module."): value for key, value in content.items()}, {}
+
+
+def load_network(path: Path) -> tuple[nn.Module, str]:
+    """Build the network that a checkpoint fits and load it strictly: the module (float32, eval) and its
+    architecture's name.
+
+    The configuration comes from the file's metadata where it is one of ours, else from the tensors.
+    Raises CheckpointError where the file is of no architecture known here.
+    """
+    state, metadata = read_state(path)
+    for arch, (config_class, network, detect) in ARCHITECTURES.items():
+        try:
+            config = detect(state)
+            if config is None:
+                continue
+            if metadata.get("mambair.arch") == arch:
+                stored = json.loads(metadata["mambair.config"])
+                config = config_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
+            model = network(config)
+            model.load_state_dict(state, strict=True)
+        except (RuntimeError, ValueError, TypeError, KeyError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"{path} looks like {arch}, but does not fit: {reason}") from None
+        return model.float().eval(), arch
+    hint = "; it looks like MambaIRv2, which is not supported yet" if any("embeddingA" in k or "win_mhsa" in k for k in state) else ""
+    raise CheckpointError(f"{path} is a checkpoint of another architecture{hint}")
+
+
+def save_network(path: Path, model: nn.Module, state: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+    """Write tensors as safetensors with the model's configuration and `notes` as metadata, atomically."""
+    arch = next(name for name, (_, network, _) in ARCHITECTURES.items() if isinstance(model, network))
+    metadata = {"mambair.arch": arch, "mambair.config": json.dumps(asdict(model.config))}  # type: ignore[call-overload]
+    metadata |= {f"mambair.{key}": str(value) for key, value in notes.items()}
+    write_atomically(path, save({k: v.contiguous() for k, v in state.items()}, metadata))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
