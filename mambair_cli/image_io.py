@@ -35,7 +35,7 @@ MAX_PIXELS = 512 * 2**20
 _WHITE: dict[Any, float] = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float32): 1.0}
 _LIBRARIES = threading.Lock()
 _OPENCV_LOG: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV 5 and 4
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Python prints what Pillow logs of damaged files
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else what it logs goes to stderr
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +126,8 @@ def write_image(path: Path, image: Image) -> list[str]:
     format has no alpha, the image is laid on white. A new file gets the usual permissions; an existing one is
     replaced in one step, keeps its mode, and is untouched where anything fails. Links are written through.
 
-    Raises CallError and ImageError as check_writable does, and ImageError (disk full, not encodable).
+    Raises CallError and ImageError as check_writable does, ImageError (disk full, not encodable) and
+    MemoryLimitError.
     """
     check_writable(path, image.pixels.shape[:2])
     format = _FORMATS[path.suffix.lower()]
@@ -262,7 +263,14 @@ def _in_range(samples: np.ndarray) -> np.ndarray:
 
 
 def _deep_png(data: bytes) -> tuple[np.ndarray, np.ndarray | None]:
-    samples = _opencv(data)  # BGR or BGRA, and the gray three times
+    # OpenCV gets nothing but the samples: its versions differ in what they make of other chunks.
+    chunks, place, kind = [], 8, b""
+    while kind != b"IEND":
+        size, kind = struct.unpack_from(">I4s", data, place)
+        if kind in {b"IHDR", b"IDAT", b"IEND"}:
+            chunks.append((kind, data[place + 8 : place + 8 + size]))
+        place += 12 + size
+    samples = _opencv(_join_png(chunks))  # BGR or BGRA, and the gray three times
     colour_type = data[25]  # in IHDR: 2 RGB, 4 gray and alpha, 6 RGB and alpha
     pixels = samples[..., 0] if colour_type == 4 else samples[..., 2::-1]
     return pixels, None if colour_type == 2 else samples[..., 3]
@@ -328,8 +336,8 @@ def _opencv(data: bytes) -> np.ndarray:
 
 def _alpha_of_key(pixels: np.ndarray, key: Any, bits: int) -> np.ndarray:
     """Alpha that hides the one value or colour that the file declares transparent."""
-    if bits in {2, 4}:  # Pillow scales these samples to 8 bits, but not the key
-        key = key * 255 // (2**bits - 1)
+    if bits < 8:  # Pillow scales these samples to 8 bits, but not the key
+        key = min(key * 255 // (2**bits - 1), 255)  # some versions scale it for 1 bit
     hidden = pixels == key if pixels.ndim == 2 else (pixels == key).all(axis=2)
     return np.where(hidden, 0, _WHITE[pixels.dtype]).astype(pixels.dtype)
 
@@ -391,6 +399,10 @@ def _encode_png(samples: np.ndarray, profile: bytes | None) -> bytes:
         chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(profile)))
     chunks += [(b"IDAT", packed[start : start + 2**30]) for start in range(0, len(packed), 2**30)]
     chunks.append((b"IEND", b""))
+    return _join_png(chunks)
+
+
+def _join_png(chunks: list[tuple[bytes, bytes]]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
         for kind, body in chunks

@@ -132,7 +132,7 @@ def _optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
     matrices = [p for n, p in model.named_parameters() if p.ndim > 1 and not n.endswith("A_logs")]
     rest = [p for n, p in model.named_parameters() if p.ndim <= 1 or n.endswith("A_logs")]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
 def _load_init(model: nn.Module, path: Path) -> list[str]:
@@ -249,7 +249,7 @@ def train(
             loss = (model(low) - high).abs().mean()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(weights, config.optimiser.clip)
+            torch.nn.utils.clip_grad_norm_(weights, config.optimiser.clip, foreach=True)
             optimiser.step()
             iteration += 1
             decay = min(config.optimiser.ema, iteration / (iteration + 10))

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .layers import ChannelAttention, DropPath, to_image, to_tokens
+from .layers import ChannelAttention, DilatedDepthwise, DropPath, Pointwise, to_image, to_tokens
 from .ss2d import SS2D
 
 ConvBlock = Literal["classic", "light_a", "light_b", "light_c"]
@@ -51,11 +51,11 @@ def _conv_block(form: ConvBlock, C: int) -> nn.Module:
     elif form == "light_c":
         half = C // 2
         layers = [
-            nn.Conv2d(C, half, 1),
+            Pointwise(C, half),
             nn.Conv2d(half, half, 3, padding=1, groups=half),
             nn.GELU(),
-            nn.Conv2d(half, C, 1),
-            nn.Conv2d(C, C, 3, padding=2, dilation=2, groups=C),
+            Pointwise(half, C),
+            DilatedDepthwise(C),
             attention,
         ]
     else:

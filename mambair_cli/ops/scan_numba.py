@@ -37,6 +37,7 @@ from .simd import (
     load_first,
     mul,
     prefetch,
+    put,
     scalar,
     sigmoid,
     softplus,
@@ -96,9 +97,9 @@ def _gather(x_dbl, source, skip, steps, ahead, R, N, Np, buffer):  # type: ignor
     target = 0
     for _ in range(steps):
         for j in range(R + N):
-            buffer[target + j] = x_dbl[source + j]
+            put(buffer, target + j, scalar(x_dbl, source + j))
         for j in range(N):
-            buffer[target + R + Np + j] = x_dbl[source + R + N + j]
+            put(buffer, target + R + Np + j, scalar(x_dbl, source + R + N + j))
         for j in range(0, M, 16):
             prefetch(x_dbl, source + ahead + j)
         source += skip
@@ -106,22 +107,26 @@ def _gather(x_dbl, source, skip, steps, ahead, R, N, Np, buffer):  # type: ignor
 
 
 @_inline
-def _step_sizes(steps, buffer, Mp, R, weight, w0, Dp, bias, z0, x, x0, skip, count, dt, dtx, slope, keep):  # type: ignore[no-untyped-def]
-    """dt = softplus(weight @ dts + bias) and dt * x of a chunk, one channel block; its slope if kept."""
+def _step_sizes(steps, buffer, Mp, R, weight, w0, Dp, bias, z0, dt):  # type: ignore[no-untyped-def]
+    """weight @ dts + bias of a chunk, one channel block: the step sizes before softplus."""
     for t in range(steps):
         z = load(bias, z0)
         for r in range(R):
             z = fma(splat(scalar(buffer, t * Mp + r)), load(weight, w0 + r * Dp), z)
         store(dt, t * LANES, z)
-    for t in range(steps):
-        z = load(dt, t * LANES)
-        d = softplus(z)
-        xv = load(x, x0) if count == LANES else load_first(x, x0, count)
-        store(dt, t * LANES, d)
-        store(dtx, t * LANES, mul(d, xv))
-        if keep:
-            store(slope, t * LANES, sigmoid(z))
-        x0 += skip
+
+
+@_inline
+def _load_channels(array, index, count):  # type: ignore[no-untyped-def]
+    return load(array, index) if count == LANES else load_first(array, index, count)
+
+
+@_inline
+def _store_channels(array, index, value, count):  # type: ignore[no-untyped-def]
+    if count == LANES:
+        store(array, index, value)
+    else:
+        store_first(array, index, value, count)
 
 
 @_inline
@@ -151,18 +156,16 @@ def _forward_direction(x, x_dbl, weight, bias, A2, longest, D_sum, y, states, sa
             for c in range(c0, c1, LANES):
                 count = min(LANES, D - c)
                 x0 = pixel * D + c
-                _step_sizes(steps, buffer, Mp, R, weight, k * R * Dp + c, Dp, bias, k * Dp + c, x, x0, stride * D, count, dt, dtx, dt, False)
-                skip = load(D_sum, c)
+                _step_sizes(steps, buffer, Mp, R, weight, k * R * Dp + c, Dp, bias, k * Dp + c, dt)
+                skip = load(D_sum, c) if k == 0 else splat(np.float32(0))
                 for t in range(steps):
                     p = x0 + t * stride * D
-                    if k >= 2:
-                        v = load(y, p) if count == LANES else load_first(y, p, count)
-                    elif k == 1:
-                        v = splat(np.float32(0))
-                    else:
-                        v = mul(skip, load(x, p) if count == LANES else load_first(x, p, count))
+                    d = softplus(load(dt, t * LANES))
+                    xv = _load_channels(x, p, count)
+                    store(dt, t * LANES, d)
+                    store(dtx, t * LANES, mul(d, xv))
+                    store(out, t * LANES, mul(skip, xv))
                     prefetch(x, p + ahead * D)
-                    store(out, t * LANES, v)
                 for n in range(0, Np, 2):
                     h0 = load(h, ((c - c0) * Np) + n * LANES)
                     h1 = load(h, ((c - c0) * Np) + (n + 1) * LANES)
@@ -183,10 +186,8 @@ def _forward_direction(x, x_dbl, weight, bias, A2, longest, D_sum, y, states, sa
                     store(h, ((c - c0) * Np) + (n + 1) * LANES, h1)
                 for t in range(steps):
                     p = x0 + t * stride * D
-                    if count == LANES:
-                        store(y, p, load(out, t * LANES))
-                    else:
-                        store_first(y, p, load(out, t * LANES), count)
+                    v = load(out, t * LANES)
+                    _store_channels(y, p, add(v, _load_channels(y, p, count)) if k >= 2 else v, count)
                     prefetch(y, p + ahead * D)
 
 
@@ -236,10 +237,15 @@ def _backward_direction(x, x_dbl, gy, weight, bias, A2, longest, D_sum, states, 
         for c in range(c0, c1, LANES):
             count = min(LANES, D - c)
             x0 = pixel * D + c
-            _step_sizes(steps, buffer, Mp, R, weight, k * R * Dp + c, Dp, bias, k * Dp + c, x, x0, stride * D, count, dt, dtx, slope, True)
+            _step_sizes(steps, buffer, Mp, R, weight, k * R * Dp + c, Dp, bias, k * Dp + c, dt)
             for t in range(steps):
                 p = x0 + t * stride * D
-                store(g, t * LANES, load(gy, p) if count == LANES else load_first(gy, p, count))
+                z = load(dt, t * LANES)
+                d = softplus(z)
+                store(slope, t * LANES, sigmoid(z))
+                store(dt, t * LANES, d)
+                store(dtx, t * LANES, mul(d, _load_channels(x, p, count)))
+                store(g, t * LANES, _load_channels(gy, p, count))
                 store(gu, t * LANES, zero)
                 store(gd, t * LANES, zero)
                 prefetch(x, p - stride * CHUNK * D)
@@ -286,17 +292,14 @@ def _backward_direction(x, x_dbl, gy, weight, bias, A2, longest, D_sum, states, 
             gb = zero
             for t in range(steps):
                 p = x0 + t * stride * D
-                xv = load(x, p) if count == LANES else load_first(x, p, count)
+                xv = _load_channels(x, p, count)
                 guv = load(gu, t * LANES)
                 gv = mul(guv, load(dt, t * LANES))
                 if k >= 2:
-                    gv = add(gv, load(gx, p) if count == LANES else load_first(gx, p, count))
+                    gv = add(gv, _load_channels(gx, p, count))
                 elif k == 0:
                     gv = fma(skip, load(g, t * LANES), gv)
-                if count == LANES:
-                    store(gx, p, gv)
-                else:
-                    store_first(gx, p, gv, count)
+                _store_channels(gx, p, gv, count)
                 gz = mul(fma(load(gd, t * LANES), splat(LN2), mul(guv, xv)), load(slope, t * LANES))
                 gb = add(gb, gz)
                 store(g, t * LANES, gz)
@@ -312,9 +315,9 @@ def _backward_direction(x, x_dbl, gy, weight, bias, A2, longest, D_sum, states, 
         for t in range(steps):
             target = (pixel + t * stride) * K * M + k * M
             for j in range(R + N):
-                gx_dbl[target + j] = lane_sum(load(gbuffer, (t * Mp + j) * LANES))
+                put(gx_dbl, target + j, lane_sum(load(gbuffer, (t * Mp + j) * LANES)))
             for j in range(N):
-                gx_dbl[target + R + N + j] = lane_sum(load(gbuffer, (t * Mp + R + Np + j) * LANES))
+                put(gx_dbl, target + R + N + j, lane_sum(load(gbuffer, (t * Mp + R + Np + j) * LANES)))
 
 
 @_compiled("void(f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],i8,i8,i8,i8,i8,i8,i8,i8,i8,i8,i8)")

@@ -48,8 +48,11 @@ _LOG2E = 1.4426950408889634
 _nodes = np.cos(np.pi * (np.arange(64) + 0.5) / 64)
 _fit = np.polynomial.chebyshev.chebfit(_nodes, np.expm1(_nodes / 2 * np.log(2)) / (_nodes / 2), 4)
 _EXP2 = [1.0, *(float(c) * 2**i for i, c in enumerate(np.polynomial.chebyshev.cheb2poly(_fit)))]
-# atanh(s) / s in powers of s^2 for s <= 1/3; the last coefficient takes up the rest of the series.
-_ATANH = [1.0, 1 / 3, 1 / 5, 1 / 7, 1 / 9, 1 / 11 + 0.012]
+# log(1 + e) / e on [0, 1], minimax of degree 7: relative error 2e-7.
+_fit = np.polynomial.chebyshev.chebfit(_nodes, np.log1p((_nodes + 1) / 2) / ((_nodes + 1) / 2), 7)
+_LOG1P = np.polynomial.Polynomial(np.polynomial.chebyshev.cheb2poly(_fit))(
+    np.polynomial.Polynomial([-1, 2])
+).coef.tolist()
 _MAGIC = 12582912.0  # 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits
 
 
@@ -98,11 +101,13 @@ def _min(b: Any, x: Any, y: Any) -> Any:
 
 
 def _polynomial(b: Any, c: list[float], x: Any) -> Any:
-    """c[0] + c[1] x + ... + c[5] x^5 in pairs: the chain of dependent operations, not their number, is
-    what a processor waits for here."""
-    low, middle, high = (_fma(b, _const(c[i + 1]), x, _const(c[i])) for i in (0, 2, 4))
-    square = b.fmul(x, x)
-    return _fma(b, _fma(b, high, square, middle), square, low)
+    """c[0] + c[1] x + c[2] x^2 + ... by halves (Estrin): a short chain of dependent operations."""
+    terms = [_fma(b, _const(high), x, _const(low)) for low, high in zip(c[::2], c[1::2], strict=True)]
+    while len(terms) > 1:
+        x = b.fmul(x, x)
+        pairs = [_fma(b, high, x, low) for low, high in zip(terms[::2], terms[1::2], strict=False)]
+        terms = pairs + terms[len(terms) // 2 * 2 :]
+    return terms[0]
 
 
 def _exp2_product(b: Any, x: Any, y: Any) -> Any:
@@ -165,13 +170,11 @@ def decay(typing_context, dt, rate, longest):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def softplus(typing_context, x):  # type: ignore[no-untyped-def]
-    """log(1 + exp(x)) = max(x, 0) + 2 atanh(s), s = e / (e + 2), e = exp(-|x|)."""
+    """log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|))."""
 
     def build(ctx, b, sig, args):  # type: ignore[no-untyped-def]
         e = _exp_minus_abs(b, args[0])
-        s = b.fdiv(e, b.fadd(e, _const(2.0)))
-        series = _polynomial(b, _ATANH, b.fmul(s, s))
-        return _fma(b, b.fadd(s, s), series, _max(b, args[0], _const(0.0)))
+        return _fma(b, e, _polynomial(b, _LOG1P, e), _max(b, args[0], _const(0.0)))
 
     return vec(vec), build
 
@@ -255,6 +258,17 @@ def scalar(typing_context, array, index):  # type: ignore[no-untyped-def]
         return b.load(_address(ctx, b, sig.args[0], args[0], args[1], _F32))
 
     return types.float32(array, types.intp), build
+
+
+@intrinsic
+def put(typing_context, array, index, value):  # type: ignore[no-untyped-def]
+    """array[index] = value without wraparound of negative indices."""
+
+    def build(ctx, b, sig, args):  # type: ignore[no-untyped-def]
+        b.store(args[2], _address(ctx, b, sig.args[0], args[0], args[1], _F32))
+        return ctx.get_dummy_value()
+
+    return types.void(array, types.intp, types.float32), build
 
 
 @intrinsic

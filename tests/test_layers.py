@@ -1,0 +1,65 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mambair_cli.archs.layers import DilatedDepthwise, DropPath, Pointwise, pointwise, to_image, to_tokens
+
+
+def gradients(function, inputs):
+    output = function(*inputs)
+    weight = torch.linspace(-1, 1, output.numel()).view_as(output)
+    return [output, *torch.autograd.grad((output * weight).sum(), inputs)]
+
+
+def assert_same(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a.double(), b.double(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 5), (2, 3, 7, 12), (1, 16, 16, 48)])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_pointwise_is_a_linear_layer(shape, with_bias):
+    torch.manual_seed(0)
+    inputs = [torch.randn(shape), torch.randn(9, shape[-1]), *([torch.randn(9)] if with_bias else [])]
+    inputs = [v.requires_grad_() for v in inputs]
+    assert_same(gradients(pointwise, inputs), gradients(F.linear, [v.double() for v in inputs]))
+    with torch.no_grad():
+        assert_same([pointwise(*inputs)], [F.linear(*inputs)])
+
+
+def test_pointwise_takes_non_contiguous_tokens():
+    tokens = torch.randn(2, 6, 5, 8).transpose(1, 2)
+    weight = torch.randn(3, 8)
+    torch.testing.assert_close(pointwise(tokens, weight), F.linear(tokens, weight))
+
+
+def test_pointwise_module_is_a_convolution():
+    module, image = Pointwise(6, 4), torch.randn(2, 6, 5, 7)
+    torch.testing.assert_close(module(image), F.conv2d(image, module.weight, module.bias))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (5, 1), (6, 8), (7, 9), (32, 31)])
+def test_dilated_depthwise_has_the_gradients_of_the_plain_convolution(size):
+    torch.manual_seed(0)
+    module = DilatedDepthwise(5)
+    image = torch.randn(2, 5, *size).to(memory_format=torch.channels_last).requires_grad_()
+
+    def plain(x, w, b):
+        return F.conv2d(x, w, b, padding=2, dilation=2, groups=5)
+
+    inputs = [image, module.weight, module.bias]
+    assert_same(gradients(lambda *_: module(image), inputs), gradients(plain, [v.double() for v in inputs]))
+
+
+def test_tokens_and_image_are_views():
+    tokens = torch.randn(2, 3, 4, 5)
+    assert to_tokens(to_image(tokens)).data_ptr() == tokens.data_ptr()
+
+
+def test_drop_path_keeps_the_mean_and_is_off_in_evaluation():
+    torch.manual_seed(0)
+    drop, x = DropPath(0.25), torch.ones(4000, 2)
+    dropped = drop(x)
+    assert dropped.unique().tolist() == [0.0, pytest.approx(4 / 3)]
+    assert dropped.mean().item() == pytest.approx(1, abs=0.05)
+    assert drop.eval()(x) is x
