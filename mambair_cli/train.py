@@ -231,10 +231,8 @@ def train(
         torch.save(state, buffer)
         write_atomically(checkpoint, buffer.getvalue())
 
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, stop)
+    stopping: list[int] = []  # a signal is noted and obeyed between two iterations, so the state is whole
+    previous = [(s, signal.signal(s, lambda number, _: stopping.append(number))) for s in (signal.SIGINT, signal.SIGTERM)]
     total, every = config.schedule.iterations, max(1, config.schedule.iterations // 50)
     names, weights = zip(*model.named_parameters(), strict=True)
     losses: list[Tensor] = []
@@ -270,14 +268,16 @@ def train(
                     file.write(json.dumps(entry) + "\n")
                 bar.set_postfix(loss=f"{mean:.5f}", psnr=f"{score:.3f}")
                 losses, logged_at = [], time.monotonic()
-            if time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+            if time.monotonic() - saved_at > CHECKPOINT_SECONDS or stopping:
                 save_checkpoint(iteration)
                 saved_at = time.monotonic()
+            if stopping:
+                raise KeyboardInterrupt
     finally:
         bar.close()
-        signal.signal(signal.SIGTERM, previous)
-        if all(torch.isfinite(w).all() for w in weights):
-            save_checkpoint(iteration)
+        for number, handler in previous:
+            signal.signal(number, handler)
+    save_checkpoint(iteration)
     result = out / "model.safetensors"
     save_network(result, model, ema, {"iterations": total, "scale": config.scale, "validation_psnr_y": f"{score:.3f}"})
     return result

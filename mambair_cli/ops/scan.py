@@ -27,9 +27,10 @@ def _numba_op(
 
 @_numba_op.register_fake
 def _(x, x_dbl, dt_weight, dt_bias, A_log, D, save):  # type: ignore[no-untyped-def]
-    return torch.empty_like(x, memory_format=torch.contiguous_format), x.new_empty(
-        torch.library.get_ctx().new_dynamic_size() if save else 0, dtype=torch.float32
-    )
+    from .scan_numba import state_count
+
+    states = state_count(x.shape, dt_weight.shape[0], A_log.shape[1]) if save else 0
+    return torch.empty_like(x, memory_format=torch.contiguous_format), x.new_empty(states, dtype=torch.float32)
 
 
 @torch.library.custom_op("mambair::ss2d_scan_numba_backward", mutates_args=())
@@ -75,7 +76,9 @@ def _numba_unavailable(device: str, dtype: torch.dtype) -> str | None:
     if importlib.util.find_spec("numba") is None:
         return "numba is not installed"
     try:
-        from . import scan_numba  # noqa: F401
+        from .scan_numba import compile_forward
+
+        compile_forward()
     except Exception as error:  # whatever a foreign LLVM or a broken installation raises is the reason
         return f"it does not compile here: {type(error).__name__}: {error}"
     return None

@@ -17,7 +17,7 @@ import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from . import simd
 from .simd import (
     LANES,
     add,
-    decay,
+    exp2,
     fma,
     lane_sum,
     load,
@@ -46,26 +46,34 @@ from .simd import (
     store_first,
 )
 
+log = logging.getLogger(__name__)
+
 CHUNK = 32
 LOG2E, LN2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
 
 _inline = njit(nogil=True, error_model="numpy")
 
 
-def _compiled(signature: str) -> Callable[[Callable[..., None]], Any]:
-    """Compile now for `signature`, cached on disk where numba finds a writable folder.
+def _kernel(arguments: str) -> Callable[[Callable[..., None]], Callable[[], Any]]:
+    """Turn a kernel into a function that compiles it on the first call and returns it.
 
-    numba's cache knows only the file a function is in: the name carries a digest of what else counts.
+    Cached on disk where numba finds a writable folder. numba's cache knows only the file a function is in:
+    the name carries a digest of what else counts.
     """
 
-    def decorate(function: Callable[..., None]) -> Any:
+    def decorate(function: Callable[..., None]) -> Callable[[], Any]:
         source = Path(simd.__file__).read_bytes() + f"{LANES}{simd.HAS_FMA}".encode()
         function.__qualname__ += "_" + hashlib.sha256(source).hexdigest()[:12]
-        try:
-            return njit(signature, nogil=True, error_model="numpy", cache=True)(function)
-        except RuntimeError as error:  # "cannot cache function: no locator available"
-            logging.getLogger(__name__).info("compiling anew in each process: %s", error)
-            return njit(signature, nogil=True, error_model="numpy")(function)
+
+        @cache
+        def compiled() -> Any:
+            try:
+                return njit(f"void({arguments})", nogil=True, error_model="numpy", cache=True)(function)
+            except RuntimeError as error:  # "cannot cache function: no locator available"
+                log.info("compiling anew in each process: %s", error)
+                return njit(f"void({arguments})", nogil=True, error_model="numpy")(function)
+
+        return compiled
 
     return decorate
 
@@ -130,7 +138,7 @@ def _store_channels(array, index, value, count):  # type: ignore[no-untyped-def]
 
 
 @_inline
-def _forward_direction(x, x_dbl, weight, bias, A2, longest, D_sum, y, states, save, H, W, D, Dp, R, N, Np, K, k, c0, c1):  # type: ignore[no-untyped-def]
+def _forward_direction(x, x_dbl, weight, bias, A2, D_sum, y, states, save, H, W, D, Dp, R, N, Np, K, k, c0, c1):  # type: ignore[no-untyped-def]
     """Scan direction k for channels c0..c1 (whole blocks) of one image; k < 2 starts y, else adds."""
     M, Mp = R + 2 * N, R + 2 * Np
     h = np.zeros((c1 - c0) * Np, np.float32)
@@ -171,14 +179,12 @@ def _forward_direction(x, x_dbl, weight, bias, A2, longest, D_sum, y, states, sa
                     h1 = load(h, ((c - c0) * Np) + (n + 1) * LANES)
                     a0 = load(A2, (k * Np + n) * Dp + c)
                     a1 = load(A2, (k * Np + n + 1) * Dp + c)
-                    m0 = load(longest, (k * Np + n) * Dp + c)
-                    m1 = load(longest, (k * Np + n + 1) * Dp + c)
                     j = R + n
                     for t in range(steps):
                         d = load(dt, t * LANES)
                         u = load(dtx, t * LANES)
-                        h0 = fma(decay(d, a0, m0), h0, mul(u, splat(scalar(buffer, j))))
-                        h1 = fma(decay(d, a1, m1), h1, mul(u, splat(scalar(buffer, j + 1))))
+                        h0 = fma(exp2(mul(d, a0)), h0, mul(u, splat(scalar(buffer, j))))
+                        h1 = fma(exp2(mul(d, a1)), h1, mul(u, splat(scalar(buffer, j + 1))))
                         v = fma(h0, splat(scalar(buffer, j + Np)), load(out, t * LANES))
                         store(out, t * LANES, fma(h1, splat(scalar(buffer, j + Np + 1)), v))
                         j += Mp
@@ -191,8 +197,8 @@ def _forward_direction(x, x_dbl, weight, bias, A2, longest, D_sum, y, states, sa
                     prefetch(y, p + ahead * D)
 
 
-@_compiled("void(f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],b1,i8,i8,i8,i8,i8,i8,i8,i8,i8,i8,i8)")
-def _forward(x, x_dbl, weight, bias, A2, longest, D_sum, planes, states, save, B, H, W, D, Dp, R, N, K, task, c0, c1):  # type: ignore[no-untyped-def]
+@_kernel("f4[::1]," * 8 + "b1" + ",i8" * 11)
+def _forward(x, x_dbl, weight, bias, A2, D_sum, planes, states, save, B, H, W, D, Dp, R, N, K, task, c0, c1):  # type: ignore[no-untyped-def]
     """One task: image task // 2 (task, if K is 1), rows or columns, channels c0..c1."""
     pairs = 2 if K == 4 else 1
     image, pair = task // pairs, task % pairs
@@ -205,7 +211,7 @@ def _forward(x, x_dbl, weight, bias, A2, longest, D_sum, planes, states, save, B
             _forward_direction(
                 x[image * L * D : (image + 1) * L * D],
                 x_dbl[image * L * K * M : (image + 1) * L * K * M],
-                weight, bias, A2, longest, D_sum,
+                weight, bias, A2, D_sum,
                 planes[(pair * B + image) * L * D : (pair * B + image + 1) * L * D],
                 states[begin : begin + length],
                 save, H, W, D, Dp, R, N, Np, K, k, c0, c1,
@@ -214,7 +220,7 @@ def _forward(x, x_dbl, weight, bias, A2, longest, D_sum, planes, states, save, B
 
 
 @_inline
-def _backward_direction(x, x_dbl, gy, weight, bias, A2, longest, D_sum, states, gx, gx_dbl, gweight, gbias, gA, H, W, D, Dp, R, N, Np, K, k, c0, c1):  # type: ignore[no-untyped-def]
+def _backward_direction(x, x_dbl, gy, weight, bias, A2, D_sum, states, gx, gx_dbl, gweight, gbias, gA, H, W, D, Dp, R, N, Np, K, k, c0, c1):  # type: ignore[no-untyped-def]
     """Gradients of `_forward_direction`: chunks in reverse, states recomputed from each chunk's start."""
     M, Mp = R + 2 * N, R + 2 * Np
     gh = np.zeros((c1 - c0) * Np, np.float32)
@@ -254,10 +260,10 @@ def _backward_direction(x, x_dbl, gy, weight, bias, A2, longest, D_sum, states, 
                 s0 = chunk * Dp * Np + c * Np + n * LANES
                 h0, h1 = load(states, s0), load(states, s0 + LANES)
                 i0, i1 = (k * Np + n) * Dp + c, (k * Np + n + 1) * Dp + c
-                a0, a1, m0, m1 = load(A2, i0), load(A2, i1), load(longest, i0), load(longest, i1)
+                a0, a1 = load(A2, i0), load(A2, i1)
                 for t in range(steps):
                     d, u, j = load(dt, t * LANES), load(dtx, t * LANES), t * Mp + R + n
-                    e0, e1 = decay(d, a0, m0), decay(d, a1, m1)
+                    e0, e1 = exp2(mul(d, a0)), exp2(mul(d, a1))
                     h0, h1 = mul(e0, h0), mul(e1, h1)
                     store(decay0, t * LANES, e0)
                     store(decay1, t * LANES, e1)
@@ -320,8 +326,8 @@ def _backward_direction(x, x_dbl, gy, weight, bias, A2, longest, D_sum, states, 
                 put(gx_dbl, target + R + N + j, lane_sum(load(gbuffer, (t * Mp + R + Np + j) * LANES)))
 
 
-@_compiled("void(f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],f4[::1],i8,i8,i8,i8,i8,i8,i8,i8,i8,i8,i8)")
-def _backward(x, x_dbl, gy, weight, bias, A2, longest, D_sum, states, gplanes, gx_dbl, gweight, gbias, gA, B, H, W, D, Dp, R, N, K, task, c0, c1):  # type: ignore[no-untyped-def]
+@_kernel("f4[::1]," * 13 + "i8" + ",i8" * 10)
+def _backward(x, x_dbl, gy, weight, bias, A2, D_sum, states, gplanes, gx_dbl, gweight, gbias, gA, B, H, W, D, Dp, R, N, K, task, c0, c1):  # type: ignore[no-untyped-def]
     """One task as in `_forward`; gweight, gbias, gA belong to the image, gx_dbl to the channel group."""
     pairs = 2 if K == 4 else 1
     image, pair = task // pairs, task % pairs
@@ -334,7 +340,7 @@ def _backward(x, x_dbl, gy, weight, bias, A2, longest, D_sum, states, gplanes, g
                 x[image * L * D : (image + 1) * L * D],
                 x_dbl[image * L * K * M : (image + 1) * L * K * M],
                 gy[image * L * D : (image + 1) * L * D],
-                weight, bias, A2, longest, D_sum, states[first : first + length],
+                weight, bias, A2, D_sum, states[first : first + length],
                 gplanes[(pair * B + image) * L * D : (pair * B + image + 1) * L * D],
                 gx_dbl[image * L * K * M : (image + 1) * L * K * M],
                 gweight[image * K * R * Dp : (image + 1) * K * R * Dp],
@@ -350,10 +356,14 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="ss2d")
 
 
-def _run(kernel: Callable[[int, int, int, int], None], tasks: int, Dp: int) -> int:
-    """Call kernel(task, c0, c1, group) for all tasks and channel groups on torch's threads; the groups."""
+def _channel_groups(tasks: int, Dp: int) -> int:
+    """Into how many groups of channels to cut each task so that every thread has work."""
+    return min(-(-torch.get_num_threads() // tasks), Dp // LANES)
+
+
+def _run(kernel: Callable[[int, int, int, int], None], tasks: int, groups: int, Dp: int) -> None:
+    """Call kernel(task, c0, c1, group) for all tasks and channel groups on torch's threads."""
     threads = torch.get_num_threads()
-    groups = min(-(-threads // tasks), Dp // LANES)
     bounds = [Dp // LANES * g // groups * LANES for g in range(groups + 1)]
     calls = [(t, bounds[g], bounds[g + 1], g) for t in range(tasks) for g in range(groups)]
     if threads == 1 or len(calls) == 1:
@@ -361,7 +371,6 @@ def _run(kernel: Callable[[int, int, int, int], None], tasks: int, Dp: int) -> i
             kernel(*call)
     else:  # keyed by process: threads do not survive a fork
         list(_pool(os.getpid(), threads).map(lambda call: kernel(*call), calls))
-    return groups
 
 
 def _flat(value: Tensor) -> np.ndarray:
@@ -382,15 +391,21 @@ class _Parameters:
         rates[:, : self.N, :channels] = -LOG2E * np.exp(_flat(A_log)).reshape(K, channels, -1).swapaxes(1, 2)
         weight = _flat(dt_weight).reshape(K, channels, -1).swapaxes(1, 2)
         self.A2 = rates.reshape(-1)
-        self.longest = np.float32(-126) / np.minimum(self.A2, np.float32(-1e-30))
         self.weight = np.pad(weight, ((0, 0), (0, 0), (0, pad))).reshape(-1)
         self.bias = np.pad(_flat(dt_bias).reshape(K, channels), ((0, 0), (0, pad))).reshape(-1)
         self.D_sum = np.pad(_flat(D).reshape(K, channels).sum(0), (0, pad))
 
-    def state_size(self) -> int:
-        """Floats of the states at all chunk starts of one image."""
-        _, H, W, _ = self.shape
-        return sum(_chunk_count(H, W, k) for k in range(self.K)) * self.Dp * self.Np
+
+def state_count(shape: tuple[int, ...], K: int, N: int) -> int:
+    """Floats of the states at all chunk starts, for x of `shape` (B,H,W,D)."""
+    B, H, W, D = shape
+    chunks = sum(W * -(-H // CHUNK) if k & 1 else -(-H * W // CHUNK) for k in range(K))
+    return B * chunks * (-(-D // LANES) * LANES) * (N + N % 2)
+
+
+def compile_forward() -> None:
+    """Compile the forward kernel, or load it from the cache. Raises whatever numba raises where it cannot."""
+    _forward()
 
 
 def forward(
@@ -399,16 +414,16 @@ def forward(
     """The scan and, if `save`, the states at chunk starts that `backward` wants (else an empty tensor)."""
     p = _Parameters(x, dt_weight, dt_bias, A_log, D)
     B, H, W, channels = p.shape
-    x_flat, x_dbl_flat = _flat(x), _flat(x_dbl)
+    run, x_flat, x_dbl_flat = _forward(), _flat(x), _flat(x_dbl)
     planes = torch.empty(p.pairs, *p.shape)
-    states = torch.empty(B * p.state_size() if save else 0)
+    states = torch.empty(state_count(p.shape, p.K, p.N) if save else 0)
     planes_flat, states_flat = planes.numpy().reshape(-1), states.numpy()
 
     def kernel(task: int, c0: int, c1: int, group: int) -> None:
-        _forward(x_flat, x_dbl_flat, p.weight, p.bias, p.A2, p.longest, p.D_sum, planes_flat, states_flat, save,
+        run(x_flat, x_dbl_flat, p.weight, p.bias, p.A2, p.D_sum, planes_flat, states_flat, save,
                  B, H, W, channels, p.Dp, p.R, p.N, p.K, task, c0, c1)  # fmt: skip
 
-    _run(kernel, B * p.pairs, p.Dp)
+    _run(kernel, B * p.pairs, _channel_groups(B * p.pairs, p.Dp), p.Dp)
     y = planes[0] if p.pairs == 1 else planes[0].add_(planes[1])
     return y.to(x.dtype), states
 
@@ -420,9 +435,10 @@ def backward(
     p = _Parameters(x, dt_weight, dt_bias, A_log, D)
     B, H, W, channels = p.shape
     K, R, N, Np, Dp = p.K, p.R, p.N, p.Np, p.Dp
+    run = _backward()
     x_flat, x_dbl_flat, gy_flat, states_flat = _flat(x), _flat(x_dbl), _flat(gy), states.numpy()
     tasks = B * p.pairs
-    groups = min(-(-torch.get_num_threads() // tasks), Dp // LANES)
+    groups = _channel_groups(tasks, Dp)
     gplanes = torch.empty(p.pairs, *p.shape)
     gx_dbl = torch.empty(groups, *x_dbl.shape)
     gweight = np.zeros((B, K, R, Dp), np.float32)
@@ -430,11 +446,11 @@ def backward(
     gplanes_flat, gx_dbl_flat = gplanes.numpy().reshape(-1), gx_dbl.numpy().reshape(groups, -1)
 
     def kernel(task: int, c0: int, c1: int, group: int) -> None:
-        _backward(x_flat, x_dbl_flat, gy_flat, p.weight, p.bias, p.A2, p.longest, p.D_sum, states_flat, gplanes_flat,
+        run(x_flat, x_dbl_flat, gy_flat, p.weight, p.bias, p.A2, p.D_sum, states_flat, gplanes_flat,
                   gx_dbl_flat[group], gweight.reshape(-1), gbias.reshape(-1), gA.reshape(-1),
                   B, H, W, channels, Dp, R, N, K, task, c0, c1)  # fmt: skip
 
-    _run(kernel, tasks, Dp)
+    _run(kernel, tasks, groups, Dp)
     gx = gplanes[0] if p.pairs == 1 else gplanes[0].add_(gplanes[1])
     gx_dbl_sum = gx_dbl[0] if groups == 1 else gx_dbl.sum(0)
     # d/dA_log of 2^(dt A2) with A2 = -exp(A_log) log2(e): the factor LN2 A2 = A.

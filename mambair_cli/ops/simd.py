@@ -96,32 +96,29 @@ def _max(b: Any, x: Any, y: Any) -> Any:
     return b.select(b.fcmp_ordered(">", x, y, flags=("nnan", "nsz")), x, y)
 
 
-def _min(b: Any, x: Any, y: Any) -> Any:
-    return b.select(b.fcmp_ordered("<", x, y, flags=("nnan", "nsz")), x, y)
-
-
 def _polynomial(b: Any, c: list[float], x: Any) -> Any:
-    """c[0] + c[1] x + c[2] x^2 + ... by halves (Estrin): a short chain of dependent operations."""
-    terms = [_fma(b, _const(high), x, _const(low)) for low, high in zip(c[::2], c[1::2], strict=True)]
-    while len(terms) > 1:
-        x = b.fmul(x, x)
-        pairs = [_fma(b, high, x, low) for low, high in zip(terms[::2], terms[1::2], strict=False)]
-        terms = pairs + terms[len(terms) // 2 * 2 :]
-    return terms[0]
+    """c[0] + c[1] x + c[2] x^2 + ... (an even number of terms), as a polynomial of pairs in x^2: half the
+    chain of dependent operations of Horner's rule for one more multiplication."""
+    pairs = [_fma(b, _const(high), x, _const(low)) for low, high in zip(c[::2], c[1::2], strict=True)]
+    square, total = b.fmul(x, x), pairs[-1]
+    for pair in pairs[-2::-1]:
+        total = _fma(b, total, square, pair)
+    return total
 
 
-def _exp2_product(b: Any, x: Any, y: Any) -> Any:
-    """2^(x y) for -126 <= x y <= 127."""
-    shifted = _fma(b, x, y, _const(_MAGIC))
-    f = _fma(b, x, y, b.fsub(_const(_MAGIC), shifted))
+def _exp2(b: Any, x: Any) -> Any:
+    """2^x for x <= 127, 2^-126 below -126."""
+    x = _max(b, x, _const(-126.0))
+    shifted = b.fadd(x, _const(_MAGIC))
+    f = b.fsub(x, b.fsub(shifted, _const(_MAGIC)))
     power = b.shl(b.bitcast(shifted, _IVEC), _const(23, _IVEC))
     return b.bitcast(b.add(b.bitcast(_polynomial(b, _EXP2, f), _IVEC), power), _VEC)
 
 
 def _exp_minus_abs(b: Any, x: Any) -> Any:
-    """exp(-|x|), at least 2^-126."""
+    """exp(-|x|)."""
     absolute = _max(b, x, b.fsub(_const(0.0), x))
-    return _exp2_product(b, _min(b, absolute, _const(126 / _LOG2E)), _const(-_LOG2E))
+    return _exp2(b, b.fmul(absolute, _const(-_LOG2E)))
 
 
 def _address(ctx: Any, b: Any, array_type: Any, array: Any, index: Any, kind: Any) -> Any:
@@ -159,13 +156,9 @@ def fma(typing_context, x, y, z):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def decay(typing_context, dt, rate, longest):  # type: ignore[no-untyped-def]
-    """2^(min(dt, longest) * rate), for rate <= 0 and longest = 126 / |rate|."""
-
-    def build(ctx, b, sig, args):  # type: ignore[no-untyped-def]
-        return _exp2_product(b, _min(b, args[0], args[2]), args[1])
-
-    return vec(vec, vec, vec), build
+def exp2(typing_context, x):  # type: ignore[no-untyped-def]
+    """2 to the power x, for x <= 127; 2^-126 below -126."""
+    return vec(vec), lambda ctx, b, sig, args: _exp2(b, args[0])
 
 
 @intrinsic
