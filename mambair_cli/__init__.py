@@ -1,7 +1,29 @@
-"""mambair: make a bad photograph better with state-space networks."""
+"""mambair: make a bad photograph better with state-space networks.
 
+    from mambair_cli import load_restorer
+    restored = load_restorer("tiny-x4").restore(image)   # H x W x 3 uint8 -> 4H x 4W x 3 uint8
+"""
+
+from typing import Any
+
+from .registry import MODELS, Model
 from .runtime import limit_spinning
 
 __version__ = "0.1.0"
+__all__ = ["Model", "Restorer", "list_models", "load_restorer"]
 
-limit_spinning()
+limit_spinning()  # before anything imports torch
+
+
+def list_models() -> tuple[Model, ...]:
+    """All models that can be loaded by name."""
+    return MODELS
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch only when it is asked for."""
+    if name in ("load_restorer", "Restorer"):
+        from . import engine
+
+        return getattr(engine, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,5 +1,6 @@
 """Where a checkpoint lives and how it is read: bundled files, users' files, official ones in any wrapping."""
 
+import difflib
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from .archs import mambair
 from .errors import CallError, CheckpointError
+from .registry import MODELS, model_named
 
 WRAPPINGS = ("params_ema", "params", "state_dict")  # preferred first
 ARCHITECTURES = {"mambair": (mambair.MambaIRConfig, mambair.MambaIR, mambair.detect)}
@@ -30,8 +32,29 @@ def bundled_folder() -> Path:
 
 def sha256(path: Path) -> str:
     """The file's SHA-256 as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def find_checkpoint(name_or_file: str | Path) -> Path:
+    """The file of a registered model (checked against its SHA-256), or the file that is named.
+
+    Raises CallError where neither is there, CheckpointError where the file is not the registered one.
+    """
+    row = model_named(str(name_or_file))
+    if row is None:
+        path = Path(name_or_file)
+        if path.exists() or path.suffix:
+            return path
+        known = [model.name for model in MODELS]
+        near = difflib.get_close_matches(str(name_or_file), known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}, or give a file"
+        raise CallError(f"no model is called {str(name_or_file)!r}; {hint}")
+    path = bundled_folder() / row.file
+    if not path.is_file():
+        raise CheckpointError(f"{path}: the bundled weights are missing; install mambair again")
+    if sha256(path) != row.sha256:
+        raise CheckpointError(f"{path}: the bundled weights are damaged; install mambair again")
+    return path
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

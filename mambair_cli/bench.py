@@ -1,0 +1,333 @@
+"""Benchmarks: quality on a data set, the speed of the scan against its alternatives, the seams of tiles."""
+
+import gc
+import importlib.machinery
+import importlib.util
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import runtime
+from .archs.mambair import MambaIR, MambaIRConfig
+from .archs.ss2d import SS2D
+from .datasets import list_images, make_pair, read_rgb
+from .engine import load_restorer
+from .image_io import read_image
+from .metrics import psnr, psnr_y, ssim_y
+from .ops import ss2d_scan
+from .ops.scan_reference import ss2d_scan_sequential, ss2d_scan_vectorised
+from .resize import bicubic
+
+LIGHT = MambaIRConfig(60, (6, 6, 6, 6), 10, 1.2, "light_c", "pixelshuffledirect", 2)
+Facts = dict[str, Any]
+
+
+def quality(
+    name_or_file: str, dataset: Path, scale: int, *, tile: str = "auto", device: str = "auto", backend: str = "auto"
+) -> Facts:
+    """PSNR-Y (dB) and SSIM-Y of a model and of bicubic interpolation, for each image of a folder and in the mean.
+
+    The low-resolution images are made by MATLAB's bicubic; a border of `scale` pixels is left out.
+    Raises CallError where the folder holds no image or the model is of another scale.
+    """
+    restorer = load_restorer(name_or_file, device=device, backend=backend, tile=tile)
+    started, rows = time.perf_counter(), []
+    for path in list_images(dataset):
+        pair = make_pair(path.stem, read_rgb(path), scale)
+        restored = restorer.restore(pair.low)
+        if restored.shape != pair.high.shape:
+            restored = bicubic(restored, *pair.high.shape[:2])
+        enlarged = bicubic(pair.low, *pair.high.shape[:2])
+        rows.append(
+            {
+                "image": pair.name,
+                "psnr_y": psnr_y(restored, pair.high, border=scale),
+                "ssim_y": ssim_y(restored, pair.high, border=scale),
+                "bicubic_psnr_y": psnr_y(enlarged, pair.high, border=scale),
+                "bicubic_ssim_y": ssim_y(enlarged, pair.high, border=scale),
+            }
+        )
+    mean = {key: statistics.fmean(row[key] for row in rows) for key in rows[0] if key != "image"}
+    return {
+        "model": name_or_file,
+        "dataset": str(dataset),
+        "scale": scale,
+        "backend": restorer.backend,
+        "device": str(restorer.device),
+        "seconds": time.perf_counter() - started,
+        "images": rows,
+        "mean": {"image": f"mean of {len(rows)}", **mean},
+    }
+
+
+def seams(name_or_file: str, image: Path) -> list[Facts]:
+    """For several tile sizes and overlaps: how far the tiled result is from the untiled one, in 8-bit steps."""
+    pixels = read_image(image).pixels.astype(np.float32) / 255
+    whole = load_restorer(name_or_file, tile="off").restore(pixels) * 255
+    rows = []
+    for tile, overlap in ((48, 0), (48, 8), (48, 16), (64, 16), (64, 32), (96, 32)):
+        restorer = load_restorer(name_or_file, tile=tile, tile_overlap=overlap)
+        tiled = restorer.restore(pixels) * 255
+        difference = np.abs(tiled - whole)
+        rows.append(
+            {
+                "tile": tile,
+                "overlap": overlap,
+                "tiles": len(restorer.plan(*pixels.shape[:2]).boxes),
+                "max": float(difference.max()),
+                "mean": float(difference.mean()),
+                "psnr": psnr(tiled, whole),
+            }
+        )
+    return rows
+
+
+def scan_report(quick: bool) -> list[Facts]:
+    """The bars of the CPU scan (single thread, medians of process time): rows of what, value, bar and met."""
+    runtime.keep_freed_memory()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    try:
+        return [*_op_rows(quick), *_net_rows(quick), *_busy_rows(), *_compile_rows()]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _row(what: str, value: str, bar: str = "", met: bool | None = None) -> Facts:
+    return {"what": what, "value": value, "bar": bar, "met": met}
+
+
+def _seconds(function: Callable[[], object], repeats: int) -> float:
+    """Median process time; after one call to warm up."""
+    function()
+    times = []
+    gc.collect()
+    for _ in range(repeats):
+        start = time.process_time()
+        function()
+        times.append(time.process_time() - start)
+    return statistics.median(times)
+
+
+def _scan_inputs(side: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Inputs of the scan as a fresh light net sees them: D = 72, N = 10, R = 4, K = 4."""
+    module = SS2D(LIGHT.embed_dim, LIGHT.inner, LIGHT.d_state)
+    x = torch.nn.functional.silu(torch.randn(1, side, side, LIGHT.inner))
+    x_dbl = (x @ module.x_proj_weight.flatten(0, 1).t()).unflatten(-1, (4, -1))
+    parameters = [module.dt_projs_weight, module.dt_projs_bias, module.A_logs, module.Ds]
+    return [v.detach().to(dtype).requires_grad_() for v in (x, x_dbl, *parameters)]
+
+
+def _gradients(scan: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
+    y = scan(*inputs)
+    weight = torch.cos(torch.arange(y.numel(), dtype=y.dtype)).view_as(y)
+    return [y, *torch.autograd.grad((y * weight).sum(), inputs)]
+
+
+def _numba(*inputs: Tensor) -> Tensor:
+    return ss2d_scan(*inputs, backend="numba")
+
+
+def _op_rows(quick: bool) -> list[Facts]:
+    exact = _gradients(ss2d_scan_sequential, _scan_inputs_like(48, torch.float64))
+    found = _gradients(_numba, _scan_inputs_like(48, torch.float32))
+    errors = [((a.double() - b).abs().max() / b.abs().max()).item() for a, b in zip(found, exact, strict=True)]
+    rows = [
+        _row("scan, forward error, of max|y| (48x48)", f"{errors[0]:.1e}", "<= 5e-6", errors[0] <= 5e-6),
+        _row("scan, gradient error, of max|g| (48x48)", f"{max(errors[1:]):.1e}", "<= 1e-5", max(errors[1:]) <= 1e-5),
+    ]
+    for side in (64, 128):
+        inputs = _scan_inputs(side)
+        with torch.no_grad():
+            ours = _seconds(lambda i=inputs: _numba(*i), 9)  # type: ignore[misc]
+            theirs = _seconds(lambda i=inputs: ss2d_scan_vectorised(*i), 3)  # type: ignore[misc]
+        bar, met = ("", None) if side == 64 else (">= 10", theirs / ours >= 10)
+        rows.append(
+            _row(f"scan {side}x{side}, vectorised PyTorch / numba", f"{theirs / ours:.1f} ({theirs * 1e3:.0f} / {ours * 1e3:.1f} ms)", bar, met)
+        )
+    side = 32 if quick else 64
+    inputs = _scan_inputs(side)
+    ours = _seconds(lambda: _gradients(_numba, inputs), 7)
+    theirs = _seconds(lambda: _gradients(ss2d_scan_vectorised, inputs), 3)
+    rows.append(
+        _row(f"scan {side}x{side} forward + backward, autograd / numba", f"{theirs / ours:.1f} ({theirs * 1e3:.0f} / {ours * 1e3:.1f} ms)", ">= 10", theirs / ours >= 10)
+    )
+    return rows
+
+
+def _scan_inputs_like(side: int, dtype: torch.dtype) -> list[Tensor]:
+    torch.manual_seed(1)
+    return _scan_inputs(side, dtype)
+
+
+def _net_rows(quick: bool) -> list[Facts]:
+    model = MambaIR(LIGHT).eval()
+    small, large = torch.rand(1, 3, 128, 128), torch.rand(1, 3, 256, 256)
+    repeats = 3 if quick else 5
+    with torch.inference_mode():
+        at_128 = _seconds(lambda: model(small), repeats)
+        at_256 = _seconds(lambda: model(large), repeats)
+        _set_backend(model, "reference")
+        vectorised = _seconds(lambda: model(small), 1)
+        _set_backend(model, "auto")
+        floor = _floor(model, small)
+        rows = [
+            _row("light x2 net 128x128, vectorised PyTorch / numba", f"{vectorised / at_128:.1f} ({vectorised * 1e3:.0f} / {at_128 * 1e3:.0f} ms)"),
+            _row("light x2 net 128x128, time / floor", f"{at_128 / floor:.2f} (floor {floor * 1e3:.0f} ms)", "<= 2.5", at_128 / floor <= 2.5),
+            _row("light x2 net, time per pixel 256x256 / 128x128", f"{at_256 / at_128 / 4:.2f}", "<= 1.2", at_256 / at_128 / 4 <= 1.2),
+        ]
+        swinir = _swinir_light()
+        if swinir is None:
+            rows.append(_row("light x2 net 256x256, time / SwinIR-light's", "spandrel is not installed: pip install --no-deps spandrel, pip install einops", "<= 0.60"))
+        else:
+            theirs = _seconds(lambda: swinir(large), repeats)
+            rows.append(_row("light x2 net 256x256, time / SwinIR-light's", f"{at_256 / theirs:.2f} ({at_256 * 1e3:.0f} / {theirs * 1e3:.0f} ms)", "<= 0.60", at_256 / theirs <= 0.6))
+    return rows
+
+
+def _set_backend(model: nn.Module, name: str) -> None:
+    for module in model.modules():
+        if isinstance(module, SS2D):
+            module.backend = name
+
+
+def _floor(model: MambaIR, image: Tensor) -> float:
+    """Seconds that nothing can beat here: every convolution and linear layer at the rate of oneDNN's best fp32
+    3x3 convolution, and 13 vector instructions a state update at the rate of independent multiply-adds."""
+    channels = 64
+    conv, sample = nn.Conv2d(channels, channels, 3, padding=1), torch.rand(1, channels, 128, 128)
+    conv, sample = (v.to(memory_format=torch.channels_last) for v in (conv, sample))
+    rate = conv.weight.numel() * 128 * 128 / _seconds(lambda: conv(sample), 9)  # multiply-adds a second
+    macs: list[int] = []
+    hooks = [
+        m.register_forward_hook(lambda m, _, out: macs.append(m.weight[0].numel() * out.numel()))
+        for m in model.modules()
+        if isinstance(m, nn.Conv2d)
+    ]
+    model(image)
+    for hook in hooks:
+        hook.remove()
+    tokens, updates = image.shape[2] * image.shape[3], 0
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            macs.append(module.weight.numel() * tokens)
+        elif isinstance(module, SS2D):
+            macs.append(module.x_proj_weight.numel() * tokens)
+            updates += module.A_logs.numel() * tokens
+    from .ops.simd import LANES
+
+    return sum(macs) / rate + 13 * updates / LANES * _fma_seconds()
+
+
+def _fma_seconds() -> float:
+    """Seconds for one of many independent vector multiply-adds."""
+    from numba import njit
+
+    from .ops.simd import add, fma, load, store
+
+    @njit(nogil=True)  # type: ignore[untyped-decorator]
+    def chains(repeats, array):  # type: ignore[no-untyped-def]
+        x = load(array, 0)
+        a = b = c = d = e = f = g = h = i = j = x
+        for _ in range(repeats):
+            a, b, c, d, e = fma(a, x, x), fma(b, x, x), fma(c, x, x), fma(d, x, x), fma(e, x, x)
+            f, g, h, i, j = fma(f, x, x), fma(g, x, x), fma(h, x, x), fma(i, x, x), fma(j, x, x)
+        store(array, 0, add(add(add(add(a, b), add(c, d)), add(add(e, f), add(g, h))), add(i, j)))
+
+    array, repeats = np.full(16, 0.5, np.float32), 2_000_000
+    return _seconds(lambda: chains(repeats, array), 5) / repeats / 10
+
+
+def _swinir_light() -> nn.Module | None:
+    """SwinIR-light x2 with fresh weights, from spandrel where that is installed; it imports torchvision, of
+    which this network needs nothing, so an empty stand-in serves."""
+    if importlib.util.find_spec("spandrel") is None or importlib.util.find_spec("einops") is None:
+        return None
+    if importlib.util.find_spec("torchvision") is None:
+        for name in ("", ".ops", ".models", ".transforms", ".transforms.functional"):
+            stand_in = types.ModuleType("torchvision" + name)
+            stand_in.__getattr__ = lambda attribute: None  # type: ignore[method-assign]
+            stand_in.__spec__ = importlib.machinery.ModuleSpec(stand_in.__name__, None)
+            sys.modules.setdefault(stand_in.__name__, stand_in)
+    from spandrel.architectures.SwinIR import SwinIR
+
+    return SwinIR(
+        upscale=2, img_size=64, window_size=8, img_range=1.0, depths=[6] * 4, embed_dim=60, num_heads=[6] * 4,
+        mlp_ratio=2, upsampler="pixelshuffledirect", resi_connection="1conv",
+    ).eval()  # fmt: skip
+
+
+_RUN = """
+import sys, time
+start = time.perf_counter()
+import torch
+imported = time.perf_counter()
+from mambair_cli import runtime
+from mambair_cli.archs.mambair import MambaIR
+from mambair_cli.bench import LIGHT
+runtime.keep_freed_memory()
+torch.set_num_threads(int(sys.argv[1]))
+model, image = MambaIR(LIGHT).eval(), torch.rand(1, 3, 96, 96)
+with torch.inference_mode():
+    model(torch.rand(1, 3, 8, 8))
+    print(time.perf_counter() - imported)
+    model(image)
+    times = []
+    for _ in range(7):
+        start = time.perf_counter()
+        model(image)
+        times.append(time.perf_counter() - start)
+print(sorted(times)[3])
+"""
+
+
+def _run(threads: int, **environment: str) -> tuple[float, float]:
+    """In a new process: seconds from torch's import to the first result, and of a whole light net at 96x96."""
+    command = [sys.executable, "-c", "import mambair_cli\n" + _RUN, str(threads)]
+    output = subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True, text=True).stdout
+    first, later = output.split()
+    return float(first), float(later)
+
+
+def _busy_rows() -> list[Facts]:
+    """With one core kept busy, how long two threads take, against one thread (wall time)."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            two, one = _run(2)[1], _run(1)[1]
+        finally:
+            busy.kill()
+    return [_row("light x2 net 96x96 beside a busy process, 2 threads / 1 thread", f"{two / one:.2f}", "<= 2", two / one <= 2)]
+
+
+def _compile_rows() -> list[Facts]:
+    with tempfile.TemporaryDirectory() as folder:
+        cold, _ = _run(1, NUMBA_CACHE_DIR=folder)
+        cached, _ = _run(1, NUMBA_CACHE_DIR=folder)
+    base = _without_scan()
+    return [
+        _row("first result of a net, forward kernel compiled", f"{cold - base:.1f} s", "<= 10 s", cold - base <= 10),
+        _row("first result of a net, forward kernel from the cache", f"{cached - base:.2f} s", "<= 0.5 s", cached - base <= 0.5),
+    ]
+
+
+def _without_scan() -> float:
+    """The share of `_run`'s first figure that is not numba's: the same net on the reference back end."""
+    script = "import mambair_cli\n" + _RUN.replace("torch.rand(1, 3, 96, 96)", "torch.rand(1, 3, 8, 8)").replace(
+        "with torch.inference_mode():", "for m in model.modules(): m.backend = 'reference'\nwith torch.inference_mode():"
+    )
+    output = subprocess.run([sys.executable, "-c", script, "1"], check=True, capture_output=True, text=True).stdout
+    return float(output.split()[0])
+
+

@@ -1,0 +1,288 @@
+"""The command line: parse, one call, print, exit code. No torch at import, so `--help` is instant."""
+
+import json
+import logging
+import sys
+import time
+from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from . import __version__
+from .errors import CallError, MambairError
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "token_normalize_func": lambda token: token.replace("_", "-")}
+UsageError: Any = typer.BadParameter.__base__  # click's, wherever this version of typer keeps it
+
+app = typer.Typer(
+    help="Make a bad photograph better with state-space networks.",
+    context_settings=SETTINGS,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+models_app = typer.Typer(help="Which models there are.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure quality and speed.", invoke_without_command=True)
+app.add_typer(models_app, name="models")
+app.add_typer(bench_app, name="bench")
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Backend = Annotated[str, typer.Option(help="Of the selective scan: auto, numba or reference.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+
+
+def main() -> None:
+    """Run the command line; every error that is foreseen becomes one line on stderr and an exit code."""
+    try:
+        sys.exit(app(prog_name="mambair", standalone_mode=False) or 0)
+    except MambairError as error:
+        print(f"mambair: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except UsageError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("mambair: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what is decided and why.")] = False,
+) -> None:
+    if verbose:
+        logging.basicConfig(level=logging.INFO, format="mambair: %(message)s")
+    if version:
+        print(f"mambair {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def upscale(
+    image: Annotated[Path, typer.Argument(metavar="INPUT", help="The photograph.", show_default=False)],
+    output: Annotated[
+        Optional[Path], typer.Option("--output", "-o", help="Default: INPUT's name with _x4 (the scale).")  # noqa: UP045
+    ] = None,
+    scale: Annotated[
+        Optional[int], typer.Option("--scale", "-s", min=2, max=4, help="How many times larger. Default: the model's, or 4.")  # noqa: UP045
+    ] = None,
+    model: Annotated[
+        Optional[str], typer.Option("--model", "-m", help="A model's name (mambair models list) or a checkpoint file.")  # noqa: UP045
+    ] = None,
+    tile: Annotated[str, typer.Option(help="auto (by the free memory), off (whole image), or pixels a side.")] = "auto",
+    tile_overlap: Annotated[int, typer.Option(min=0, help="Pixels of the input that neighbouring tiles share.")] = 32,
+    device: Device = "auto",
+    backend: Backend = "auto",
+    as_json: Json = False,
+) -> None:
+    """Enlarge a photograph and restore its detail."""
+    from .image_io import OUTPUT_SUFFIXES, check_writable, read_image, write_image
+
+    started = time.perf_counter()
+    picture = read_image(image)
+    if output is None:
+        suffix = image.suffix if image.suffix.lower() in OUTPUT_SUFFIXES else ".png"
+        output = image.with_name(f"{image.stem}_x{scale or 4}{suffix}") if not model else None
+    if output:
+        _check_output(image, output)
+        check_writable(output)
+
+    from .engine import load_restorer
+    from .registry import find_model
+
+    name = model or find_model("upscale", scale or 4).name
+    restorer = load_restorer(name, device=device, backend=backend, tile=tile, tile_overlap=tile_overlap)
+    scale = scale or (restorer.scale if model else 4)
+    if output is None:
+        output = image.with_name(f"{image.stem}_x{scale}{suffix}")
+        _check_output(image, output)
+    height, width = picture.pixels.shape[:2]
+    check_writable(output, (height * scale, width * scale))
+    with _progress(image.name, as_json) as report:
+        result = restorer.restore_image(picture, scale, report)
+    for note in write_image(output, result):
+        print(f"mambair: {note}", file=sys.stderr)
+    plan = restorer.plan(height, width)
+    facts = {
+        "input": str(image),
+        "output": str(output),
+        "size_in": [width, height],
+        "size_out": [result.pixels.shape[1], result.pixels.shape[0]],
+        "scale": scale,
+        "model": name,
+        "backend": restorer.backend,
+        "device": str(restorer.device),
+        "tiles": len(plan.boxes),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    if as_json:
+        print(json.dumps(facts))
+    else:
+        sizes = "{}x{} -> {}x{}".format(*facts["size_in"], *facts["size_out"])
+        print(f"{output}: {sizes}, {name}, {restorer.backend} on {restorer.device}, {facts['seconds']:.1f} s")
+
+
+def _check_output(image: Path, output: Path) -> None:
+    if output.exists() and output.samefile(image):
+        raise CallError(f"{output}: is the input itself; name another output with -o")
+
+
+@contextmanager
+def _progress(name: str, quiet: bool) -> Iterator[Callable[[float], None]]:
+    """A bar with the time left on a terminal, nothing elsewhere; yields what takes the share done."""
+    if quiet or not (sys.stdout.isatty() and sys.stderr.isatty()):
+        yield lambda share: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=1.0)
+        yield lambda share: bar.update(task, completed=share)
+
+
+@models_app.command("list")
+def models_list(as_json: Json = False) -> None:
+    """List the models that can be used by name."""
+    from dataclasses import asdict
+
+    from .registry import MODELS
+
+    if as_json:
+        print(json.dumps([asdict(model) for model in MODELS]))
+        return
+    rows = [(m.name, m.task, f"x{m.scale}", f"{m.parameters:,}", m.degradation, m.score) for m in MODELS]
+    _print_table(("name", "task", "scale", "parameters", "for", "score"), rows)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what this installation can use: versions, devices, scan back ends and why one is unavailable."""
+    from .doctor import report
+
+    facts = report()
+    if as_json:
+        print(json.dumps(facts))
+        return
+    rows = [("version", name, version) for name, version in facts["versions"].items()]
+    rows += [("device", name, text) for name, text in facts["devices"].items()]
+    rows += [("back end", name, reason or "available") for name, reason in facts["backends"].items()]
+    _print_table(("", "", ""), rows)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Option(help="A recipe's name or a TOML file.")],
+    data: Annotated[Path, typer.Option(help="Folder of high-resolution photographs.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run: log, checkpoint, weights.")],
+    iterations: Annotated[Optional[int], typer.Option(min=1, help="Instead of the recipe's.")] = None,  # noqa: UP045
+    batch: Annotated[Optional[int], typer.Option(min=1, help="Instead of the recipe's.")] = None,  # noqa: UP045
+    patch: Annotated[Optional[int], typer.Option(min=1, help="Low-resolution pixels, instead of the recipe's.")] = None,  # noqa: UP045
+    resume: Annotated[bool, typer.Option("--resume", help="Go on exactly where the run in --out stopped.")] = False,
+    init: Annotated[Optional[Path], typer.Option(help="Weights to start from; tensors that fit are taken.")] = None,  # noqa: UP045
+    val: Annotated[Optional[Path], typer.Option(help="Folder of validation photographs.")] = None,  # noqa: UP045
+) -> None:
+    """Train a network by a recipe."""
+    from dataclasses import replace
+
+    from .runtime import keep_freed_memory
+    from .train import read_recipe
+    from .train import train as run
+
+    keep_freed_memory()
+    config = read_recipe(recipe)
+    data_changes = {"patch": patch or config.data.patch, "batch": batch or config.data.batch}
+    config = replace(
+        config,
+        data=replace(config.data, **data_changes),
+        schedule=replace(config.schedule, iterations=iterations or config.schedule.iterations),
+    )
+    print(run(config, data, out, resume=resume, init=init, val=val))
+
+
+@bench_app.callback()
+def bench(
+    context: typer.Context,
+    dataset: Annotated[Optional[Path], typer.Option(help="Folder of high-resolution images.")] = None,  # noqa: UP045
+    scale: Annotated[int, typer.Option("--scale", "-s", min=2, max=4)] = 4,
+    model: Annotated[Optional[str], typer.Option("--model", "-m", help="Default: the bundled one.")] = None,  # noqa: UP045
+    tile: Annotated[str, typer.Option(help="As in upscale.")] = "auto",
+    device: Device = "auto",
+    backend: Backend = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure quality on a folder of images: PSNR and SSIM on Y, beside bicubic interpolation."""
+    if context.invoked_subcommand:
+        return
+    if dataset is None:
+        raise CallError("give --dataset DIR, or one of the commands of mambair bench --help")
+    from .bench import quality
+    from .registry import find_model
+
+    facts = quality(model or find_model("upscale", scale).name, dataset, scale, tile=tile, device=device, backend=backend)
+    if as_json:
+        print(json.dumps(facts))
+        return
+    rows = [
+        (r["image"], f"{r['psnr_y']:.3f}", f"{r['ssim_y']:.4f}", f"{r['bicubic_psnr_y']:.3f}", f"{r['bicubic_ssim_y']:.4f}")
+        for r in [*facts["images"], facts["mean"]]
+    ]
+    _print_table(("image", "PSNR-Y", "SSIM-Y", "bicubic", "bicubic"), rows)
+    print(f"{facts['model']} x{scale}, {facts['backend']} on {facts['device']}, {facts['seconds']:.1f} s")
+
+
+@bench_app.command("scan")
+def bench_scan(
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller images and fewer repetitions.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure the scan and whole nets on the CPU, against the vectorised PyTorch form and the floor."""
+    from .bench import scan_report
+
+    _print_bars(scan_report(quick), as_json)
+
+
+@bench_app.command("tiles")
+def bench_tiles(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE")],
+    model: Annotated[str, typer.Option("--model", "-m")] = "tiny-x4",
+    as_json: Json = False,
+) -> None:
+    """Measure the seams of tiled restoration: the largest difference to the untiled result."""
+    from .bench import seams
+
+    rows = seams(model, image)
+    if as_json:
+        print(json.dumps(rows))
+        return
+    cells = [
+        (str(r["tile"]), str(r["overlap"]), str(r["tiles"]), f"{r['max']:.2f}", f"{r['mean']:.4f}", f"{r['psnr']:.2f}")
+        for r in rows
+    ]
+    _print_table(("tile", "overlap", "tiles", "largest difference (of 255)", "mean", "PSNR to untiled, dB"), cells)
+
+
+def _print_bars(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(rows))
+        return
+    cells = [(r["what"], r["value"], r["bar"], {True: "met", False: "MISSED", None: ""}[r["met"]]) for r in rows]
+    _print_table(("what", "measured", "bar", ""), cells)
+
+
+def _print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(*header, box=None, show_header=any(header))
+    for row in rows:
+        table.add_row(*row)
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)

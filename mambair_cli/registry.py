@@ -1,0 +1,84 @@
+"""What mambair can do and with which weights: tables of data, no torch."""
+
+from dataclasses import dataclass
+
+from .errors import CallError
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of restoration; the command of the same name is built from it."""
+
+    name: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network.
+
+    file is its name under weights/, sha256 that of the file, parameters their number, degradation what its
+    inputs should have suffered, score what it reaches and on what.
+    """
+
+    name: str
+    task: str
+    arch: str
+    scale: int
+    file: str
+    sha256: str
+    parameters: int
+    degradation: str
+    score: str
+    licence: str
+    source: str
+
+
+TASKS = {"upscale": Task("upscale", "Enlarge a photograph and restore its detail.")}
+
+MODELS: tuple[Model, ...] = (
+    Model(
+        name="tiny-x2",
+        task="upscale",
+        arch="mambair",
+        scale=2,
+        file="tiny-x2.safetensors",
+        sha256="b6eed3f8b1cb12d7e52ee667cec0057838024fe45c9ff1e668cc4cf32ad6a187",
+        parameters=158226,
+        degradation="bicubic downsampling",
+        score="Set5 PSNR-Y ",
+        licence="Apache-2.0",
+        source="trained by this project, see weights/tiny-x2.md",
+    ),
+    Model(
+        name="tiny-x4",
+        task="upscale",
+        arch="mambair",
+        scale=4,
+        file="tiny-x4.safetensors",
+        sha256="8a3f9937bc8d180eb7935e54b362bc4b46c131f54fe9c46224e4f6ceb6e3abce",
+        parameters=173814,
+        degradation="bicubic downsampling",
+        score="Set5 PSNR-Y ",
+        licence="Apache-2.0",
+        source="trained by this project, see weights/tiny-x4.md",
+    ),
+)
+
+
+def find_model(task: str, scale: float) -> Model:
+    """The default model of a task that reaches at least `scale`: the smallest that does.
+
+    Raises CallError where none reaches it.
+    """
+    candidates = sorted((m for m in MODELS if m.task == task), key=lambda m: m.scale)
+    for model in candidates:
+        if model.scale >= scale:
+            return model
+    known = ", ".join(f"{m.name} (x{m.scale})" for m in candidates) or "none"
+    raise CallError(f"no bundled model for {task} reaches x{scale:g}; there are {known}; give one with -m")
+
+
+def model_named(name: str) -> Model | None:
+    """The row of this name, if there is one."""
+    return next((model for model in MODELS if model.name == name), None)

@@ -1,0 +1,176 @@
+import dataclasses
+import logging
+
+import pytest
+import torch
+from scan_inputs import assert_within_bars, scan_inputs
+
+from mambair_cli.errors import BackendError, CallError
+from mambair_cli.ops import BACKENDS, resolve_backend, scan, scan_numba, ss2d_scan
+
+RUNNABLE = [b.name for b in BACKENDS if b.unavailable("cpu", torch.float32) is None]
+
+
+@pytest.fixture(autouse=True)
+def nothing_resolved():
+    resolve_backend.cache_clear()
+    yield
+    resolve_backend.cache_clear()
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """The names of the back ends that ran, in order."""
+    names = []
+
+    def spied(backend):
+        def run(*inputs):
+            names.append(backend.name)
+            return backend.scan(*inputs)
+
+        return dataclasses.replace(backend, scan=run)
+
+    monkeypatch.setattr(scan, "BACKENDS", tuple(spied(b) for b in BACKENDS))
+    return names
+
+
+def broken(*_):
+    raise OSError("no LLVM here")
+
+
+def test_numba_and_reference_run_here():
+    assert {"numba", "reference"} <= set(RUNNABLE)
+    assert RUNNABLE[-1] == "reference"  # the slowest, which runs anywhere
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+@pytest.mark.parametrize("shape", [(5, 7), (1, 9), (9, 1), (1, 1)], ids=str)
+def test_named_back_end_runs_and_is_exact(ran, name, shape):
+    assert_within_bars(lambda *inputs: ss2d_scan(*inputs, backend=name), scan_inputs(*shape, batch=2))
+    assert ran == [name]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "chosen"),
+    [(torch.float32, "numba"), (torch.float16, "numba"), (torch.bfloat16, "numba"), (torch.float64, "reference")],
+    ids=str,
+)
+def test_auto_takes_the_fastest_that_can_run(ran, dtype, chosen):
+    y = ss2d_scan(*scan_inputs(3, 4, dtype=dtype))
+    assert ran == [chosen]
+    assert y.dtype == dtype
+    assert y.shape == (1, 3, 4, 12)
+
+
+def test_auto_passes_over_what_cannot_run_on_a_device():
+    assert resolve_backend("auto", "mps").name == "reference"
+
+
+@pytest.mark.parametrize(("backend", "calls"), [("auto", 1), ("numba", 1), ("reference", 0)])
+def test_the_numba_kernel_runs_for_numba_only(monkeypatch, backend, calls):
+    made, forward = [], scan_numba.forward
+    monkeypatch.setattr(scan_numba, "forward", lambda *inputs: made.append(1) or forward(*inputs))
+    ss2d_scan(*scan_inputs(2, 3), backend=backend)
+    assert len(made) == calls
+
+
+def test_auto_says_once_what_it_chose(caplog):
+    caplog.set_level(logging.INFO, logger=scan.__name__)
+    for _ in range(2):
+        ss2d_scan(*scan_inputs(2, 3))
+    assert caplog.messages == ["scan back end on cpu: numba"]
+    caplog.clear()
+    for _ in range(2):
+        ss2d_scan(*scan_inputs(2, 3, dtype=torch.float64))
+    assert caplog.messages == [
+        "scan back end on cpu: reference; numba passed over: it computes in float32, not in float64"
+    ]
+
+
+def test_auto_says_why_numba_did_not_compile(monkeypatch, caplog):
+    caplog.set_level(logging.INFO, logger=scan.__name__)
+    monkeypatch.setattr(scan_numba, "compile_forward", broken)
+    assert resolve_backend("auto", "cpu").name == "reference"
+    assert "numba passed over: it does not compile here: OSError: no LLVM here" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "reason"),
+    [("cpu", torch.float64, "in float32, not in float64"), ("cuda", torch.float32, "on the CPU, not on cuda")],
+)
+def test_a_named_back_end_that_cannot_run_raises_the_reason(device, dtype, reason):
+    with pytest.raises(BackendError, match=f"'numba' cannot be used: it .* {reason}"):
+        resolve_backend("numba", device, dtype)
+
+
+def test_a_named_back_end_that_does_not_compile_raises_the_reason(monkeypatch):
+    monkeypatch.setattr(scan_numba, "compile_forward", broken)
+    with pytest.raises(BackendError, match="does not compile here: OSError: no LLVM here"):
+        ss2d_scan(*scan_inputs(2, 3), backend="numba")
+
+
+def test_numba_that_is_not_installed_is_the_reason(monkeypatch):
+    monkeypatch.setattr(scan.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BackendError, match="numba is not installed"):
+        resolve_backend("numba", "cpu")
+
+
+def test_an_error_of_the_kernel_is_not_swallowed(monkeypatch, ran):
+    monkeypatch.setattr(scan_numba, "forward", broken)
+    with pytest.raises(OSError, match="no LLVM here"):
+        ss2d_scan(*scan_inputs(2, 3))
+    assert ran == ["numba"]
+
+
+def test_an_unknown_back_end_raises_the_names():
+    with pytest.raises(CallError, match="'cudnn'; there are auto, ") as caught:
+        ss2d_scan(*scan_inputs(2, 3), backend="cudnn")
+    assert all(b.name in str(caught.value) for b in BACKENDS)
+
+
+def flawed(index, change):
+    inputs = scan_inputs(3, 4)
+    inputs[index] = change(inputs[index])
+    return inputs
+
+
+@pytest.mark.parametrize("name", ["auto", *RUNNABLE])
+@pytest.mark.parametrize(
+    ("index", "change"),
+    [
+        (0, lambda x: x[0]),
+        (0, lambda x: x[..., 1:]),
+        (0, lambda x: x[:, 1:]),
+        (1, lambda x_dbl: x_dbl[..., 1:]),
+        (1, lambda x_dbl: x_dbl[:, :, :, :2]),
+        (1, lambda x_dbl: x_dbl.transpose(1, 2)),
+        (2, lambda weight: weight[:2]),
+        (2, lambda weight: weight[:, :, 1:]),
+        (3, lambda bias: bias.flatten()),
+        (3, lambda bias: bias[:, 1:]),
+        (4, lambda A_log: A_log[1:]),
+        (4, lambda A_log: A_log.view(4, -1, A_log.shape[1])),
+        (5, lambda D: D[1:]),
+        (5, lambda D: D[:, None]),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(ran, name, index, change):
+    with pytest.raises(ValueError, match=r"do not fit|must be"):
+        ss2d_scan(*flawed(index, change), backend=name)
+    assert ran == []
+
+
+def test_two_directions_are_refused():
+    with pytest.raises(ValueError, match="do not fit"):
+        ss2d_scan(*scan_inputs(3, 4, K=2))
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_compiled_graphs_see_one_operation(name):
+    inputs = [v.requires_grad_() for v in scan_inputs(3, 4)]
+    expected = ss2d_scan(*inputs, backend=name)
+    compiled = torch.compile(lambda *v: ss2d_scan(*v, backend=name) * 2, backend="aot_eager", fullgraph=True)
+    y = compiled(*inputs)
+    torch.testing.assert_close(y, 2 * expected)
+    y.sum().backward()
+    (expected * 2).sum().backward(inputs=[])
