@@ -34,7 +34,13 @@ Facts = dict[str, Any]
 
 
 def quality(
-    name_or_file: str, dataset: Path, scale: int, *, tile: str = "auto", device: str = "auto", backend: str = "auto"
+    name_or_file: str,
+    dataset: Path,
+    scale: int,
+    *,
+    tile: str = "auto",
+    device: str = "auto",
+    backend: str = "auto",
 ) -> Facts:
     """PSNR-Y (dB) and SSIM-Y of a model and of bicubic interpolation, for each image of a folder and in the mean.
 
@@ -143,10 +149,17 @@ def _numba(*inputs: Tensor) -> Tensor:
 def _op_rows(quick: bool) -> list[Facts]:
     exact = _gradients(ss2d_scan_sequential, _scan_inputs_like(48, torch.float64))
     found = _gradients(_numba, _scan_inputs_like(48, torch.float32))
-    errors = [((a.double() - b).abs().max() / b.abs().max()).item() for a, b in zip(found, exact, strict=True)]
+    errors = [
+        ((a.double() - b).abs().max() / b.abs().max()).item() for a, b in zip(found, exact, strict=True)
+    ]
     rows = [
         _row("scan, forward error, of max|y| (48x48)", f"{errors[0]:.1e}", "<= 5e-6", errors[0] <= 5e-6),
-        _row("scan, gradient error, of max|g| (48x48)", f"{max(errors[1:]):.1e}", "<= 1e-5", max(errors[1:]) <= 1e-5),
+        _row(
+            "scan, gradient error, of max|g| (48x48)",
+            f"{max(errors[1:]):.1e}",
+            "<= 1e-5",
+            max(errors[1:]) <= 1e-5,
+        ),
     ]
     for side in (64, 128):
         inputs = _scan_inputs(side)
@@ -155,14 +168,24 @@ def _op_rows(quick: bool) -> list[Facts]:
             theirs = _seconds(lambda i=inputs: ss2d_scan_vectorised(*i), 3)  # type: ignore[misc]
         bar, met = ("", None) if side == 64 else (">= 10", theirs / ours >= 10)
         rows.append(
-            _row(f"scan {side}x{side}, vectorised PyTorch / numba", f"{theirs / ours:.1f} ({theirs * 1e3:.0f} / {ours * 1e3:.1f} ms)", bar, met)
+            _row(
+                f"scan {side}x{side}, vectorised PyTorch / numba",
+                f"{theirs / ours:.1f} ({theirs * 1e3:.0f} / {ours * 1e3:.1f} ms)",
+                bar,
+                met,
+            )
         )
     side = 32 if quick else 64
     inputs = _scan_inputs(side)
     ours = _seconds(lambda: _gradients(_numba, inputs), 7)
     theirs = _seconds(lambda: _gradients(ss2d_scan_vectorised, inputs), 3)
     rows.append(
-        _row(f"scan {side}x{side} forward + backward, autograd / numba", f"{theirs / ours:.1f} ({theirs * 1e3:.0f} / {ours * 1e3:.1f} ms)", ">= 10", theirs / ours >= 10)
+        _row(
+            f"scan {side}x{side} forward + backward, autograd / numba",
+            f"{theirs / ours:.1f} ({theirs * 1e3:.0f} / {ours * 1e3:.1f} ms)",
+            ">= 10",
+            theirs / ours >= 10,
+        )
     )
     return rows
 
@@ -184,16 +207,42 @@ def _net_rows(quick: bool) -> list[Facts]:
         _set_backend(model, "auto")
         floor = _floor(model, small)
         rows = [
-            _row("light x2 net 128x128, vectorised PyTorch / numba", f"{vectorised / at_128:.1f} ({vectorised * 1e3:.0f} / {at_128 * 1e3:.0f} ms)"),
-            _row("light x2 net 128x128, time / floor", f"{at_128 / floor:.2f} (floor {floor * 1e3:.0f} ms)", "<= 2.5", at_128 / floor <= 2.5),
-            _row("light x2 net, time per pixel 256x256 / 128x128", f"{at_256 / at_128 / 4:.2f}", "<= 1.2", at_256 / at_128 / 4 <= 1.2),
+            _row(
+                "light x2 net 128x128, vectorised PyTorch / numba",
+                f"{vectorised / at_128:.1f} ({vectorised * 1e3:.0f} / {at_128 * 1e3:.0f} ms)",
+            ),
+            _row(
+                "light x2 net 128x128, time / floor",
+                f"{at_128 / floor:.2f} (floor {floor * 1e3:.0f} ms)",
+                "<= 2.5",
+                at_128 / floor <= 2.5,
+            ),
+            _row(
+                "light x2 net, time per pixel 256x256 / 128x128",
+                f"{at_256 / at_128 / 4:.2f}",
+                "<= 1.2",
+                at_256 / at_128 / 4 <= 1.2,
+            ),
         ]
         swinir = _swinir_light()
         if swinir is None:
-            rows.append(_row("light x2 net 256x256, time / SwinIR-light's", "spandrel is not installed: pip install --no-deps spandrel, pip install einops", "<= 0.60"))
+            rows.append(
+                _row(
+                    "light x2 net 256x256, time / SwinIR-light's",
+                    "spandrel is not installed: pip install --no-deps spandrel, pip install einops",
+                    "<= 0.60",
+                )
+            )
         else:
             theirs = _seconds(lambda: swinir(large), repeats)
-            rows.append(_row("light x2 net 256x256, time / SwinIR-light's", f"{at_256 / theirs:.2f} ({at_256 * 1e3:.0f} / {theirs * 1e3:.0f} ms)", "<= 0.60", at_256 / theirs <= 0.6))
+            rows.append(
+                _row(
+                    "light x2 net 256x256, time / SwinIR-light's",
+                    f"{at_256 / theirs:.2f} ({at_256 * 1e3:.0f} / {theirs * 1e3:.0f} ms)",
+                    "<= 0.60",
+                    at_256 / theirs <= 0.6,
+                )
+            )
     return rows
 
 
@@ -205,7 +254,8 @@ def _set_backend(model: nn.Module, name: str) -> None:
 
 def _floor(model: MambaIR, image: Tensor) -> float:
     """Seconds that nothing can beat here: every convolution and linear layer at the rate of oneDNN's best fp32
-    3x3 convolution, and 13 vector instructions a state update at the rate of independent multiply-adds."""
+    3x3 convolution, and 13 vector instructions a state update at the rate of independent multiply-adds.
+    """
     channels = 64
     conv, sample = nn.Conv2d(channels, channels, 3, padding=1), torch.rand(1, channels, 128, 128)
     conv, sample = (v.to(memory_format=torch.channels_last) for v in (conv, sample))
@@ -252,7 +302,8 @@ def _fma_seconds() -> float:
 
 def _swinir_light() -> nn.Module | None:
     """SwinIR-light x2 with fresh weights, from spandrel where that is installed; it imports torchvision, of
-    which this network needs nothing, so an empty stand-in serves."""
+    which this network needs nothing, so an empty stand-in serves.
+    """
     if importlib.util.find_spec("spandrel") is None or importlib.util.find_spec("einops") is None:
         return None
     if importlib.util.find_spec("torchvision") is None:
@@ -296,7 +347,9 @@ print(sorted(times)[3])
 def _run(threads: int, **environment: str) -> tuple[float, float]:
     """In a new process: seconds from torch's import to the first result, and of a whole light net at 96x96."""
     command = [sys.executable, "-c", "import mambair_cli\n" + _RUN, str(threads)]
-    output = subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(
+        command, env={**os.environ, **environment}, check=True, capture_output=True, text=True
+    ).stdout
     first, later = output.split()
     return float(first), float(later)
 
@@ -308,7 +361,14 @@ def _busy_rows() -> list[Facts]:
             two, one = _run(2)[1], _run(1)[1]
         finally:
             busy.kill()
-    return [_row("light x2 net 96x96 beside a busy process, 2 threads / 1 thread", f"{two / one:.2f}", "<= 2", two / one <= 2)]
+    return [
+        _row(
+            "light x2 net 96x96 beside a busy process, 2 threads / 1 thread",
+            f"{two / one:.2f}",
+            "<= 2",
+            two / one <= 2,
+        )
+    ]
 
 
 def _compile_rows() -> list[Facts]:
@@ -317,17 +377,30 @@ def _compile_rows() -> list[Facts]:
         cached, _ = _run(1, NUMBA_CACHE_DIR=folder)
     base = _without_scan()
     return [
-        _row("first result of a net, forward kernel compiled", f"{cold - base:.1f} s", "<= 10 s", cold - base <= 10),
-        _row("first result of a net, forward kernel from the cache", f"{cached - base:.2f} s", "<= 0.5 s", cached - base <= 0.5),
+        _row(
+            "first result of a net, forward kernel compiled",
+            f"{cold - base:.1f} s",
+            "<= 10 s",
+            cold - base <= 10,
+        ),
+        _row(
+            "first result of a net, forward kernel from the cache",
+            f"{cached - base:.2f} s",
+            "<= 0.5 s",
+            cached - base <= 0.5,
+        ),
     ]
 
 
 def _without_scan() -> float:
     """The share of `_run`'s first figure that is not numba's: the same net on the reference back end."""
-    script = "import mambair_cli\n" + _RUN.replace("torch.rand(1, 3, 96, 96)", "torch.rand(1, 3, 8, 8)").replace(
-        "with torch.inference_mode():", "for m in model.modules(): m.backend = 'reference'\nwith torch.inference_mode():"
+    script = "import mambair_cli\n" + _RUN.replace(
+        "torch.rand(1, 3, 96, 96)", "torch.rand(1, 3, 8, 8)"
+    ).replace(
+        "with torch.inference_mode():",
+        "for m in model.modules(): m.backend = 'reference'\nwith torch.inference_mode():",
     )
-    output = subprocess.run([sys.executable, "-c", script, "1"], check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(
+        [sys.executable, "-c", script, "1"], check=True, capture_output=True, text=True
+    ).stdout
     return float(output.split()[0])
-
-

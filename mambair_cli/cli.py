@@ -4,8 +4,8 @@ import json
 import logging
 import sys
 import time
-from contextlib import contextmanager
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -14,7 +14,10 @@ import typer
 from . import __version__
 from .errors import CallError, MambairError
 
-SETTINGS = {"help_option_names": ["-h", "--help"], "token_normalize_func": lambda token: token.replace("_", "-")}
+SETTINGS = {
+    "help_option_names": ["-h", "--help"],
+    "token_normalize_func": lambda token: token.replace("_", "-"),
+}
 UsageError: Any = typer.BadParameter.__base__  # click's, wherever this version of typer keeps it
 
 app = typer.Typer(
@@ -68,13 +71,21 @@ def upscale(
         Optional[Path], typer.Option("--output", "-o", help="Default: INPUT's name with _x4 (the scale).")  # noqa: UP045
     ] = None,
     scale: Annotated[
-        Optional[int], typer.Option("--scale", "-s", min=2, max=4, help="How many times larger. Default: the model's, or 4.")  # noqa: UP045
+        Optional[int],
+        typer.Option(
+            "--scale", "-s", min=2, max=4, help="How many times larger. Default: the model's, or 4."
+        ),  # noqa: UP045
     ] = None,
     model: Annotated[
-        Optional[str], typer.Option("--model", "-m", help="A model's name (mambair models list) or a checkpoint file.")  # noqa: UP045
+        Optional[str],
+        typer.Option("--model", "-m", help="A model's name (mambair models list) or a checkpoint file."),  # noqa: UP045
     ] = None,
-    tile: Annotated[str, typer.Option(help="auto (by the free memory), off (whole image), or pixels a side.")] = "auto",
-    tile_overlap: Annotated[int, typer.Option(min=0, help="Pixels of the input that neighbouring tiles share.")] = 32,
+    tile: Annotated[
+        str, typer.Option(help="auto (by the free memory), off (whole image), or pixels a side.")
+    ] = "auto",
+    tile_overlap: Annotated[
+        int, typer.Option(min=0, help="Pixels of the input that neighbouring tiles share.")
+    ] = 32,
     device: Device = "auto",
     backend: Backend = "auto",
     as_json: Json = False,
@@ -182,9 +193,15 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the run: log, checkpoint, weights.")],
     iterations: Annotated[Optional[int], typer.Option(min=1, help="Instead of the recipe's.")] = None,  # noqa: UP045
     batch: Annotated[Optional[int], typer.Option(min=1, help="Instead of the recipe's.")] = None,  # noqa: UP045
-    patch: Annotated[Optional[int], typer.Option(min=1, help="Low-resolution pixels, instead of the recipe's.")] = None,  # noqa: UP045
-    resume: Annotated[bool, typer.Option("--resume", help="Go on exactly where the run in --out stopped.")] = False,
-    init: Annotated[Optional[Path], typer.Option(help="Weights to start from; tensors that fit are taken.")] = None,  # noqa: UP045
+    patch: Annotated[
+        Optional[int], typer.Option(min=1, help="Low-resolution pixels, instead of the recipe's.")
+    ] = None,  # noqa: UP045
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on exactly where the run in --out stopped.")
+    ] = False,
+    init: Annotated[
+        Optional[Path], typer.Option(help="Weights to start from; tensors that fit are taken.")
+    ] = None,  # noqa: UP045
     val: Annotated[Optional[Path], typer.Option(help="Folder of validation photographs.")] = None,  # noqa: UP045
 ) -> None:
     """Train a network by a recipe."""
@@ -224,12 +241,20 @@ def bench(
     from .bench import quality
     from .registry import find_model
 
-    facts = quality(model or find_model("upscale", scale).name, dataset, scale, tile=tile, device=device, backend=backend)
+    facts = quality(
+        model or find_model("upscale", scale).name, dataset, scale, tile=tile, device=device, backend=backend
+    )
     if as_json:
         print(json.dumps(facts))
         return
     rows = [
-        (r["image"], f"{r['psnr_y']:.3f}", f"{r['ssim_y']:.4f}", f"{r['bicubic_psnr_y']:.3f}", f"{r['bicubic_ssim_y']:.4f}")
+        (
+            r["image"],
+            f"{r['psnr_y']:.3f}",
+            f"{r['ssim_y']:.4f}",
+            f"{r['bicubic_psnr_y']:.3f}",
+            f"{r['bicubic_ssim_y']:.4f}",
+        )
         for r in [*facts["images"], facts["mean"]]
     ]
     _print_table(("image", "PSNR-Y", "SSIM-Y", "bicubic", "bicubic"), rows)
@@ -261,17 +286,28 @@ def bench_tiles(
         print(json.dumps(rows))
         return
     cells = [
-        (str(r["tile"]), str(r["overlap"]), str(r["tiles"]), f"{r['max']:.2f}", f"{r['mean']:.4f}", f"{r['psnr']:.2f}")
+        (
+            str(r["tile"]),
+            str(r["overlap"]),
+            str(r["tiles"]),
+            f"{r['max']:.2f}",
+            f"{r['mean']:.4f}",
+            f"{r['psnr']:.2f}",
+        )
         for r in rows
     ]
-    _print_table(("tile", "overlap", "tiles", "largest difference (of 255)", "mean", "PSNR to untiled, dB"), cells)
+    _print_table(
+        ("tile", "overlap", "tiles", "largest difference (of 255)", "mean", "PSNR to untiled, dB"), cells
+    )
 
 
 def _print_bars(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows))
         return
-    cells = [(r["what"], r["value"], r["bar"], {True: "met", False: "MISSED", None: ""}[r["met"]]) for r in rows]
+    cells = [
+        (r["what"], r["value"], r["bar"], {True: "met", False: "MISSED", None: ""}[r["met"]]) for r in rows
+    ]
     _print_table(("what", "measured", "bar", ""), cells)
 
 

@@ -11,7 +11,17 @@ from . import __version__
 from .engine import free_memory
 from .ops import BACKENDS
 
-PACKAGES = ("torch", "numba", "numpy", "pillow", "opencv-python-headless", "typer", "rich", "tqdm", "safetensors")
+PACKAGES = (
+    "torch",
+    "numba",
+    "numpy",
+    "pillow",
+    "opencv-python-headless",
+    "typer",
+    "rich",
+    "tqdm",
+    "safetensors",
+)
 
 
 def report() -> dict[str, Any]:
@@ -23,12 +33,20 @@ def report() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
     free = free_memory(torch.device("cpu")) / 2**30
-    devices = {"cpu": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {free:.1f} GiB free"}
+    devices = {
+        "cpu": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {free:.1f} GiB free"
+    }
     for index in range(torch.cuda.device_count()):
         devices[f"cuda:{index}"] = torch.cuda.get_device_name(index)
     if not torch.cuda.is_available():
-        devices["cuda"] = "unavailable: " + ("no GPU is visible" if torch.version.cuda or torch.version.hip else "PyTorch is built without CUDA")
-    devices["mps"] = "available" if torch.backends.mps.is_available() else "unavailable: it needs an Apple GPU"
+        devices["cuda"] = "unavailable: " + (
+            "no GPU is visible"
+            if torch.version.cuda or torch.version.hip
+            else "PyTorch is built without CUDA"
+        )
+    devices["mps"] = (
+        "available" if torch.backends.mps.is_available() else "unavailable: it needs an Apple GPU"
+    )
     fastest = "cuda" if torch.cuda.is_available() else "cpu"
     backends = {b.name: b.unavailable(fastest, torch.float32) for b in BACKENDS}
     return {"versions": versions, "devices": devices, "backends": backends}

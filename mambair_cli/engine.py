@@ -129,8 +129,14 @@ class Restorer:
 
         Raises ValueError (another shape or type), MemoryLimitError.
         """
-        if image.dtype not in (*FULL, np.float32) or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
-            raise ValueError(f"expected H x W or H x W x 3 of uint8, uint16 or float32, got {image.dtype} {image.shape}")
+        if (
+            image.dtype not in (*FULL, np.float32)
+            or image.ndim not in (2, 3)
+            or image.shape[2:] not in ((), (3,))
+        ):
+            raise ValueError(
+                f"expected H x W or H x W x 3 of uint8, uint16 or float32, got {image.dtype} {image.shape}"
+            )
         full = FULL.get(image.dtype, 1)
         planes = image[:, :, None] if image.ndim == 2 else image
         tiles = self.plan(*image.shape[:2])
@@ -147,22 +153,33 @@ class Restorer:
         np.clip(result, 0, 1, out=result)
         return result if full == 1 else (result * full + 0.5).astype(image.dtype)
 
-    def _outputs(self, planes: Array, full: int, tiles: tiling.TilePlan, progress: Progress) -> Iterator[Array]:
+    def _outputs(
+        self, planes: Array, full: int, tiles: tiling.TilePlan, progress: Progress
+    ) -> Iterator[Array]:
         """The network's result for each tile, (sh, sw, channels of planes) float32."""
         channels, s = planes.shape[2], self.scale
         with torch.inference_mode(), _count_blocks(self.model, len(tiles.boxes), progress):
             for top, left in tiles.boxes:
                 crop = planes[top : top + tiles.tile_height, left : left + tiles.tile_width]
-                pixels = np.ascontiguousarray(crop.transpose(2, 0, 1), np.float32) / np.float32(full)  # (c,h,w)
+                pixels = np.ascontiguousarray(crop.transpose(2, 0, 1), np.float32) / np.float32(
+                    full
+                )  # (c,h,w)
                 tensor = torch.from_numpy(pixels).to(self.device)
                 if self.config.in_chans == 1:
                     out = self.model(tensor[:, None])[:, 0]
                 else:
                     out = self.model(tensor.expand(3, -1, -1)[None])[0]
                     out = out if channels == 3 else out.mean(0, keepdim=True)
-                yield out.reshape(channels, s * tiles.tile_height, s * tiles.tile_width).permute(1, 2, 0).cpu().numpy()
+                yield (
+                    out.reshape(channels, s * tiles.tile_height, s * tiles.tile_width)
+                    .permute(1, 2, 0)
+                    .cpu()
+                    .numpy()
+                )
 
-    def restore_image(self, image: Image, scale: float | None = None, progress: Progress | None = None) -> Image:
+    def restore_image(
+        self, image: Image, scale: float | None = None, progress: Progress | None = None
+    ) -> Image:
         """Restore a picture with its transparency (which is resized bicubically) and its colour profile.
 
         Args:
@@ -173,7 +190,9 @@ class Restorer:
         Raises as `restore`; CallError where the network does not reach the scale.
         """
         if scale is not None and scale > self.scale:
-            raise CallError(f"{self.name} enlarges {self.scale} times, not {scale:g}; choose another model with -m")
+            raise CallError(
+                f"{self.name} enlarges {self.scale} times, not {scale:g}; choose another model with -m"
+            )
         height, width = (max(1, round(side * (scale or self.scale))) for side in image.pixels.shape[:2])
         pixels = _resized(self.restore(image.pixels, progress), height, width)
         alpha = None if image.alpha is None else _resized(image.alpha, height, width)
@@ -213,7 +232,9 @@ def _parse_tile(tile: str | int, overlap: int) -> str | int:
     if not str(tile).isdigit() or int(tile) == 0:
         raise CallError(f"--tile must be auto, off or a number of pixels, not {tile!r}")
     if int(tile) <= overlap:
-        raise CallError(f"a tile of {tile} pixels must be larger than the overlap of {overlap} (--tile-overlap)")
+        raise CallError(
+            f"a tile of {tile} pixels must be larger than the overlap of {overlap} (--tile-overlap)"
+        )
     return int(tile)
 
 

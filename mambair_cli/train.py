@@ -89,7 +89,7 @@ class TrainConfig:
 
 
 def _strict(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    """Build a dataclass from a table. Raises CallError: an unknown or missing key, a value that does not fit."""
+    """Build a dataclass from a table. Raises CallError: a key is unknown or missing, a value does not fit."""
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     for key in values:
         if key not in known:

@@ -87,7 +87,11 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
             break
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(v, Tensor) for v in content.values())
+    ):
         raise CheckpointError(f"{path} holds no state dict of tensors")
     return {str(key).removeprefix("module."): value for key, value in content.items()}, {}
 
@@ -107,14 +111,20 @@ def load_network(path: Path) -> tuple[nn.Module, str]:
                 continue
             if metadata.get("mambair.arch") == arch:
                 stored = json.loads(metadata["mambair.config"])
-                config = config_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
+                config = config_class(
+                    **{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+                )
             model = network(config)
             model.load_state_dict(state, strict=True)
         except (RuntimeError, ValueError, TypeError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{path} looks like {arch}, but does not fit: {reason}") from None
         return model.float().eval(), arch
-    hint = "; it looks like MambaIRv2, which is not supported yet" if any("embeddingA" in k or "win_mhsa" in k for k in state) else ""
+    hint = (
+        "; it looks like MambaIRv2, which is not supported yet"
+        if any("embeddingA" in k or "win_mhsa" in k for k in state)
+        else ""
+    )
     raise CheckpointError(f"{path} is a checkpoint of another architecture{hint}")
 
 

@@ -50,14 +50,10 @@ def test_named_back_end_runs_and_is_exact(ran, name, shape):
     assert ran == [name]
 
 
-@pytest.mark.parametrize(
-    ("dtype", "chosen"),
-    [(torch.float32, "numba"), (torch.float16, "numba"), (torch.bfloat16, "numba"), (torch.float64, "reference")],
-    ids=str,
-)
-def test_auto_takes_the_fastest_that_can_run(ran, dtype, chosen):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_auto_takes_the_fastest_that_can_run(ran, dtype):
     y = ss2d_scan(*scan_inputs(3, 4, dtype=dtype))
-    assert ran == [chosen]
+    assert ran == ["reference" if dtype == torch.float64 else "numba"]
     assert y.dtype == dtype
     assert y.shape == (1, 3, 4, 12)
 
@@ -82,9 +78,8 @@ def test_auto_says_once_what_it_chose(caplog):
     caplog.clear()
     for _ in range(2):
         ss2d_scan(*scan_inputs(2, 3, dtype=torch.float64))
-    assert caplog.messages == [
-        "scan back end on cpu: reference; numba passed over: it computes in float32, not in float64"
-    ]
+    reason = "numba passed over: it computes in float32, not in float64"
+    assert caplog.messages == [f"scan back end on cpu: reference; {reason}"]
 
 
 def test_auto_says_why_numba_did_not_compile(monkeypatch, caplog):
@@ -96,7 +91,7 @@ def test_auto_says_why_numba_did_not_compile(monkeypatch, caplog):
 
 @pytest.mark.parametrize(
     ("device", "dtype", "reason"),
-    [("cpu", torch.float64, "in float32, not in float64"), ("cuda", torch.float32, "on the CPU, not on cuda")],
+    [("cpu", torch.float64, "float32, not in float64"), ("cuda", torch.float32, "on the CPU, not on cuda")],
 )
 def test_a_named_back_end_that_cannot_run_raises_the_reason(device, dtype, reason):
     with pytest.raises(BackendError, match=f"'numba' cannot be used: it .* {reason}"):
@@ -163,14 +158,3 @@ def test_shapes_that_do_not_fit_are_refused(ran, name, index, change):
 def test_two_directions_are_refused():
     with pytest.raises(ValueError, match="do not fit"):
         ss2d_scan(*scan_inputs(3, 4, K=2))
-
-
-@pytest.mark.parametrize("name", RUNNABLE)
-def test_compiled_graphs_see_one_operation(name):
-    inputs = [v.requires_grad_() for v in scan_inputs(3, 4)]
-    expected = ss2d_scan(*inputs, backend=name)
-    compiled = torch.compile(lambda *v: ss2d_scan(*v, backend=name) * 2, backend="aot_eager", fullgraph=True)
-    y = compiled(*inputs)
-    torch.testing.assert_close(y, 2 * expected)
-    y.sum().backward()
-    (expected * 2).sum().backward(inputs=[])

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 import scan_inputs as shared
 import torch
-from scan_inputs import FORWARD_ERROR, GRADIENT_ERROR, NAMES, assert_within_bars, definition, scan_inputs, y_and_gradients
+from scan_inputs import (
+    FORWARD_ERROR,
+    GRADIENT_ERROR,
+    NAMES,
+    assert_within_bars,
+    definition,
+    scan_inputs,
+    y_and_gradients,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mambair_cli.ops import scan, scan_numba, simd
@@ -224,6 +232,12 @@ def test_operations_are_registered_rightly():
     torch.library.opcheck(scan._numba_backward_op, (torch.randn_like(inputs[0]), *inputs, states))
 
 
+def test_a_compiled_graph_holds_the_operations():
+    inputs = scan_inputs(2, 3)
+    compiled = torch.compile(scan_numba_op, backend="aot_eager", fullgraph=True)
+    assert_equal(y_and_gradients(compiled, inputs), y_and_gradients(scan_numba_op, inputs))
+
+
 def test_a_second_derivative_is_refused():
     inputs = [v.requires_grad_() for v in scan_inputs(2, 3)]
     (gradient,) = torch.autograd.grad(scan_numba_op(*inputs).square().sum(), inputs[:1], create_graph=True)
@@ -268,7 +282,8 @@ def test_kernels_compile_where_numba_finds_no_folder_for_its_cache(monkeypatch, 
 ARM = platform.machine().lower() in ("aarch64", "arm64")
 # What the environment asks for -> vector width and whether there are fused multiply-adds. All tests above
 # run at the width that fits this processor.
-SETTINGS = {f"width {n}": ({"MAMBAIR_SIMD_LANES": str(n)}, n, simd.HAS_FMA) for n in (4, 8, 16) if n != simd.LANES}
+WIDTHS = [n for n in (4, 8, 16) if n != simd.LANES]
+SETTINGS = {f"width {n}": ({"MAMBAIR_SIMD_LANES": str(n)}, n, simd.HAS_FMA) for n in WIDTHS}
 SETTINGS["generic CPU"] = ({"NUMBA_CPU_NAME": "generic"}, 4, ARM)
 
 

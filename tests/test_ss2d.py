@@ -24,11 +24,11 @@ def module_and_tokens(H=5, W=7, width=20, inner=24, d_state=5, batch=2):
     return module, torch.randn(batch, H, W, width)
 
 
-def composed(tokens, in_proj, conv_weight, conv_bias, x_proj, dt_weight, dt_bias, A_log, D, norm, shift, out_proj):
+def composed(tokens, in_proj, conv, conv_bias, x_proj, dt_weight, dt_bias, A_log, D, norm, shift, out_proj):
     """SS2D step by step as in the published networks, each direction's projection on its own."""
-    inner = len(conv_weight)
+    inner = len(conv)
     x, z = F.linear(tokens, in_proj).split(inner, -1)
-    x = F.conv2d(x.permute(0, 3, 1, 2), conv_weight, conv_bias, padding=1, groups=inner)
+    x = F.conv2d(x.permute(0, 3, 1, 2), conv, conv_bias, padding=1, groups=inner)
     x = F.silu(x).permute(0, 2, 3, 1)
     x_dbl = torch.stack([F.linear(x, x_proj[k]) for k in range(4)], 3)
     y = ss2d_scan_sequential(x, x_dbl, dt_weight, dt_bias, A_log, D)
@@ -107,13 +107,12 @@ def test_images_of_a_batch_do_not_mix():
     torch.testing.assert_close(module(tokens)[1:], module(tokens[1:]), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("file", "width", "inner", "d_state"), [("mambair_light_x2", 60, 72, 10), ("mambair_classic_x2", 180, 360, 16)]
-)
-def test_tensors_are_those_of_the_published_checkpoints(file, width, inner, d_state):
+@pytest.mark.parametrize(("net", "sizes"), [("light_x2", (60, 72, 10)), ("classic_x2", (180, 360, 16))])
+def test_tensors_are_those_of_the_published_checkpoints(net, sizes):
     prefix = "layers.0.residual_group.blocks.0.self_attention."
-    keys = [key.removeprefix(prefix) for key in np.load(GOLDEN / f"{file}.npz")["keys"] if key.startswith(prefix)]
-    state = SS2D(width, inner, d_state).state_dict()
+    every = np.load(GOLDEN / f"mambair_{net}.npz")["keys"]
+    keys = [str(key).removeprefix(prefix) for key in every if key.startswith(prefix)]
+    state = SS2D(*sizes).state_dict()
     assert len(keys) == 11
     assert [f"{name}:{tuple(value.shape)}" for name, value in state.items()] == keys
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mambair_cli import train as module
-from mambair_cli.datasets import TrainingPairs, list_images, read_pairs, read_rgb
+from mambair_cli.datasets import Pair, TrainingPairs, list_images, read_pairs, read_rgb
 from mambair_cli.errors import CallError, CheckpointError, TrainingError
 from mambair_cli.image_io import Image, write_image
 from mambair_cli.train import RECIPES, TrainConfig, build_network, learning_rate, read_recipe, train, validate
@@ -130,7 +130,8 @@ def run(photos, tmp_path_factory):
 
 def test_a_run_writes_its_files_and_no_others(run):
     config, out = run
-    assert sorted(p.name for p in out.iterdir()) == ["checkpoint.pt", "log.jsonl", "model.safetensors", "recipe.json"]
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["checkpoint.pt", "log.jsonl", "model.safetensors", "recipe.json"]
     assert read_recipe(str(out / "recipe.json")) == config
 
 
@@ -146,7 +147,6 @@ def test_a_run_learns(run, photos):
     pairs, _ = read_pairs(held_out, 2, 8)
     start = validate(start_of(config), pairs, 2)
     assert log[-1]["psnr_y"] > start + 0.05
-    assert log[-1]["psnr_y"] == max(entry["psnr_y"] for entry in log[-5:])
 
 
 def test_the_weights_are_the_averaged_ones(run):
@@ -168,7 +168,8 @@ def test_the_weights_name_their_origin(run):
     _, out = run
     _, metadata = module.read_state(out / "model.safetensors")
     assert (metadata["mambair.iterations"], metadata["mambair.scale"]) == ("60", "2")
-    assert float(metadata["mambair.validation_psnr_y"]) == pytest.approx(read_log(out)[-1]["psnr_y"], abs=1e-3)
+    score = read_log(out)[-1]["psnr_y"]
+    assert float(metadata["mambair.validation_psnr_y"]) == pytest.approx(score, abs=1e-3)
 
 
 def test_progress_goes_to_stderr(photos, tmp_path, capsys):
@@ -177,11 +178,20 @@ def test_progress_goes_to_stderr(photos, tmp_path, capsys):
     assert captured.out == ""
     last = captured.err.strip().split("\r")[-1]
     assert "2/2" in last
-    assert re.search(r"<.*it, loss=0\.\d+, psnr=\d+\.\d+", last)
+    assert re.search(r"<.*it/s, loss=0\.\d+, psnr=\d+\.\d+", last)
+
+
+class Add(nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, image):
+        return image + self.value
 
 
 def test_validation_is_the_metric_of_the_benchmarks():
-    """A net that copies its input, on pairs whose truth is that copy but for one gray level."""
+    """A net that enlarges exactly, but beyond the range of an image; then truths that differ by one level."""
 
     class Enlarge(nn.Module):
         def forward(self, low):
@@ -191,13 +201,14 @@ def test_validation_is_the_metric_of_the_benchmarks():
     low = np.array([[[0, 0, 0], [255, 255, 255]] * 4] * 8, np.uint8)
     high = low.repeat(2, 0).repeat(2, 1)
     high[:2], high[-2:], high[:, :2], high[:, -2:] = 99, 99, 99, 99  # the border does not count
-    pair = module.make_pair if False else read_pairs.__globals__["Pair"]("a", low, high)
-    assert validate(Enlarge(), [pair], 2) == math.inf
+    assert validate(Enlarge(), [Pair("a", low, high)], 2) == math.inf
+    gray = np.full((8, 8, 3), 100, np.uint8)
+    darker = nn.Sequential(nn.Upsample(scale_factor=2), Add(-0.4 / 255))  # rounded, not cut
+    assert validate(darker, [Pair("gray", gray, gray.repeat(2, 0).repeat(2, 1))], 2) == math.inf
     off = high.copy()
     off[2:-2, 2:-2] ^= 1
     expected = 10 * math.log10(255**2 / (219 / 255) ** 2)
-    other = read_pairs.__globals__["Pair"]("b", low, off)
-    assert validate(Enlarge(), [other, other], 2) == pytest.approx(expected)
+    assert validate(Enlarge(), [Pair("b", low, off)] * 2, 2) == pytest.approx(expected)
 
 
 # Resuming
@@ -214,7 +225,7 @@ def unbroken(photos, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("number", "iteration"), [(signal.SIGTERM, 3), (signal.SIGINT, 0), (signal.SIGINT, 7)], ids=lambda x: str(int(x))
+    ("number", "iteration"), [(signal.SIGTERM, 3), (signal.SIGINT, 0), (signal.SIGINT, 7)], ids=int.__repr__
 )
 def test_a_stopped_run_resumes_exactly(photos, tmp_path, monkeypatch, unbroken, number, iteration):
     config, handlers = recipe(**STOPPABLE), [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
@@ -262,9 +273,11 @@ def test_the_recipe_of_a_run_resumes_it(photos, tmp_path):
     train(read_recipe(str(tmp_path / "recipe.json")), photos, tmp_path, resume=True)
 
 
-@pytest.mark.parametrize("changes", [{"lr": 1e-3}, {"iterations": 7}, {"seed": 2}, {"network": {"d_state": 3}}])
+@pytest.mark.parametrize(
+    "changes", [{"lr": 1e-3}, {"iterations": 7}, {"seed": 2}, {"network": {"d_state": 3}}]
+)
 def test_another_recipe_does_not_resume(run, photos, changes):
-    config, out = run
+    _, out = run
     before = {path: path.read_bytes() for path in out.iterdir()}
     other = recipe(**{"iterations": 60, "batch": 4} | changes)
     with pytest.raises(CallError, match=r"another recipe; resume with .*/recipe\.json"):
@@ -299,7 +312,7 @@ def test_a_run_is_not_overwritten(photos, tmp_path, name):
 
 
 def test_a_new_run_starts_a_new_log(photos, tmp_path):
-    (tmp_path / "log.jsonl").write_text('{"iteration": 99}\n')  # of a run that ended before its first checkpoint
+    (tmp_path / "log.jsonl").write_text('{"iteration": 99}\n')  # its run ended before any checkpoint
     train(recipe(iterations=2), photos, tmp_path)
     assert [entry["iteration"] for entry in read_log(tmp_path)] == [1, 2]
 
@@ -333,12 +346,12 @@ def test_a_file_in_place_of_the_run(photos, tmp_path):
         train(recipe(), photos, tmp_path / "out")
 
 
-@pytest.mark.parametrize("kind", ["loss", "gradient"])
+@pytest.mark.parametrize("kind", [math.nan, math.inf, "gradient"])
 def test_divergence_ends_the_run_before_it_spoils_the_checkpoint(photos, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(module, "CHECKPOINT_SECONDS", -1)
-    if kind == "loss":
-        nan = torch.full((2, 3, 8, 8), math.nan), torch.zeros(2, 3, 16, 16)
-        before_batch(monkeypatch, 3, lambda: nan)
+    if kind != "gradient":
+        bad = torch.zeros(2, 3, 8, 8), torch.full((2, 3, 16, 16), kind)
+        before_batch(monkeypatch, 3, lambda: bad)
     else:
         clip, calls = nn.utils.clip_grad_norm_, []
 
@@ -371,7 +384,7 @@ def test_init_takes_what_fits_and_names_what_is_new(run, photos, tmp_path, capsy
 
 
 def test_init_that_fits_wholly(run, photos, tmp_path, capsys):
-    config, out = run
+    _, out = run
     checkpoint = tmp_path / "foreign.pt"
     given = load_file(out / "model.safetensors")
     torch.save({"params_ema": {f"module.{k}": v.half() for k, v in given.items()}}, checkpoint)
@@ -383,7 +396,8 @@ def test_init_that_fits_wholly(run, photos, tmp_path, capsys):
 
 
 def test_init_that_fits_nothing(photos, tmp_path):
-    save_file({"conv_first.weight": torch.zeros(7, 3, 3, 3), "other": torch.zeros(2)}, tmp_path / "a.safetensors")
+    other = {"conv_first.weight": torch.zeros(7, 3, 3, 3), "other": torch.zeros(2)}
+    save_file(other, tmp_path / "a.safetensors")
     (tmp_path / "b.safetensors").write_text("no weights")
     for name, error, words in (
         ("a", CallError, r"no tensor of .*a\.safetensors fits"),
@@ -428,9 +442,9 @@ def test_a_network_may_leave_keys_to_their_defaults():
         # keys
         ("patch = 8", "pach = 8", r"own\.toml, \[data\]: unknown key 'pach'; did you mean 'patch'\?"),
         ("[optimiser]", "[optimizer]", r"own\.toml: unknown key 'optimizer'; did you mean 'optimiser'\?"),
-        ("embed_dim", "embeddim", r"own\.toml, \[network\]: unknown key 'embeddim'; did you mean 'embed_dim'\?"),
-        ("seed = 1", "seed = 1\nzzz = 2", r"own\.toml: unknown key 'zzz'; there are scale, seed, network, data"),
-        ("depths = [1]", "depths = [1]\nupscale = 2", r"\[network\]: unknown key 'upscale'; the recipe's 'scale'"),
+        ("embed_dim", "embeddim", r"\[network\]: unknown key 'embeddim'; did you mean 'embed_dim'\?"),
+        ("seed = 1", "seed = 1\nzzz = 2", r"own\.toml: unknown key 'zzz'; there are scale, seed, network"),
+        ("depths = [1]", "depths = [1]\nupscale = 2", r"\[network\]: unknown key 'upscale'; .* 'scale'"),
         ("batch = 2\n", "", r"own\.toml, \[data\]: missing batch$"),
         ("scale = 2\nseed = 1\n", "", r"own\.toml: missing scale, seed$"),
         ('arch = "mambair"\n', "", r"arch must be one of .*mambair.*, not None"),
@@ -439,7 +453,7 @@ def test_a_network_may_leave_keys_to_their_defaults():
         # types
         ("lr = 2e-3", 'lr = "fast"', r"own\.toml, \[optimiser\]: lr must be a number from .*, not 'fast'"),
         ("lr = 2e-3", "lr = true", r"lr must be a number from .*, not True"),
-        ("batch = 2", "batch = 2.0", r"own\.toml, \[data\]: batch must be a whole number from 1 .*, not 2\.0"),
+        ("batch = 2", "batch = 2.0", r"\[data\]: batch must be a whole number from 1 .*, not 2\.0"),
         ("batch = 2", "batch = true", r"batch must be a whole number"),
         ("[0.9, 0.99]", "[0.9]", r"betas must be a list of 2 numbers, not \[0\.9\]"),
         ("[0.9, 0.99]", "0.9", r"betas must be a list of 2 numbers, not 0\.9"),
@@ -447,7 +461,7 @@ def test_a_network_may_leave_keys_to_their_defaults():
         ("depths = [1]", "depths = 1", r"own\.toml, \[network\]: depths must be a list of numbers, not 1"),
         ("depths = [1]", "depths = []", r"depths must be a list of numbers"),
         ('"light_c"', '"light_d"', r"conv_block must be one of 'classic', .*'light_c', not 'light_d'"),
-        ("[schedule]\niterations = 6\nwarmup = 0.1", "[schedule]", r"\[schedule\]: missing iterations, warmup"),
+        ("iterations = 6\nwarmup = 0.1", "", r"own\.toml, \[schedule\]: missing iterations, warmup"),
         ("scale = 2\n", "scale = 2\nschedule = 3\n", None),
         # ranges
         ("iterations = 6", "iterations = -6", r"iterations must be a whole number from 1 .*, not -6"),
@@ -495,11 +509,12 @@ def test_unreadable_recipes(tmp_path):
         read_recipe("tiny-x9")
     with pytest.raises(CallError, match="no recipe"):
         read_recipe(str(tmp_path))
+    mistyped = json.dumps(asdict(recipe()) | {"sede": 1}).encode()
     for name, content, words in (
         ("binary.toml", b"\xff\xfe\x00", "no valid TOML"),
         ("cut.json", b'{"scale": 2', "no valid JSON"),
         ("list.json", b"[1]", "must be a table"),
-        ("key.json", json.dumps(asdict(recipe()) | {"sede": 1}).encode(), r"key\.json: unknown key 'sede'.*'seed'"),
+        ("key.json", mistyped, r"key\.json: unknown key 'sede'.*'seed'"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CallError, match=words):
@@ -558,7 +573,8 @@ def test_damaged_images_are_skipped_with_the_reason(photos, tmp_path, capsys):
     assert min(damaged) > 0
     train(recipe(iterations=1, validation=4), folder, tmp_path / "out")
     skipped = [line for line in capsys.readouterr().err.splitlines() if line.startswith("skipped: ")]
-    assert sorted(line.split(": ")[1] for line in skipped) == [str(folder / f"{i}.png") for i in range(0, 10, 2)]
+    expected = [str(folder / f"{i}.png") for i in range(0, 10, 2)]
+    assert sorted(line.split(": ")[1] for line in skipped) == expected
     assert all("cannot be read as an image" in line for line in skipped)
 
 
@@ -570,11 +586,8 @@ def test_held_out_images_are_not_trained_on(tmp_path):
     assert sorted(files + held_out) == list_images(tmp_path)
     assert files == sorted(files)
     assert module._split(tmp_path, None, 8) == (files, held_out)
-    # The choice is part of what a checkpoint relies on: it must stay the same from version to version.
-    assert sorted(int(path.stem) for path in held_out) == HELD_OUT
-
-
-HELD_OUT = [0]
+    # A resumed run relies on the choice, so it stays the same from version to version.
+    assert sorted(int(path.stem) for path in held_out) == [0, 1, 2, 7, 8, 12, 15, 19]
 
 
 def test_validation_images_within_the_data_are_not_trained_on(tmp_path):
@@ -589,7 +602,9 @@ def test_validation_images_within_the_data_are_not_trained_on(tmp_path):
 # The arithmetic
 
 
-@pytest.mark.parametrize(("total", "share", "warmup"), [(1000, 0.03, 30), (50, 0, 1), (10, 1, 10), (1, 0.5, 1)])
+@pytest.mark.parametrize(
+    ("total", "share", "warmup"), [(1000, 0.03, 30), (50, 0, 1), (10, 1, 10), (1, 0.5, 1)]
+)
 def test_learning_rate(total, share, warmup):
     config = recipe(lr=0.5, iterations=total, warmup=share)
     rates = [learning_rate(config, i) for i in range(total + 1)]
@@ -638,7 +653,8 @@ def test_weight_decay_is_for_matrices_only():
         decayed = parameter.ndim > 1 and not name.endswith("A_logs")
         torch.testing.assert_close(parameter.detach(), before[name] * (0.95 if decayed else 1))
         kinds.add((decayed, name.rsplit(".", 1)[-1]))
-    assert {(True, "weight"), (False, "bias"), (False, "A_logs"), (False, "Ds"), (False, "skip_scale")} <= kinds
+    never = {(False, name) for name in ("bias", "A_logs", "Ds", "skip_scale")}
+    assert {(True, "weight"), *never} <= kinds
 
 
 def test_the_gradient_is_clipped(photos, tmp_path, monkeypatch):

@@ -100,7 +100,6 @@ BACKENDS: tuple[Backend, ...] = (
 )
 
 
-@torch.compiler.assume_constant_result
 @lru_cache
 def resolve_backend(name: str, device: str, dtype: torch.dtype = torch.float32) -> Backend:
     """The back end `name` (or the fastest that can run, for `auto`) on a device type such as `cpu`.
