@@ -1,7 +1,7 @@
 """mambair: make a bad photograph better with state-space networks.
 
-from mambair_cli import load_restorer
-restored = load_restorer("tiny-x4").restore(image)   # H x W x 3 uint8 -> 4H x 4W x 3 uint8
+>>> from mambair_cli import load_restorer
+>>> restored = load_restorer("tiny-x4").restore(image)  # H x W x 3 uint8 -> 4H x 4W x 3 uint8
 """
 
 from typing import Any

@@ -23,7 +23,7 @@ from .archs.mambair import MambaIR, MambaIRConfig
 from .archs.ss2d import SS2D
 from .datasets import list_images, make_pair, read_rgb
 from .engine import load_restorer
-from .image_io import read_image
+from .errors import CallError
 from .metrics import psnr, psnr_y, ssim_y
 from .ops import ss2d_scan
 from .ops.scan_reference import ss2d_scan_sequential, ss2d_scan_vectorised
@@ -42,13 +42,19 @@ def quality(
     device: str = "auto",
     backend: str = "auto",
 ) -> Facts:
-    """PSNR-Y (dB) and SSIM-Y of a model and of bicubic interpolation, for each image of a folder and in the mean.
+    """PSNR-Y (dB) and SSIM-Y of a model and of bicubic interpolation, for each image of a folder and on average.
 
     The low-resolution images are made by MATLAB's bicubic; a border of `scale` pixels is left out.
-    Raises CallError where the folder holds no image or the model is of another scale.
+    A model of a larger scale is followed by antialiased bicubic.
+    Raises CallError where the folder holds no image or the model does not reach the scale.
     """
     restorer = load_restorer(name_or_file, device=device, backend=backend, tile=tile)
-    started, rows = time.perf_counter(), []
+    if restorer.scale < scale:
+        raise CallError(
+            f"{name_or_file} enlarges {restorer.scale} times, not {scale}; choose another model with -m"
+        )
+    started = time.perf_counter()
+    rows: list[Facts] = []
     for path in list_images(dataset):
         pair = make_pair(path.stem, read_rgb(path), scale)
         restored = restorer.restore(pair.low)
@@ -78,8 +84,8 @@ def quality(
 
 
 def seams(name_or_file: str, image: Path) -> list[Facts]:
-    """For several tile sizes and overlaps: how far the tiled result is from the untiled one, in 8-bit steps."""
-    pixels = read_image(image).pixels.astype(np.float32) / 255
+    """For several tile sizes and overlaps: how far the tiled result is from the untiled, in 8-bit steps."""
+    pixels = read_rgb(image).astype(np.float32) / 255
     whole = load_restorer(name_or_file, tile="off").restore(pixels) * 255
     rows = []
     for tile, overlap in ((48, 0), (48, 8), (48, 16), (64, 16), (64, 32), (96, 32)):
@@ -253,8 +259,10 @@ def _set_backend(model: nn.Module, name: str) -> None:
 
 
 def _floor(model: MambaIR, image: Tensor) -> float:
-    """Seconds that nothing can beat here: every convolution and linear layer at the rate of oneDNN's best fp32
-    3x3 convolution, and 13 vector instructions a state update at the rate of independent multiply-adds.
+    """Seconds that nothing can beat here.
+
+    Every convolution and linear layer at the rate of oneDNN's best fp32 3x3 convolution, and 13 vector
+    instructions a state update at the rate of independent multiply-adds.
     """
     channels = 64
     conv, sample = nn.Conv2d(channels, channels, 3, padding=1), torch.rand(1, channels, 128, 128)
@@ -301,8 +309,9 @@ def _fma_seconds() -> float:
 
 
 def _swinir_light() -> nn.Module | None:
-    """SwinIR-light x2 with fresh weights, from spandrel where that is installed; it imports torchvision, of
-    which this network needs nothing, so an empty stand-in serves.
+    """SwinIR-light x2 with fresh weights, from spandrel; None where that is not installed.
+
+    It imports torchvision, of which this network needs nothing, so an empty stand-in serves.
     """
     if importlib.util.find_spec("spandrel") is None or importlib.util.find_spec("einops") is None:
         return None
@@ -345,7 +354,7 @@ print(sorted(times)[3])
 
 
 def _run(threads: int, **environment: str) -> tuple[float, float]:
-    """In a new process: seconds from torch's import to the first result, and of a whole light net at 96x96."""
+    """In a new process: seconds from torch's import to the first result, and of a light net at 96x96."""
     command = [sys.executable, "-c", "import mambair_cli\n" + _RUN, str(threads)]
     output = subprocess.run(
         command, env={**os.environ, **environment}, check=True, capture_output=True, text=True

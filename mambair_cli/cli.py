@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -68,17 +68,17 @@ def _root(
 def upscale(
     image: Annotated[Path, typer.Argument(metavar="INPUT", help="The photograph.", show_default=False)],
     output: Annotated[
-        Optional[Path], typer.Option("--output", "-o", help="Default: INPUT's name with _x4 (the scale).")  # noqa: UP045
+        Path | None, typer.Option("--output", "-o", help="Default: INPUT's name with _x4 (the scale).")
     ] = None,
     scale: Annotated[
-        Optional[int],
+        int | None,
         typer.Option(
             "--scale", "-s", min=2, max=4, help="How many times larger. Default: the model's, or 4."
-        ),  # noqa: UP045
+        ),
     ] = None,
     model: Annotated[
-        Optional[str],
-        typer.Option("--model", "-m", help="A model's name (mambair models list) or a checkpoint file."),  # noqa: UP045
+        str | None,
+        typer.Option("--model", "-m", help="A model's name (mambair models list) or a checkpoint file."),
     ] = None,
     tile: Annotated[
         str, typer.Option(help="auto (by the free memory), off (whole image), or pixels a side.")
@@ -191,18 +191,18 @@ def train(
     recipe: Annotated[str, typer.Option(help="A recipe's name or a TOML file.")],
     data: Annotated[Path, typer.Option(help="Folder of high-resolution photographs.")],
     out: Annotated[Path, typer.Option(help="Folder of the run: log, checkpoint, weights.")],
-    iterations: Annotated[Optional[int], typer.Option(min=1, help="Instead of the recipe's.")] = None,  # noqa: UP045
-    batch: Annotated[Optional[int], typer.Option(min=1, help="Instead of the recipe's.")] = None,  # noqa: UP045
+    iterations: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
     patch: Annotated[
-        Optional[int], typer.Option(min=1, help="Low-resolution pixels, instead of the recipe's.")
-    ] = None,  # noqa: UP045
+        int | None, typer.Option(min=1, help="Low-resolution pixels, instead of the recipe's.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on exactly where the run in --out stopped.")
     ] = False,
     init: Annotated[
-        Optional[Path], typer.Option(help="Weights to start from; tensors that fit are taken.")
-    ] = None,  # noqa: UP045
-    val: Annotated[Optional[Path], typer.Option(help="Folder of validation photographs.")] = None,  # noqa: UP045
+        Path | None, typer.Option(help="Weights to start from; tensors that fit are taken.")
+    ] = None,
+    val: Annotated[Path | None, typer.Option(help="Folder of validation photographs.")] = None,
 ) -> None:
     """Train a network by a recipe."""
     from dataclasses import replace
@@ -225,9 +225,9 @@ def train(
 @bench_app.callback()
 def bench(
     context: typer.Context,
-    dataset: Annotated[Optional[Path], typer.Option(help="Folder of high-resolution images.")] = None,  # noqa: UP045
+    dataset: Annotated[Path | None, typer.Option(help="Folder of high-resolution images.")] = None,
     scale: Annotated[int, typer.Option("--scale", "-s", min=2, max=4)] = 4,
-    model: Annotated[Optional[str], typer.Option("--model", "-m", help="Default: the bundled one.")] = None,  # noqa: UP045
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Default: the bundled one.")] = None,
     tile: Annotated[str, typer.Option(help="As in upscale.")] = "auto",
     device: Device = "auto",
     backend: Backend = "auto",

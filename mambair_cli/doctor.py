@@ -33,9 +33,8 @@ def report() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
     free = free_memory(torch.device("cpu")) / 2**30
-    devices = {
-        "cpu": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {free:.1f} GiB free"
-    }
+    cpu = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    devices = {"cpu": f"{cpu}, {free:.1f} GiB free"}
     for index in range(torch.cuda.device_count()):
         devices[f"cuda:{index}"] = torch.cuda.get_device_name(index)
     if not torch.cuda.is_available():

@@ -1,7 +1,8 @@
 """From an image to a restored image: device, memory, tiles, precision; `load_restorer` is the way in."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and (kind != "cuda" or not index.isdigit())):
+    kind, colon, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (colon and (kind != "cuda" or not index.isdigit())):
         raise CallError(f"unknown device {name!r}; there are auto, cpu, cuda, cuda:N and mps")
     if kind == "cuda" and not torch.cuda.is_available():
         built = torch.version.cuda or torch.version.hip
@@ -83,7 +84,7 @@ class Restorer:
         self.backend = resolve_backend(backend, self.device.type).name
         self.model, self.name = model.to(self.device).eval(), name
         self.config: Any = model.config
-        self.scale = self.config.upscale
+        self.scale: int = self.config.upscale
         self.tile, self.tile_overlap = _parse_tile(tile, tile_overlap), tile_overlap
         for module in model.modules():
             if isinstance(module, SS2D):
@@ -122,18 +123,15 @@ class Restorer:
         return tiling.plan(height, width, max(side, self.tile_overlap + MIN_TILE), self.tile_overlap)
 
     def restore(self, image: Array, progress: Progress | None = None) -> Array:
-        """Restore an image: H x W or H x W x 3; uint8, uint16 or float32 in [0,1] -> the same type, s times as large.
+        """Restore H x W or H x W x 3 of uint8, uint16 or float32 in [0,1]: the same type, s times as large.
 
         Networks of three channels see gray as three equal ones, averaged afterwards; networks of one channel
         see colours one by one. `progress` is called with the share done, from 0 to 1.
 
         Raises ValueError (another shape or type), MemoryLimitError.
         """
-        if (
-            image.dtype not in (*FULL, np.float32)
-            or image.ndim not in (2, 3)
-            or image.shape[2:] not in ((), (3,))
-        ):
+        fits = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
+        if image.dtype not in (*FULL, np.float32) or not fits or not image.size:
             raise ValueError(
                 f"expected H x W or H x W x 3 of uint8, uint16 or float32, got {image.dtype} {image.shape}"
             )
@@ -141,10 +139,10 @@ class Restorer:
         planes = image[:, :, None] if image.ndim == 2 else image
         tiles = self.plan(*image.shape[:2])
         try:
-            outputs = self._outputs(planes, full, tiles, progress or (lambda share: None))
-            result = tiling.merge(tiles, outputs, self.scale)
-        except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+            with closing(self._outputs(planes, full, tiles, progress or (lambda share: None))) as outputs:
+                result = tiling.merge(tiles, outputs, self.scale)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
                 raise
             smaller = max(MIN_TILE, max(tiles.tile_height, tiles.tile_width) // 2)
             raise MemoryLimitError(f"out of memory on {self.device}; try --tile {smaller}") from error
@@ -155,16 +153,14 @@ class Restorer:
 
     def _outputs(
         self, planes: Array, full: int, tiles: tiling.TilePlan, progress: Progress
-    ) -> Iterator[Array]:
+    ) -> Generator[Array, None, None]:
         """The network's result for each tile, (sh, sw, channels of planes) float32."""
         channels, s = planes.shape[2], self.scale
         with torch.inference_mode(), _count_blocks(self.model, len(tiles.boxes), progress):
             for top, left in tiles.boxes:
                 crop = planes[top : top + tiles.tile_height, left : left + tiles.tile_width]
-                pixels = np.ascontiguousarray(crop.transpose(2, 0, 1), np.float32) / np.float32(
-                    full
-                )  # (c,h,w)
-                tensor = torch.from_numpy(pixels).to(self.device)
+                pixels = np.ascontiguousarray(crop.transpose(2, 0, 1), np.float32)  # (c,h,w)
+                tensor = torch.from_numpy(pixels / np.float32(full)).to(self.device)
                 if self.config.in_chans == 1:
                     out = self.model(tensor[:, None])[:, 0]
                 else:
@@ -186,6 +182,7 @@ class Restorer:
             image: as read by `read_image`.
             scale: of the result, at most the network's (the default); a smaller one is reached from the
                 network's result by antialiased bicubic.
+            progress: as in `restore`.
 
         Raises as `restore`; CallError where the network does not reach the scale.
         """
@@ -211,7 +208,8 @@ def load_restorer(
 
     Args:
         name_or_file: such as "tiny-x4", or a .safetensors, .pth or .pt file of any published MambaIR form.
-        device: auto, cpu, cuda, cuda:N or mps. backend: of the scan; auto, numba or reference.
+        device: auto, cpu, cuda, cuda:N or mps.
+        backend: of the scan; auto, numba or reference.
         tile: auto (by the free memory), off (whole image) or the largest side of a tile in input pixels.
         tile_overlap: pixels that neighbouring tiles share.
 
@@ -229,7 +227,7 @@ def load_restorer(
 def _parse_tile(tile: str | int, overlap: int) -> str | int:
     if tile in ("auto", "off"):
         return tile
-    if not str(tile).isdigit() or int(tile) == 0:
+    if not str(tile).isdecimal() or int(tile) == 0:
         raise CallError(f"--tile must be auto, off or a number of pixels, not {tile!r}")
     if int(tile) <= overlap:
         raise CallError(
@@ -238,8 +236,10 @@ def _parse_tile(tile: str | int, overlap: int) -> str | int:
     return int(tile)
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return any(words in str(error) for words in ("allocate memory", "out of memory"))  # on CPU, on MPS
 
 
 def _resized(pixels: Array, height: int, width: int) -> Array:

@@ -66,7 +66,7 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     if not path.is_file():
         raise CallError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; give a checkpoint file")
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         try:
             with safe_open(path, framework="pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
@@ -116,7 +116,7 @@ def load_network(path: Path) -> tuple[nn.Module, str]:
                 )
             model = network(config)
             model.load_state_dict(state, strict=True)
-        except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{path} looks like {arch}, but does not fit: {reason}") from None
         return model.float().eval(), arch
@@ -141,6 +141,6 @@ def write_atomically(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(content)
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
