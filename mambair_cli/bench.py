@@ -42,7 +42,7 @@ def quality(
     device: str = "auto",
     backend: str = "auto",
 ) -> Facts:
-    """PSNR-Y (dB) and SSIM-Y of a model and of bicubic interpolation, for each image of a folder and on average.
+    """PSNR-Y (dB) and SSIM-Y of a model and of bicubic interpolation for the images of a folder, and their means.
 
     The low-resolution images are made by MATLAB's bicubic; a border of `scale` pixels is left out.
     A model of a larger scale is followed by antialiased bicubic.
@@ -265,8 +265,8 @@ def _floor(model: MambaIR, image: Tensor) -> float:
     instructions a state update at the rate of independent multiply-adds.
     """
     channels = 64
-    conv, sample = nn.Conv2d(channels, channels, 3, padding=1), torch.rand(1, channels, 128, 128)
-    conv, sample = (v.to(memory_format=torch.channels_last) for v in (conv, sample))
+    conv = nn.Conv2d(channels, channels, 3, padding=1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    sample = torch.rand(1, channels, 128, 128).contiguous(memory_format=torch.channels_last)
     rate = conv.weight.numel() * 128 * 128 / _seconds(lambda: conv(sample), 9)  # multiply-adds a second
     macs: list[int] = []
     hooks = [
@@ -295,7 +295,7 @@ def _fma_seconds() -> float:
 
     from .ops.simd import add, fma, load, store
 
-    @njit(nogil=True)  # type: ignore[untyped-decorator]
+    @njit(nogil=True)
     def chains(repeats, array):  # type: ignore[no-untyped-def]
         x = load(array, 0)
         a = b = c = d = e = f = g = h = i = j = x
@@ -321,9 +321,8 @@ def _swinir_light() -> nn.Module | None:
             stand_in.__getattr__ = lambda attribute: None  # type: ignore[method-assign]
             stand_in.__spec__ = importlib.machinery.ModuleSpec(stand_in.__name__, None)
             sys.modules.setdefault(stand_in.__name__, stand_in)
-    from spandrel.architectures.SwinIR import SwinIR
-
-    return SwinIR(
+    spandrel = importlib.import_module("spandrel.architectures.SwinIR")
+    return spandrel.SwinIR(  # type: ignore[no-any-return]
         upscale=2, img_size=64, window_size=8, img_range=1.0, depths=[6] * 4, embed_dim=60, num_heads=[6] * 4,
         mlp_ratio=2, upsampler="pixelshuffledirect", resi_connection="1conv",
     ).eval()  # fmt: skip

@@ -1,10 +1,11 @@
 """The command line: parse, one call, print, exit code. No torch at import, so `--help` is instant."""
 
+import io
 import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,13 +40,20 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 
 def main() -> None:
     """Run the command line; every error that is foreseen becomes one line on stderr and an exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for the names of files that it cannot encode
     try:
         sys.exit(app(prog_name="mambair", standalone_mode=False) or 0)
     except MambairError as error:
         print(f"mambair: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except UsageError as error:
-        error.show()
+        message = error.format_message()
+        if len(message.splitlines()) == 1:
+            command = error.ctx.command_path if error.ctx else "mambair"
+            print(f"mambair: {message.rstrip('.')}; see {command} --help", file=sys.stderr)
+        else:  # nothing was asked for: the help
+            error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         print("mambair: interrupted", file=sys.stderr)
@@ -99,8 +107,8 @@ def upscale(
         suffix = image.suffix if image.suffix.lower() in OUTPUT_SUFFIXES else ".png"
         output = image.with_name(f"{image.stem}_x{scale or 4}{suffix}") if not model else None
     if output:
-        _check_output(image, output)
         check_writable(output)
+        _check_output(image, output)
 
     from .engine import load_restorer
     from .registry import find_model
@@ -118,7 +126,7 @@ def upscale(
     for note in write_image(output, result):
         print(f"mambair: {note}", file=sys.stderr)
     plan = restorer.plan(height, width)
-    facts = {
+    facts: dict[str, Any] = {
         "input": str(image),
         "output": str(output),
         "size_in": [width, height],
@@ -151,7 +159,12 @@ def _progress(name: str, quiet: bool) -> Iterator[Callable[[float], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(name, total=1.0)
         yield lambda share: bar.update(task, completed=share)
@@ -311,11 +324,11 @@ def _print_bars(rows: list[dict[str, Any]], as_json: bool) -> None:
     _print_table(("what", "measured", "bar", ""), cells)
 
 
-def _print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _print_table(header: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(markup=False, emoji=False)
     table = Table(*header, box=None, show_header=any(header))
     for row in rows:
         table.add_row(*row)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -83,7 +83,7 @@ class Restorer:
             runtime.keep_freed_memory()
         self.backend = resolve_backend(backend, self.device.type).name
         self.model, self.name = model.to(self.device).eval(), name
-        self.config: Any = model.config
+        self.config = cast(Any, model.config)
         self.scale: int = self.config.upscale
         self.tile, self.tile_overlap = _parse_tile(tile, tile_overlap), tile_overlap
         for module in model.modules():
@@ -117,8 +117,8 @@ class Restorer:
         side = int(max(pixels, 0) ** 0.5)
         if side < MIN_TILE:
             raise MemoryLimitError(
-                f"an image of {width}x{height} does not fit: {free_memory(self.device) / 2**30:.1f} GiB of memory"
-                " are free; close other programs or give --tile 64"
+                f"an image of {width}x{height} does not fit: {free_memory(self.device) / 2**30:.1f} GiB of"
+                " memory are free; close other programs or give --tile 64"
             )
         return tiling.plan(height, width, max(side, self.tile_overlap + MIN_TILE), self.tile_overlap)
 

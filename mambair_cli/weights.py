@@ -6,7 +6,7 @@ import json
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from .errors import CallError, CheckpointError
 from .registry import MODELS, model_named
 
 WRAPPINGS = ("params_ema", "params", "state_dict")  # preferred first
-ARCHITECTURES = {"mambair": (mambair.MambaIRConfig, mambair.MambaIR, mambair.detect)}
+ARCHITECTURES: dict[str, tuple[type[Any], type[nn.Module], Callable[..., Any]]] = {
+    "mambair": (mambair.MambaIRConfig, mambair.MambaIR, mambair.detect)
+}
 
 
 def bundled_folder() -> Path:
