@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -43,21 +43,29 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for the names of files that it cannot encode
     try:
-        sys.exit(app(prog_name="mambair", standalone_mode=False) or 0)
+        code = app(prog_name="mambair", standalone_mode=False) or 0
+        if code == 130:  # what newer versions of typer make of KeyboardInterrupt
+            raise KeyboardInterrupt
+        sys.exit(code)
     except MambairError as error:
-        print(f"mambair: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
     except UsageError as error:
         message = error.format_message()
         if len(message.splitlines()) == 1:
             command = error.ctx.command_path if error.ctx else "mambair"
-            print(f"mambair: {message.rstrip('.')}; see {command} --help", file=sys.stderr)
-        else:  # nothing was asked for: the help
-            error.show()
+            _fail(f"{message.rstrip('.')}; see {command} --help", error.exit_code)
+        error.show()  # nothing was asked for: the help
         sys.exit(error.exit_code)
+    except OSError as error:  # such as a name that is too long, or a full disk behind stdout
+        _fail(str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
-        print("mambair: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _fail("interrupted", 130)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    """Say one line, also where the name of a file has several, and exit."""
+    print(f"mambair: {message}".replace("\n", "\\n"), file=sys.stderr)
+    sys.exit(code)
 
 
 @app.callback(invoke_without_command=True)
@@ -121,11 +129,11 @@ def upscale(
         _check_output(image, output)
     height, width = picture.pixels.shape[:2]
     check_writable(output, (height * scale, width * scale))
+    plan = restorer.plan(height, width)
     with _progress(image.name, as_json) as report:
         result = restorer.restore_image(picture, scale, report)
     for note in write_image(output, result):
         print(f"mambair: {note}", file=sys.stderr)
-    plan = restorer.plan(height, width)
     facts: dict[str, Any] = {
         "input": str(image),
         "output": str(output),
@@ -139,7 +147,7 @@ def upscale(
         "seconds": round(time.perf_counter() - started, 3),
     }
     if as_json:
-        print(json.dumps(facts))
+        _print_json(facts)
     else:
         sizes = "{}x{} -> {}x{}".format(*facts["size_in"], *facts["size_out"])
         print(f"{output}: {sizes}, {name}, {restorer.backend} on {restorer.device}, {facts['seconds']:.1f} s")
@@ -153,7 +161,7 @@ def _check_output(image: Path, output: Path) -> None:
 @contextmanager
 def _progress(name: str, quiet: bool) -> Iterator[Callable[[float], None]]:
     """A bar with the time left on a terminal, nothing elsewhere; yields what takes the share done."""
-    if quiet or not (sys.stdout.isatty() and sys.stderr.isatty()):
+    if quiet or not all(stream and stream.isatty() for stream in (sys.stdout, sys.stderr)):
         yield lambda share: None
         return
     from rich.console import Console
@@ -178,7 +186,7 @@ def models_list(as_json: Json = False) -> None:
     from .registry import MODELS
 
     if as_json:
-        print(json.dumps([asdict(model) for model in MODELS]))
+        _print_json([asdict(model) for model in MODELS])
         return
     rows = [(m.name, m.task, f"x{m.scale}", f"{m.parameters:,}", m.degradation, m.score) for m in MODELS]
     _print_table(("name", "task", "scale", "parameters", "for", "score"), rows)
@@ -191,7 +199,7 @@ def doctor(as_json: Json = False) -> None:
 
     facts = report()
     if as_json:
-        print(json.dumps(facts))
+        _print_json(facts)
         return
     rows = [("version", name, version) for name, version in facts["versions"].items()]
     rows += [("device", name, text) for name, text in facts["devices"].items()]
@@ -258,7 +266,7 @@ def bench(
         model or find_model("upscale", scale).name, dataset, scale, tile=tile, device=device, backend=backend
     )
     if as_json:
-        print(json.dumps(facts))
+        _print_json(facts)
         return
     rows = [
         (
@@ -296,7 +304,7 @@ def bench_tiles(
 
     rows = seams(model, image)
     if as_json:
-        print(json.dumps(rows))
+        _print_json(rows)
         return
     cells = [
         (
@@ -316,12 +324,17 @@ def bench_tiles(
 
 def _print_bars(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(rows))
+        _print_json(rows)
         return
     cells = [
         (r["what"], r["value"], r["bar"], {True: "met", False: "MISSED", None: ""}[r["met"]]) for r in rows
     ]
     _print_table(("what", "measured", "bar", ""), cells)
+
+
+def _print_json(facts: Any) -> None:
+    """One line of JSON, which has no word for infinity (the PSNR of equal images): it becomes null."""
+    print(json.dumps(json.loads(json.dumps(facts), parse_constant=lambda _: None)))
 
 
 def _print_table(header: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:

@@ -36,7 +36,7 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     kind, colon, index = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (colon and (kind != "cuda" or not index.isdigit())):
+    if kind not in ("cpu", "cuda", "mps") or (colon and (kind != "cuda" or not index.isdecimal())):
         raise CallError(f"unknown device {name!r}; there are auto, cpu, cuda, cuda:N and mps")
     if kind == "cuda" and not torch.cuda.is_available():
         built = torch.version.cuda or torch.version.hip
@@ -56,15 +56,17 @@ def free_memory(device: torch.device) -> int:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except OSError:  # not Linux: assume that half of the memory is free, or 4 GiB where that is unknown
+    except (OSError, StopIteration):  # not Linux: assume that half of all memory is free, or else 4 GiB
         pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
         return pages * os.sysconf("SC_PAGE_SIZE") // 2 if pages > 0 else 4 * 2**30
     group = Path("/sys/fs/cgroup")
     try:
-        limit = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-    except (OSError, ValueError):  # no limit
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        parts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        cache = int(parts["inactive_file"])  # counts as used, but is given back on demand
+    except (OSError, ValueError, KeyError):  # no limit
         return free
-    return max(0, min(free, limit))
+    return max(0, min(free, limit - used + cache))
 
 
 class Restorer:
@@ -95,8 +97,8 @@ class Restorer:
         c = self.config
         C, D, N, M = c.embed_dim, c.inner, c.d_state, -(-c.embed_dim // 16) + 2 * c.d_state
         scan = 4 * D + 4 * M  # x, z, two planes, x_dbl
-        if self.backend == "reference":  # sequences of x, dt, inputs; B, C; four buffers of states
-            scan += 4 * (5 * D + 4 * N) + 4 * 4 * N * D // 32
+        if self.backend == "reference":  # x, dt, both in chunks, y and its sums; B, C; four buffers of states
+            scan += 4 * (8 * D + 4 * N) + 4 * 4 * N * D // 32
         tail = {"pixelshuffle": 2 * 64 * c.upscale**2, "pixelshuffledirect": 9 * c.upscale**2, "": 9}
         return int(4 * 1.25 * (6 * C + max(scan, 4 * C, tail[c.upsampler])))
 
@@ -115,12 +117,12 @@ class Restorer:
         if height * width <= pixels:
             return tiling.plan(height, width, max(height, width), 0)
         side = int(max(pixels, 0) ** 0.5)
-        if side < MIN_TILE:
+        if side < self.tile_overlap + MIN_TILE:
             raise MemoryLimitError(
                 f"an image of {width}x{height} does not fit: {free_memory(self.device) / 2**30:.1f} GiB of"
                 " memory are free; close other programs or give --tile 64"
             )
-        return tiling.plan(height, width, max(side, self.tile_overlap + MIN_TILE), self.tile_overlap)
+        return tiling.plan(height, width, side, self.tile_overlap)
 
     def restore(self, image: Array, progress: Progress | None = None) -> Array:
         """Restore H x W or H x W x 3 of uint8, uint16 or float32 in [0,1]: the same type, s times as large.
@@ -225,6 +227,8 @@ def load_restorer(
 
 
 def _parse_tile(tile: str | int, overlap: int) -> str | int:
+    if overlap < 0:
+        raise CallError(f"--tile-overlap cannot be negative, got {overlap}")
     if tile in ("auto", "off"):
         return tile
     if not str(tile).isdecimal() or int(tile) == 0:

@@ -86,8 +86,10 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image:
         raise ImageError(f"{path}: not an image that can be read; convert it to PNG or JPEG") from None
     except MemoryError as error:
         raise MemoryLimitError(f"{path}: too large for the memory of this computer") from error
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
     except Exception as error:  # damaged files make the decoders raise nearly anything
-        raise ImageError(f"{path}: cannot be read as an image: {_reason(error)}") from error
+        raise ImageError(f"{path}: damaged: {_reason(error)}; fetch or export it again") from error
 
 
 def check_writable(path: Path, size: tuple[int, int] | None = None) -> None:
@@ -111,7 +113,7 @@ def check_writable(path: Path, size: tuple[int, int] | None = None) -> None:
         if not target.parent.is_dir():
             raise CallError(f"{path}: there is no folder {target.parent}; create it first")
         if not os.access(target.parent, os.W_OK | os.X_OK):
-            raise ImageError(f"{path}: no permission to write into {target.parent}")
+            raise ImageError(f"{path}: no permission to write into {target.parent}; name another folder")
         if target.exists() and not os.access(target, os.W_OK):
             raise ImageError(f"{path}: is write-protected; name another output")
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
@@ -223,7 +225,7 @@ def _decode(data: bytes, max_pixels: int) -> Image:
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width < 1 or height < 1 or width * height > max_pixels:
-        raise ValueError(f"{width}x{height} pixels, and the limit is {max_pixels} in all; scale it down")
+        raise ImageError(f"{width}x{height} pixels, and the limit is {max_pixels} in all; scale it down")
 
 
 def _samples(file: PIL.Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
@@ -258,7 +260,7 @@ def _in_range(samples: np.ndarray) -> np.ndarray:
     """Integers as uint16 and floats as float32, where their values are those of an image."""
     white, dtype = (65535, np.uint16) if samples.dtype.kind in "iu" else (1, np.float32)
     if not (samples.min() >= 0 and samples.max() <= white):  # also where a float is not a number
-        raise ValueError(f"its samples run outside 0..{white}; scale them into that range")
+        raise ImageError(f"its samples run outside 0..{white}; scale them into that range")
     return samples.astype(dtype)
 
 
@@ -308,7 +310,7 @@ def _tiff_tags(data: bytes) -> Mapping[int, Any]:
 def _deep_tiff(data: bytes, tags: Mapping[int, Any]) -> tuple[np.ndarray, np.ndarray | None]:
     bits = tags[tiff.BITSPERSAMPLE]
     if not {*bits} <= {16, 32, 64} or len(bits) > 4 or tags.get(tiff.PLANAR_CONFIGURATION, 1) != 1:
-        raise ValueError(f"TIFF samples of {bits} bits, or in planes; save it as interleaved RGB of 16 bits")
+        raise ImageError(f"TIFF samples of {bits} bits, or in planes; save it as interleaved RGB of 16 bits")
     samples = _opencv(data)  # BGR or BGRA, upright: of all formats, OpenCV turns just this one unasked
     if samples.shape[2:] != (len(bits),):
         raise ValueError("the tags of this TIFF contradict its pixels")

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -45,7 +46,7 @@ def find_checkpoint(name_or_file: str | Path) -> Path:
     row = model_named(str(name_or_file))
     if row is None:
         path = Path(name_or_file)
-        if path.exists() or path.suffix:
+        if path.suffix or _missing(path) != "is missing":
             return path
         known = [model.name for model in MODELS]
         near = difflib.get_close_matches(str(name_or_file), known, 1)
@@ -59,6 +60,16 @@ def find_checkpoint(name_or_file: str | Path) -> Path:
     return path
 
 
+def _missing(path: Path) -> str | None:
+    """Why there is no such file to read; None where there is one."""
+    try:
+        if path.is_file():
+            return None
+        return "is a folder" if path.is_dir() else "is missing"
+    except OSError as error:  # a name that is too long, a folder that is closed
+        return f"cannot be read ({error.strerror})"
+
+
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a checkpoint (on the CPU) and its metadata (safetensors only, else empty).
 
@@ -66,8 +77,8 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     `params_ema`, `params` and `state_dict` and the prefix `module.`.
     Raises CheckpointError (unreadable, unsafe, no checkpoint) or CallError (no such file).
     """
-    if not path.is_file():
-        raise CallError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; give a checkpoint file")
+    if why := _missing(path):
+        raise CallError(f"{path} {why}; give a checkpoint file")
     if path.suffix.lower() == ".safetensors":
         try:
             with safe_open(path, framework="pt") as file:
@@ -75,7 +86,9 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is no readable safetensors file: {error}") from None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles of others, which are refused next
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         if not zipfile.is_zipfile(path) and path.read_bytes()[:1] != b"\x80":
             raise CheckpointError(f"{path} is no checkpoint") from None
@@ -111,11 +124,17 @@ def load_network(path: Path) -> tuple[nn.Module, str]:
             config = detect(state)
             if config is None:
                 continue
+            if not all(v.is_floating_point() and v.isfinite().all() for v in state.values()):
+                raise ValueError("its tensors are not all finite floating-point numbers")
             if metadata.get("mambair.arch") == arch:
-                stored = json.loads(metadata["mambair.config"])
-                config = config_class(
-                    **{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
-                )
+                stored = {
+                    k: tuple(v) if isinstance(v, list) else v
+                    for k, v in json.loads(metadata["mambair.config"]).items()
+                }
+                for key, seen in asdict(config).items():  # the tensors tell all but the exact fractions
+                    if not isinstance(seen, float) and stored.get(key, seen) != seen:
+                        raise ValueError(f"its metadata say {key} {stored[key]!r}, its tensors {seen!r}")
+                config = config_class(**stored)
             model = network(config)
             model.load_state_dict(state, strict=True)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:

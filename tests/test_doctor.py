@@ -1,0 +1,79 @@
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import mambair_cli
+from mambair_cli import doctor
+from mambair_cli.doctor import report
+from mambair_cli.ops import BACKENDS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@pytest.fixture(scope="module")
+def facts():
+    return report()
+
+
+def test_versions(facts):
+    versions = dict(facts["versions"])
+    assert versions.pop("mambair") == mambair_cli.__version__
+    assert versions.pop("python") == platform.python_version()
+    assert versions == {name: importlib.metadata.version(name) for name in versions}
+
+
+def test_every_dependency_is_reported(facts):
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]
+    names = {re.match(r"[\w-]+", line)[0] for line in project["dependencies"] if "python_version" not in line}
+    assert set(facts["versions"]) == {"mambair", "python", *names}
+
+
+def test_json(facts):
+    assert json.loads(json.dumps(facts)) == facts
+
+
+def test_a_package_that_is_missing(monkeypatch):
+    monkeypatch.setattr(doctor, "PACKAGES", ("torch", "no-such-package"))
+    versions = report()["versions"]
+    assert versions["no-such-package"] == "not installed"
+    assert versions["torch"] == importlib.metadata.version("torch")
+
+
+def test_the_cpu(facts):
+    assert re.fullmatch(r".+, \d+ cores, \d+ threads, \d+\.\d GiB free", facts["devices"]["cpu"])
+    assert f"{torch.get_num_threads()} threads" in facts["devices"]["cpu"]
+
+
+def test_without_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    facts = report()
+    assert list(facts["devices"]) == ["cpu", "cuda", "mps"]
+    assert all(facts["devices"][name].startswith("unavailable: ") for name in ("cuda", "mps"))
+    assert facts["backends"] == {backend.name: None for backend in BACKENDS}  # all run on the CPU
+
+
+def test_with_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU number {index}")
+    facts = report()
+    assert [facts["devices"][f"cuda:{i}"] for i in (0, 1)] == ["GPU number 0", "GPU number 1"]
+    assert "cuda" not in facts["devices"]
+    assert "on the CPU, not on cuda" in facts["backends"]["numba"]
+
+
+def test_a_back_end_that_cannot_run_says_why(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert report()["backends"]["numba"] == "numba is not installed"

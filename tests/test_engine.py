@@ -1,0 +1,575 @@
+import copy
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import FORMS, fails, network, picture
+from torch import nn
+
+from mambair_cli import engine
+from mambair_cli.archs.mambair import MambaIR, MambaIRConfig
+from mambair_cli.archs.ss2d import SS2D
+from mambair_cli.engine import MEMORY_SHARE, Restorer, load_restorer, resolve_device
+from mambair_cli.errors import BackendError, CallError, CheckpointError, MemoryLimitError
+from mambair_cli.image_io import Image, read_image
+from mambair_cli.ops import scan_numba
+from mambair_cli.resize import bicubic
+from mambair_cli.weights import bundled_folder, save_network
+
+PHOTO = read_image(Path(__file__).parent / "data" / "osprey.png").pixels  # 128 x 96
+SCENE = PHOTO[40:64, 30:62]
+WHITE = {"uint8": 255, "uint16": 65535, "float32": 1}
+
+
+def as_type(image, dtype):
+    """The same picture in another type."""
+    if dtype == "float32":
+        return image.astype(np.float32) / 255
+    return image.astype(dtype) * (257 if dtype == "uint16" else 1)
+
+
+def restorer(model, *, device="cpu", backend="auto", tile="off", tile_overlap=8):
+    return Restorer(model, "small", device=device, backend=backend, tile=tile, tile_overlap=tile_overlap)
+
+
+def load(name="tiny-x2", **options):
+    return load_restorer(name, **{"device": "cpu", **options})
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load(tile="off")
+
+
+def by_hand(model, image):
+    """What `restore` must return for a whole image: the module's output, clipped, in the image's type."""
+    white = WHITE[image.dtype.name]
+    pixels = torch.from_numpy(image.astype(np.float32) / np.float32(white))
+    gray = pixels.ndim == 2
+    pixels = pixels[None] if gray else pixels.permute(2, 0, 1)  # (c,h,w)
+    with torch.no_grad():
+        if model.config.in_chans == 1:
+            out = torch.cat([model(channel[None, None])[0] for channel in pixels])
+        else:
+            out = model(pixels.expand(3, -1, -1)[None])[0]
+            out = out.mean(0, keepdim=True) if gray else out
+    out = out.clamp(0, 1).permute(1, 2, 0).numpy()
+    out = out[..., 0] if gray else out
+    return out if white == 1 else np.floor(out * np.float32(white) + np.float32(0.5)).astype(image.dtype)
+
+
+# One image
+
+
+@pytest.mark.parametrize("dtype", WHITE)
+@pytest.mark.parametrize("gray", [False, True], ids=["rgb", "gray"])
+@pytest.mark.parametrize("form", ["tiny", "classic", "denoise", "jpeg"])
+def test_the_result_is_the_output_of_the_module(tiny, form, gray, dtype):
+    r = tiny if form == "tiny" else restorer(network(form))
+    image = as_type(SCENE[..., 1] if gray else SCENE, dtype)
+    before = image.copy()
+    result = r.restore(image)
+    assert r.scale == r.model.config.upscale
+    assert result.dtype == dtype
+    assert result.shape == (r.scale * 24, r.scale * 32, *image.shape[2:])
+    atol = {"uint8": 1, "uint16": 2, "float32": 2e-5}[dtype]
+    np.testing.assert_allclose(result, by_hand(r.model, image), rtol=0, atol=atol)
+    np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize("gray", [False, True], ids=["rgb", "gray"])
+def test_types_agree(tiny, gray):
+    image = SCENE[..., 1] if gray else SCENE
+    results = {dtype: tiny.restore(as_type(image, dtype)) / WHITE[dtype] for dtype in WHITE}
+    for dtype in ("uint8", "uint16"):
+        assert np.abs(results[dtype] - results["float32"]).max() < 0.51 / WHITE[dtype]
+
+
+def test_gray_goes_through_a_colour_network_as_three_equal_channels(tiny):
+    gray = as_type(SCENE[..., 1], "float32")
+    colour = tiny.restore(np.dstack([gray] * 3))
+    clipped = ((colour == 0) | (colour == 1)).any(2)
+    assert clipped.mean() < 0.5
+    result = tiny.restore(gray)
+    np.testing.assert_allclose(result[~clipped], colour.mean(2)[~clipped], rtol=0, atol=1e-6)
+
+
+def test_colour_goes_through_a_gray_network_channel_by_channel():
+    r, image = restorer(network("jpeg_3conv")), as_type(SCENE, "float32")
+    channels = [r.restore(image[..., c]) for c in range(3)]
+    np.testing.assert_allclose(r.restore(image), np.dstack(channels), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("tile", ["off", "auto", 24])
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (3, 5), (2, 31), (3, 5000)], ids=str)
+def test_odd_sizes(size, tile):
+    r = restorer(network("light_c", depths=(1,)), tile=tile)
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    result = r.restore(image)
+    assert result.shape == (4 * size[0], 4 * size[1], 3)
+    if len(r.plan(*size).boxes) == 1:
+        assert np.abs(result.astype(int) - by_hand(r.model, image)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        *(np.zeros(shape, np.uint8) for shape in [(), (4,), (4, 5, 1), (4, 5, 2), (4, 5, 4), (1, 4, 5, 3)]),
+        *(np.zeros(shape, np.uint8) for shape in [(0, 5), (5, 0), (0, 5, 3), (5, 0, 3), (0, 0)]),
+        *(np.zeros((4, 5, 3), dtype) for dtype in ("bool", "int8", "int32", "float16", "float64", ">u2")),
+    ],
+    ids=lambda image: f"{image.dtype.str}{image.shape}",
+)
+def test_arrays_that_are_no_image(tiny, image):
+    fails(lambda: tiny.restore(image), ValueError, "uint16 or float32", image.dtype, image.shape)
+
+
+def test_samples_beyond_black_and_white(tiny):
+    result = tiny.restore(as_type(SCENE, "float32") * 4 - 1.5)
+    assert result.min() == 0
+    assert result.max() == 1
+    assert np.isfinite(result).all()
+
+
+def test_any_memory_layout(tiny):
+    expected = tiny.restore(SCENE)
+    strided = np.zeros((48, 64, 3), np.uint8)
+    strided[::2, ::2] = SCENE
+    locked = SCENE.copy()
+    locked.flags.writeable = False
+    mirrored = SCENE[::-1, ::-1].copy()
+    for image in (strided[::2, ::2], locked, np.asfortranarray(SCENE), mirrored[::-1, ::-1]):
+        np.testing.assert_array_equal(tiny.restore(image), expected)
+
+
+def test_nothing_stays_behind(tiny):
+    state = copy.deepcopy(tiny.model.state_dict())
+    first = tiny.restore(SCENE)
+    tiny.restore(SCENE[:7, :5, 0])
+    np.testing.assert_array_equal(tiny.restore(SCENE), first)
+    assert all(torch.equal(value, state[key]) for key, value in tiny.model.state_dict().items())
+    np.testing.assert_array_equal(load(tile="off").restore(SCENE), first)
+    first[:] = 0
+    assert tiny.restore(SCENE).any()
+
+
+def test_the_model_is_a_plain_module(tiny):
+    tiny.restore(SCENE)
+    model = tiny.model
+    assert isinstance(model, nn.Module)
+    assert not any(module.training for module in model.modules())
+    output = model(picture(6, 7, batch=2))
+    assert output.shape == (2, 3, 12, 14)
+    output.mean().backward()  # also after `restore`
+    assert all(p.grad is not None for p in model.parameters())
+    model.zero_grad(set_to_none=True)
+
+
+# Tiles
+
+
+class Local(nn.Module):
+    """Looks one pixel far and treats the borders of its input as `merge` cannot know; then enlarges."""
+
+    config = MambaIRConfig(upscale=2, upsampler="")
+
+    def forward(self, image):
+        mean = F.avg_pool2d(image, 3, 1, 1, count_include_pad=False)
+        return F.interpolate(mean, scale_factor=2, mode="nearest")
+
+
+@pytest.mark.parametrize(("overlap", "exact"), [(4, True), (7, True), (3, False), (0, False)])
+def test_tiles_are_exact_up_to_a_quarter_of_the_overlap(overlap, exact):
+    image = as_type(PHOTO, "float32")
+    whole = restorer(Local()).restore(image)
+    r = restorer(Local(), tile=20, tile_overlap=overlap)
+    assert len(r.plan(*image.shape[:2]).boxes) > 20
+    difference = np.abs(r.restore(image) - whole).max()
+    assert difference < 1e-6 if exact else difference > 1e-3
+
+
+@pytest.mark.parametrize("gray", [False, True], ids=["rgb", "gray"])
+def test_seams_of_a_real_network_are_small(tiny, gray):
+    image = as_type(PHOTO[:72, :80], "float32")
+    image = image[..., 0] if gray else image
+    tiled = load(tile=40, tile_overlap=16)
+    assert len(tiled.plan(72, 80).boxes) == 9
+    difference = np.abs(tiled.restore(image) - tiny.restore(image))
+    assert 0 < difference.max() < 16 / 255
+    assert difference.mean() < 0.5 / 255
+
+
+def test_a_tile_of_the_size_of_the_image_changes_nothing(tiny):
+    np.testing.assert_array_equal(load(tile=32, tile_overlap=16).restore(SCENE), tiny.restore(SCENE))
+
+
+@pytest.mark.parametrize("tile", ["48", 48, np.int64(48)])
+def test_tiles_that_are_asked_for(tile):
+    plan = restorer(Local(), tile=tile).plan(100, 40)
+    assert (plan.tile_height, plan.tile_width) == (39, 40)  # 3 * 39 - 2 * 8 = 101
+
+
+@pytest.mark.parametrize(
+    ("tile", "overlap", "word"),
+    [
+        *((tile, 8, "--tile must") for tile in ("", "of", "0", 0, -5, "-5", "12.5", 12.5, "1e2", True, None)),
+        *((tile, 32, "--tile-overlap") for tile in (1, 31, "32")),
+        *((tile, -1, "negative") for tile in ("auto", "off", 64)),
+    ],
+)
+def test_wrong_tiles(tile, overlap, word):
+    fails(lambda: restorer(Local(), tile=tile, tile_overlap=overlap), CallError, word)
+
+
+# Memory
+
+
+def with_memory(monkeypatch, mebibytes, **options):
+    """A restorer where this much is free."""
+    monkeypatch.setattr(engine, "free_memory", lambda device: int(mebibytes * 2**20))
+    return restorer(network("light_c"), tile="auto", tile_overlap=32, **options)
+
+
+def test_an_image_that_fits_stays_whole(monkeypatch):
+    assert with_memory(monkeypatch, 4096).plan(700, 900).boxes == [(0, 0)]
+
+
+@pytest.mark.parametrize("size", [(3000, 4000), (500, 20_000), (20_000, 500)], ids=str)
+@pytest.mark.parametrize("mebibytes", [5600, 6000, 10_000])
+def test_a_large_image_gets_tiles_that_fit(monkeypatch, size, mebibytes):
+    r = with_memory(monkeypatch, mebibytes)
+    plan = r.plan(*size)
+    assert len(plan.boxes) > 1
+    budget = MEMORY_SHARE * mebibytes * 2**20 - 16 * 16 * size[0] * size[1]
+    taken = plan.tile_height * plan.tile_width * r.bytes_per_pixel()
+    assert taken <= budget
+    side = (budget / r.bytes_per_pixel()) ** 0.5
+    assert max(plan.tile_height, plan.tile_width) > side / 2  # none is needlessly small
+
+
+@pytest.mark.parametrize("mebibytes", [0, 1, 10])
+def test_an_image_that_cannot_fit(monkeypatch, mebibytes):
+    r = with_memory(monkeypatch, mebibytes)
+    fails(lambda: r.restore(PHOTO), MemoryLimitError, "96x128", "GiB", "--tile 64")
+
+
+def test_no_tile_is_larger_than_memory_for_the_sake_of_the_overlap(monkeypatch):
+    r = with_memory(monkeypatch, 0)
+    for kibibytes in range(0, 40_000, 500):
+        monkeypatch.setattr(engine, "free_memory", lambda device, free=kibibytes * 1024: free)
+        try:
+            plan = r.plan(*PHOTO.shape[:2])
+        except MemoryLimitError:
+            continue
+        assert plan.tile_height * plan.tile_width * r.bytes_per_pixel() <= MEMORY_SHARE * kibibytes * 1024
+    assert plan.boxes == [(0, 0)]
+
+
+@pytest.mark.parametrize("tile", ["off", 64])
+def test_a_tile_that_is_asked_for_is_taken_whatever_is_free(monkeypatch, tile):
+    monkeypatch.setattr(engine, "free_memory", lambda device: 0)
+    assert len(restorer(Local(), tile=tile).plan(128, 96).boxes) == {"off": 1, 64: 6}[tile]
+
+
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+@pytest.mark.parametrize(
+    ("form", "key", "values"),
+    [
+        ("light_a", "embed_dim", (12, 24, 60)),
+        ("light_a", "d_state", (2, 16, 64)),
+        ("light_a", "expand", (1.0, 2.0, 4.0)),
+        ("classic", "upscale", (2, 3, 4, 8)),
+        ("jpeg", "embed_dim", (12, 24, 60)),
+    ],
+)
+def test_larger_networks_are_estimated_larger(form, key, values, backend):
+    models = [MambaIR(replace(FORMS[form], **{key: value})) for value in values]
+    estimates = [restorer(model, backend=backend).bytes_per_pixel() for model in models]
+    assert estimates == sorted(set(estimates))
+
+
+PEAK = """
+import sys, numpy as np
+from mambair_cli import load_restorer
+def memory(key):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(key))
+r = load_restorer("tiny-x2", device="cpu", backend=sys.argv[1], tile="off")
+r.restore(np.zeros((16, 16, 3), np.uint8))
+before = memory("VmRSS")
+r.restore(np.random.default_rng(0).integers(0, 256, (192, 192, 3), np.uint8))
+print((memory("VmHWM") - before) / 192**2, r.bytes_per_pixel())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to measure it")
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+def test_the_estimate_is_what_is_taken(backend):
+    command = [sys.executable, "-c", PEAK, backend]
+    taken, estimate = map(float, subprocess.run(command, capture_output=True, check=True).stdout.split())
+    assert taken < estimate / MEMORY_SHARE  # else `auto` would take more than is free
+    assert taken > estimate / 4
+
+
+def proc_and_cgroup(root, files):
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return lambda name: root / str(name).lstrip("/")
+
+
+MEMINFO = {"proc/meminfo": "MemTotal: 9000 kB\nMemFree: 1 kB\nMemAvailable: 5000 kB\n"}
+CGROUP = {
+    "sys/fs/cgroup/memory.max": "3000000\n",
+    "sys/fs/cgroup/memory.current": "2500000\n",
+    "sys/fs/cgroup/memory.stat": "anon 1000000\ninactive_file 1400000\nactive_file 100000\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        (MEMINFO, 5000 * 1024),
+        (MEMINFO | CGROUP, 1_900_000),
+        (MEMINFO | CGROUP | {"sys/fs/cgroup/memory.max": "max\n"}, 5000 * 1024),
+        (MEMINFO | CGROUP | {"sys/fs/cgroup/memory.max": "9000000\n"}, 5000 * 1024),
+        (MEMINFO | CGROUP | {"sys/fs/cgroup/memory.max": "1000000\n"}, 0),
+        (MEMINFO | CGROUP | {"sys/fs/cgroup/memory.stat": "anon 7\n"}, 5000 * 1024),
+    ],
+    ids=["machine", "group", "no limit", "high limit", "over", "no statistics"],
+)
+def test_free_memory(tmp_path, monkeypatch, files, free):
+    monkeypatch.setattr(engine, "Path", proc_and_cgroup(tmp_path, files))
+    assert engine.free_memory(torch.device("cpu")) == free
+
+
+@pytest.mark.parametrize("files", [{}, {"proc/meminfo": "MemTotal: 9000 kB\n"}], ids=["no file", "no figure"])
+def test_free_memory_of_other_systems(tmp_path, monkeypatch, files):
+    monkeypatch.setattr(engine, "Path", proc_and_cgroup(tmp_path, files))
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}.get, raising=False)
+    assert engine.free_memory(torch.device("cpu")) == 1000 * 4096 // 2
+    monkeypatch.delattr(os, "sysconf")
+    assert engine.free_memory(torch.device("cpu")) == 4 * 2**30
+
+
+def test_free_memory_of_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (123, 456))
+    assert engine.free_memory(torch.device("cuda")) == 123
+
+
+class Failing(Local):
+    """A network that does something else first."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.act = act
+
+    def forward(self, image):
+        self.act()
+        return super().forward(image)
+
+
+def raising(error):
+    def act():
+        raise error
+
+    return act
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda: torch.empty(1 << 50),
+        lambda: np.empty(1 << 60, np.uint8),
+        raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")),
+        raising(RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)")),
+    ],
+    ids=["torch", "numpy", "cuda", "mps"],
+)
+@pytest.mark.parametrize(("tile", "advice"), [("off", "--tile 64"), (100, "--tile 64")])
+def test_running_out_of_memory(act, tile, advice):
+    fails(lambda: restorer(Failing(act), tile=tile).restore(PHOTO), MemoryLimitError, "cpu", advice)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("sizes do not match"), KeyboardInterrupt(), ValueError("no")])
+def test_other_errors_pass(error):
+    with pytest.raises(type(error)) as caught:
+        restorer(Failing(raising(error)), tile=40).restore(PHOTO)
+    assert caught.value is error
+
+
+# Progress
+
+
+@pytest.mark.parametrize("tile", ["off", 16])
+def test_progress_rises_to_one(tile):
+    r, shares = restorer(network("light_c"), tile=tile), []
+    r.restore(SCENE, shares.append)
+    steps = 3 * len(r.plan(24, 32).boxes)  # a network of three blocks
+    assert shares == pytest.approx([(i + 1) / steps for i in range(steps)])
+    assert shares[-1] == 1
+    r.restore(SCENE)  # reports to nobody
+    assert len(shares) == steps
+
+
+def test_an_interrupted_restoration_leaves_no_hooks():
+    r, shares = restorer(network("light_c"), tile=16), []
+
+    def interrupt(share):
+        shares.append(share)
+        if len(shares) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        r.restore(SCENE, interrupt)
+    assert len(shares) == 5
+    assert not any(module._forward_hooks for module in r.model.modules())
+    np.testing.assert_array_equal(r.restore(SCENE), restorer(network("light_c"), tile=16).restore(SCENE))
+
+
+# Devices and back ends
+
+
+@pytest.mark.parametrize(
+    ("gpus", "mps", "name", "device"),
+    [
+        (0, False, "auto", "cpu"),
+        (0, True, "auto", "mps"),
+        (2, True, "auto", "cuda"),
+        (2, False, "cpu", "cpu"),
+        (2, False, "cuda", "cuda"),
+        (2, False, "cuda:1", "cuda:1"),
+        (0, True, "mps", "mps"),
+    ],
+)
+def test_devices(monkeypatch, gpus, mps, name, device):
+    pretend(monkeypatch, gpus, mps)
+    assert resolve_device(name) == torch.device(device)
+
+
+def pretend(monkeypatch, gpus, mps=False):
+    """Make PyTorch see these devices."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "gpu", "CUDA", "xpu", "cpu:0", "mps:0", "cpu:", "cuda:", "cuda:x", "cuda:-1", "cuda:²", "auto:0"],
+)
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_unknown_devices(monkeypatch, gpus, name):
+    pretend(monkeypatch, gpus)
+    fails(lambda: resolve_device(name), CallError, repr(name), "cuda:N")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "name", "words"),
+    [
+        (0, "cuda", ["'cuda'", "--device cpu"]),
+        (0, "cuda:0", ["'cuda:0'", "--device cpu"]),
+        (0, "mps", ["'mps'", "Apple", "--device cpu"]),
+        (2, "cuda:2", ["cuda:2", "2 CUDA"]),
+    ],
+)
+def test_devices_that_are_not_there(monkeypatch, gpus, name, words):
+    pretend(monkeypatch, gpus)
+    fails(lambda: load(device=name), BackendError, *words)
+
+
+@pytest.mark.parametrize(("build", "reason"), [(None, "without CUDA"), ("12.4", "no GPU is visible")])
+def test_why_cuda_is_not_there(monkeypatch, build, reason):
+    pretend(monkeypatch, 0)
+    monkeypatch.setattr(torch.version, "cuda", build)
+    monkeypatch.setattr(torch.version, "hip", None)
+    fails(lambda: resolve_device("cuda"), BackendError, reason)
+
+
+@pytest.mark.parametrize("asked", ["auto", "numba", "reference"])
+def test_the_back_end_that_runs(monkeypatch, tiny, asked):
+    runs = "numba" if asked == "auto" else asked
+    made, forward = [], scan_numba.forward
+    monkeypatch.setattr(scan_numba, "forward", lambda *inputs: made.append(1) or forward(*inputs))
+    r = load(backend=asked, tile="off")
+    assert r.backend == runs
+    assert r.device == torch.device("cpu")
+    result = r.restore(as_type(SCENE, "float32"))
+    blocks = sum(isinstance(module, SS2D) for module in r.model.modules())
+    assert len(made) == (blocks if runs == "numba" else 0)
+    np.testing.assert_allclose(result, tiny.restore(as_type(SCENE, "float32")), rtol=0, atol=1e-5)
+
+
+def test_unknown_back_end():
+    fails(lambda: load(backend="fast"), CallError, "'fast'", "numba", "reference")
+
+
+# A picture with all that belongs to it
+
+
+@pytest.mark.parametrize("dtype", WHITE)
+@pytest.mark.parametrize(("scale", "size"), [(None, (96, 128)), (4, (96, 128)), (3, (72, 96)), (2, (48, 64))])
+def test_a_picture_keeps_its_alpha_and_profile(scale, size, dtype):
+    r = restorer(network("light_c"))
+    pixels, alpha = as_type(SCENE, dtype), as_type(SCENE[..., 2], dtype)
+    result = r.restore_image(Image(pixels, alpha, b"profile"), scale)
+    assert result.pixels.shape == (*size, 3)
+    assert result.pixels.dtype == result.alpha.dtype == dtype
+    assert result.icc_profile == b"profile"
+    white = WHITE[dtype]
+    np.testing.assert_array_equal(result.alpha, bicubic(alpha, *size).clip(0, white))
+    np.testing.assert_array_equal(result.pixels, bicubic(r.restore(pixels), *size).clip(0, white))
+
+
+def test_a_gray_picture_without_alpha(tiny):
+    result = tiny.restore_image(Image(SCENE[..., 0]), 1.5)
+    assert result.pixels.shape == (36, 48)
+    assert result.alpha is None
+    assert result.icc_profile is None
+    assert tiny.restore_image(Image(SCENE[:1, :1]), 1.1).pixels.shape == (1, 1, 3)
+
+
+def test_a_picture_reports_progress():
+    shares = []
+    restorer(network("light_c")).restore_image(Image(SCENE), 2, shares.append)
+    assert shares[-1] == 1
+
+
+def test_a_scale_beyond_the_network(tiny):
+    fails(lambda: tiny.restore_image(Image(SCENE), 2.5), CallError, "tiny-x2", "2 times", "2.5", "-m")
+
+
+# Loading
+
+
+def test_load_by_name_or_file(tmp_path, tiny):
+    file = bundled_folder() / "tiny-x2.safetensors"
+    for name in ("tiny-x2", file, str(file)):
+        r = load(name, tile="off")
+        assert (r.name, r.scale) == (str(name), 2)
+        np.testing.assert_array_equal(r.restore(SCENE), tiny.restore(SCENE))
+    model = network("classic")
+    torch.save({"params_ema": model.state_dict()}, tmp_path / "official.pth")
+    save_network(tmp_path / "own.safetensors", model, model.state_dict(), {})
+    for name in ("official.pth", "own.safetensors"):
+        r = load(tmp_path / name)
+        assert r.scale == 3
+        np.testing.assert_array_equal(r.restore(SCENE), restorer(model).restore(SCENE))
+
+
+def test_everything_by_default():
+    r = load_restorer("tiny-x2")
+    assert (r.tile, r.tile_overlap, r.device) == ("auto", 32, resolve_device("auto"))
+    assert r.restore(SCENE).shape == (48, 64, 3)
+
+
+def test_load_errors(tmp_path):
+    (tmp_path / "bad.pth").write_bytes(b"bad")
+    fails(lambda: load("tiny-x3"), CallError, "tiny-x3")
+    fails(lambda: load(tmp_path / "none.pth"), CallError, tmp_path / "none.pth")
+    fails(lambda: load(tmp_path / "bad.pth"), CheckpointError, tmp_path / "bad.pth")

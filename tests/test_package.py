@@ -1,0 +1,158 @@
+"""What holds for the package as a whole: who imports whom, what ships, and that the checkers are content."""
+
+import ast
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from networks import fails
+
+import mambair_cli
+from mambair_cli.train import RECIPES
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "mambair_cli"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+MODULES = sorted(PACKAGE.rglob("*.py"))
+every_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+
+# Each part imports only from the layers before its own; ops and archs also from themselves.
+LAYERS = (
+    {"errors"},
+    {"ops", "tiling", "metrics", "resize", "registry", "runtime", "image_io"},
+    {"archs", "datasets"},
+    {"weights"},
+    {"engine", "train"},
+    {"bench", "doctor"},
+    {"cli"},
+    {"__main__"},
+)
+LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
+LIGHT = ("cli", "registry", "errors", "runtime")  # loaded by `mambair --help`
+HEAVY = {"torch", "numpy", "numba", "cv2", "PIL", "safetensors", "tqdm"}
+
+
+def part_of(path):
+    """The module directly in the package, or the folder, that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """Full names of all that a file imports, also within functions, as if all were absolute."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = ["mambair_cli", *path.relative_to(PACKAGE).parts[:-1]][: -node.level + 1 or None]
+            base = ".".join([*(package if node.level else []), *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def own_parts(path):
+    """The parts of this package that a file imports from."""
+    parts = {name.split(".")[1] for name in imports(path) if name.startswith("mambair_cli.")}
+    return parts - {"__version__"}
+
+
+def test_imports_are_read_right(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
+    path = tmp_path / "ops" / "scan.py"
+    path.parent.mkdir()
+    lines = [
+        "import a.b, c",
+        "from . import d",
+        "from .e import f",
+        "from .. import g",
+        "from ..h import i",
+        "from mambair_cli.j import k",
+        "def late():",
+        "    from ..l.m import n",
+    ]
+    path.write_text("\n".join(lines))
+    ours = "ops.d", "ops.e.f", "g", "h.i", "j.k", "l.m.n"
+    assert list(imports(path)) == ["a.b", "c", *(f"mambair_cli.{name}" for name in ours)]
+    assert own_parts(path) == {"ops", "g", "h", "j", "l"}
+
+
+@every_module
+def test_dependencies_point_downwards(path):
+    part = part_of(path)
+    if part == "__init__":
+        assert own_parts(path) == {"registry", "runtime", "engine"}  # engine only when it is asked for
+        return
+    above = {other for other in own_parts(path) if LAYER[other] >= LAYER[part]}
+    assert above <= ({part} if path.parent != PACKAGE else set())
+
+
+@pytest.mark.parametrize("name", ["mambair_cli", *(f"mambair_cli.{part}" for part in LIGHT)])
+def test_light_modules_import_nothing_heavy(name):
+    program = f"import sys, {name}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert name in done.stdout.split()
+    assert not HEAVY & set(done.stdout.split())
+
+
+def test_the_package_imports_its_dependencies_and_nothing_else():
+    distributions = {"PIL": "pillow", "cv2": "opencv-python-headless", "llvmlite": "numba"}
+    imported = {name.split(".")[0] for path in MODULES for name in imports(path)}
+    imported -= {"mambair_cli", "tomllib", *sys.stdlib_module_names}
+    declared = {re.match(r"[\w-]+", line)[0] for line in PROJECT["project"]["dependencies"]}
+    assert {distributions.get(name, name) for name in imported} == declared
+    assert not declared & {"torchvision", "timm", "basicsr", "einops", "opencv-python"}
+
+
+def test_the_public_names():
+    assert set(mambair_cli.__all__) == {"Model", "Restorer", "list_models", "load_restorer"}
+    assert all(callable(getattr(mambair_cli, name)) for name in mambair_cli.__all__)
+    fails(lambda: mambair_cli.load_model, AttributeError, "mambair_cli", "load_model")
+
+
+@every_module
+def test_every_module_has_its_tests(path):
+    names = {"__init__": "package", "__main__": "cli"}
+    if path.stem == "__init__" and path.parent != PACKAGE:
+        return  # only names what the folder offers
+    assert (ROOT / "tests" / f"test_{names.get(path.stem, path.stem)}.py").is_file()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]],
+    ids=" ".join,
+)
+def test_checkers_are_content(command):
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_changelog_begins_with_this_version():
+    heading = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert heading[1] == mambair_cli.__version__
+
+
+def test_what_ships():
+    wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["force-include"] == {"weights": "mambair_cli/weights"}  # where `bundled_folder` looks first
+    assert wheel["packages"] == ["mambair_cli"]
+    assert PROJECT["project"]["scripts"] == {"mambair": "mambair_cli.cli:main"}
+
+
+def test_the_wheel(tmp_path):
+    pytest.importorskip("hatchling")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    (wheel,) = tmp_path.iterdir()
+    assert wheel.name == f"mambair-{mambair_cli.__version__}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as file:
+        names = {name for name in file.namelist() if ".dist-info/" not in name}
+    expected = {path.relative_to(ROOT).as_posix() for path in (*MODULES, *RECIPES.glob("*.toml"))}
+    expected |= {f"mambair_cli/weights/{path.name}" for path in (ROOT / "weights").iterdir()}
+    assert names == expected
