@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from . import runtime, tiling
-from .archs.ss2d import SS2D
+from .archs.ss2d import SS2D, use_backend
 from .errors import BackendError, CallError, MemoryLimitError
 from .image_io import Image
 from .ops import resolve_backend
@@ -88,9 +88,7 @@ class Restorer:
         self.config = cast(Any, model.config)
         self.scale: int = self.config.upscale
         self.tile, self.tile_overlap = _parse_tile(tile, tile_overlap), tile_overlap
-        for module in model.modules():
-            if isinstance(module, SS2D):
-                module.backend = self.backend
+        use_backend(model, self.backend)
 
     def bytes_per_pixel(self) -> int:
         """Estimated peak memory of the network for each pixel of a tile."""

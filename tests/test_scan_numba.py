@@ -1,11 +1,9 @@
 import json
-import logging
 import os
 import platform
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import scan_inputs as shared
 import torch
@@ -254,29 +252,6 @@ def test_an_error_in_a_thread_is_not_swallowed(monkeypatch, set_threads):
         set_threads(threads)
         with pytest.raises(ArithmeticError, match="the kernel"):
             scan_numba_op(*scan_inputs(2, 3))
-
-
-def fill(out, value):
-    for i in range(out.size):
-        out[i] = value
-
-
-def test_kernels_compile_where_numba_finds_no_folder_for_its_cache(monkeypatch, caplog):
-    njit, cached = scan_numba.njit, []
-
-    def without_folder(*args, cache=False, **kwargs):
-        cached.append(cache)
-        if cache:
-            raise RuntimeError("cannot cache function 'fill': no locator available for file 'f'")
-        return njit(*args, **kwargs)
-
-    monkeypatch.setattr(scan_numba, "njit", without_folder)
-    caplog.set_level(logging.INFO)
-    out = np.zeros(3, np.float32)
-    scan_numba._kernel("f4[::1],f4")(fill)()(out, 2)
-    assert out.tolist() == [2, 2, 2]
-    assert cached == [True, False]
-    assert "compiling anew in each process: cannot cache function" in caplog.text
 
 
 ARM = platform.machine().lower() in ("aarch64", "arm64")

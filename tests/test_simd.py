@@ -1,3 +1,4 @@
+import logging
 import runpy
 
 import numpy as np
@@ -175,3 +176,39 @@ def test_a_width_that_does_not_exist_is_refused(monkeypatch, lanes):
     monkeypatch.setenv("MAMBAIR_SIMD_LANES", lanes)
     with pytest.raises(ValueError, match=f"must be 4, 8 or 16, not {lanes}"):
         runpy.run_path(simd.__file__)
+
+
+def fill(out, value):
+    for i in range(out.size):
+        out[i] = value
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("cannot cache function 'fill': no locator available"), OSError("disk full")]
+)
+def test_kernels_compile_where_numba_cannot_cache(monkeypatch, caplog, error):
+    njit, cached = simd.njit, []
+
+    def without_folder(*args, cache=False, **kwargs):
+        cached.append(cache)
+        if cache:
+            raise error
+        return njit(*args, **kwargs)
+
+    monkeypatch.setattr(simd, "njit", without_folder)
+    caplog.set_level(logging.INFO)
+    out = np.zeros(3, np.float32)
+    simd.kernel("f4[::1],f4")(fill)()(out, 2)
+    assert out.tolist() == [2, 2, 2]
+    assert cached == [True, False]
+    assert f"compiling anew in each process: {error}" in caplog.text
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_share_the_calls_and_their_errors_surface(threads, monkeypatch):
+    monkeypatch.setattr(simd.torch, "get_num_threads", lambda: threads)
+    done = []
+    simd.run_in_threads(lambda a, b: done.append((a, b)), [(1, 2), (3, 4), (5, 6)])
+    assert sorted(done) == [(1, 2), (3, 4), (5, 6)]
+    with pytest.raises(ZeroDivisionError):
+        simd.run_in_threads(lambda a: 1 // a, [(1,), (0,)])

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops import layer_norm
+
 _ONEDNN = torch.backends.mkldnn.is_available()
 
 
@@ -33,7 +35,7 @@ class _OneDNNPointwise(torch.autograd.Function):
         return _onednn_pointwise(tokens, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         tokens, weight = ctx.saved_tensors
         gradient = gradient.contiguous()
         rows = gradient.flatten(0, 2)  # (BHW,M)
@@ -48,7 +50,7 @@ def pointwise(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     """
     if _ONEDNN and tokens.device.type == "cpu" and tokens.dtype == torch.float32:
         if torch.is_grad_enabled():
-            return _OneDNNPointwise.apply(tokens.contiguous(), weight, bias)  # type: ignore[no-any-return]
+            return _OneDNNPointwise.apply(tokens.contiguous(), weight, bias)
         return _onednn_pointwise(tokens, weight, bias)
     return F.linear(tokens, weight, bias)
 
@@ -79,7 +81,7 @@ class _DilatedDepthwise(torch.autograd.Function):
         return F.conv2d(image, weight, bias, padding=2, dilation=2, groups=len(weight))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         image, weight = ctx.saved_tensors
         back = F.conv2d(gradient, weight.flip(2, 3), padding=2, dilation=2, groups=len(weight))
         # With dilation 2 pixels of different parity never meet: four plain convolutions.
@@ -90,6 +92,18 @@ class _DilatedDepthwise(torch.autograd.Function):
         return back, gweight, gbias
 
 
+class LayerNorm(nn.LayerNorm):
+    """Layer norm of tokens, times silu(gate) where given; runs as `ops.layer_norm`."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels)
+        self.backend = "auto"
+
+    def forward(self, tokens: Tensor, gate: Tensor | None = None) -> Tensor:
+        """(B,H,W,C) -> (B,H,W,C)."""
+        return layer_norm(tokens, self.weight, self.bias, gate, backend=self.backend)
+
+
 class DilatedDepthwise(nn.Conv2d):
     """3x3 depthwise convolution of dilation 2 with a fast backward."""
 
@@ -98,7 +112,7 @@ class DilatedDepthwise(nn.Conv2d):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B,C,H,W) -> (B,C,H,W)."""
-        return _DilatedDepthwise.apply(image, self.weight, self.bias)  # type: ignore[no-any-return]
+        return _DilatedDepthwise.apply(image, self.weight, self.bias)
 
 
 class ChannelAttention(nn.Module):

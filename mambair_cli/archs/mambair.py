@@ -4,6 +4,7 @@ All published forms, with the official tensor names. Attribute names are the che
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .layers import ChannelAttention, DilatedDepthwise, DropPath, Pointwise, to_image, to_tokens
+from .layers import ChannelAttention, DilatedDepthwise, DropPath, LayerNorm, Pointwise, to_image, to_tokens
 from .ss2d import SS2D
 
 ConvBlock = Literal["classic", "light_a", "light_b", "light_c"]
@@ -61,9 +62,7 @@ def _conv_block(form: ConvBlock, C: int) -> nn.Module:
     else:
         squeezed = C // {"classic": 3, "light_b": 6}[form]
         layers = [nn.Conv2d(C, squeezed, 3, padding=1), nn.GELU(), nn.Conv2d(squeezed, C, 3, padding=1), attention]
-    block = nn.Module()
-    block.cab = nn.Sequential(*layers)
-    return block
+    return nn.Sequential(OrderedDict(cab=nn.Sequential(*layers)))
 
 
 def _residual_conv(form: str, C: int) -> nn.Module:
@@ -86,16 +85,16 @@ class VSSBlock(nn.Module):
         C = config.embed_dim
         self.skip_scale = nn.Parameter(torch.ones(C))
         self.skip_scale2 = nn.Parameter(torch.ones(C))
-        self.ln_1 = nn.LayerNorm(C)
+        self.ln_1 = LayerNorm(C)
         self.self_attention = SS2D(C, config.inner, config.d_state)
         self.drop_path = DropPath(drop_path)
         self.conv_blk = _conv_block(config.conv_block, C)
-        self.ln_2 = nn.LayerNorm(C)
+        self.ln_2 = LayerNorm(C)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B,H,W,C) -> (B,H,W,C)."""
         u = torch.addcmul(self.drop_path(self.self_attention(self.ln_1(tokens))), tokens, self.skip_scale)
-        branch = to_tokens(self.conv_blk.cab(to_image(self.ln_2(u))))
+        branch = to_tokens(self.conv_blk(to_image(self.ln_2(u))))
         return torch.addcmul(branch, u, self.skip_scale2)
 
 
@@ -104,16 +103,13 @@ class ResidualGroup(nn.Module):
 
     def __init__(self, config: MambaIRConfig, drop_paths: list[float]):
         super().__init__()
-        self.residual_group = nn.Module()
-        self.residual_group.blocks = nn.ModuleList(VSSBlock(config, rate) for rate in drop_paths)
+        blocks = nn.Sequential(*(VSSBlock(config, rate) for rate in drop_paths))
+        self.residual_group = nn.Sequential(OrderedDict(blocks=blocks))
         self.conv = _residual_conv(config.resi_connection, config.embed_dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B,H,W,C) -> (B,H,W,C)."""
-        x = tokens
-        for block in self.residual_group.blocks:
-            x = block(x)
-        return to_tokens(self.conv(to_image(x))) + tokens
+        return to_tokens(self.conv(to_image(self.residual_group(tokens)))) + tokens
 
 
 def _upsampler(config: MambaIRConfig) -> nn.Sequential:
@@ -138,6 +134,9 @@ class MambaIR(nn.Module):
     """
 
     mean: Tensor
+    conv_before_upsample: nn.Sequential
+    upsample: nn.Sequential
+    conv_last: nn.Conv2d
 
     def __init__(self, config: MambaIRConfig):
         super().__init__()
@@ -146,11 +145,10 @@ class MambaIR(nn.Module):
         mean = torch.tensor(RGB_MEAN if channels == 3 else [0.0] * channels)
         self.register_buffer("mean", mean.view(1, channels, 1, 1), persistent=False)
         self.conv_first = nn.Conv2d(channels, C, 3, padding=1)
-        self.patch_embed = nn.Module()
-        self.patch_embed.norm = nn.LayerNorm(C)
+        self.patch_embed = nn.Sequential(OrderedDict(norm=LayerNorm(C)))
         rates = torch.linspace(0, config.drop_path_rate, sum(config.depths)).split(list(config.depths))
         self.layers = nn.ModuleList(ResidualGroup(config, r.tolist()) for r in rates)
-        self.norm = nn.LayerNorm(C)
+        self.norm = LayerNorm(C)
         self.conv_after_body = _residual_conv(config.resi_connection, C)
         if config.upsampler == "pixelshuffle":
             self.conv_before_upsample = nn.Sequential(nn.Conv2d(C, 64, 3, padding=1), nn.LeakyReLU(0.01))
@@ -167,7 +165,7 @@ class MambaIR(nn.Module):
         """(B,C,H,W) in [0,1] -> (B,C,sH,sW), s the upscale (1 without upsampler); not clipped."""
         x = (image - self.mean).contiguous(memory_format=torch.channels_last)
         shallow = self.conv_first(x)
-        tokens = self.patch_embed.norm(to_tokens(shallow))
+        tokens = self.patch_embed(to_tokens(shallow))
         for group in self.layers:
             tokens = group(tokens)
         deep = self.conv_after_body(to_image(self.norm(tokens))) + shallow
@@ -190,16 +188,17 @@ class MambaIR(nn.Module):
         position = (torch.arange(s) + 0.5) / s - 0.5  # of the new pixels, in old ones
         taps = (1 - (position[:, None] - torch.tensor([-1.0, 0.0, 1.0])).abs()).clamp(min=0)  # (s,3)
         kernel = taps[:, None, :, None] * taps[None, :, None, :]  # (s,s,3,3)
+        tensors = dict(self.named_parameters())
         with torch.no_grad():
-            for conv in (self.conv_first, self.conv_after_body):
-                conv.weight[:channels] = 0
-                conv.bias[:channels] = 0
-            last = self.upsample[0]
-            last.weight.zero_()
-            last.bias.zero_()
+            for name in ("conv_first", "conv_after_body"):
+                tensors[f"{name}.weight"][:channels] = 0
+                tensors[f"{name}.bias"][:channels] = 0
+            last = tensors["upsample.0.weight"]
+            last.zero_()
+            tensors["upsample.0.bias"].zero_()
             for c in range(channels):
                 self.conv_first.weight[c, c, 1, 1] = 1
-                last.weight[c * s * s : (c + 1) * s * s, c] = kernel.flatten(0, 1)
+                last[c * s * s : (c + 1) * s * s, c] = kernel.flatten(0, 1)
 
 
 def detect(state: Mapping[str, Tensor]) -> MambaIRConfig | None:
@@ -232,7 +231,8 @@ def detect(state: Mapping[str, Tensor]) -> MambaIRConfig | None:
     upscale = 1
     if "conv_before_upsample.0.weight" in state:
         upsampler = "pixelshuffle"
-        upscale = math.prod(math.isqrt(state[f"upsample.{i}.weight"].shape[0] // 64) for i in (0, 2, 4) if f"upsample.{i}.weight" in state)
+        steps = [state[key] for i in (0, 2, 4) if (key := f"upsample.{i}.weight") in state]
+        upscale = math.prod(math.isqrt(weight.shape[0] // 64) for weight in steps)
     elif "upsample.0.weight" in state:
         upsampler = "pixelshuffledirect"
         upscale = math.isqrt(state["upsample.0.weight"].shape[0] // in_chans)

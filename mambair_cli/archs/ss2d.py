@@ -3,11 +3,10 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import ss2d_scan
-from .layers import pointwise, to_image, to_tokens
+from ..ops import silu, ss2d_scan
+from .layers import LayerNorm, pointwise, to_image, to_tokens
 
 DIRECTIONS = 4
 
@@ -32,7 +31,7 @@ class SS2D(nn.Module):
         self.dt_projs_bias = nn.Parameter(torch.empty(K, inner))
         self.A_logs = nn.Parameter(torch.empty(K * inner, d_state))
         self.Ds = nn.Parameter(torch.ones(K * inner))
-        self.out_norm = nn.LayerNorm(inner)
+        self.out_norm = LayerNorm(inner)
         self.out_proj = nn.Linear(inner, width, bias=False)
         self.reset_scan()
 
@@ -50,7 +49,8 @@ class SS2D(nn.Module):
         """(B,H,W,C) -> (B,H,W,C)."""
         # Two products instead of one that is split: both halves come out contiguous.
         into_x, into_z = self.in_proj.weight.chunk(2)
-        x = to_tokens(F.silu(self.conv2d(to_image(pointwise(tokens, into_x)))))  # (B,H,W,D)
+        x = to_tokens(self.conv2d(to_image(pointwise(tokens, into_x))))  # (B,H,W,D)
+        x = silu(x, backend=self.backend)
         x_dbl = pointwise(x, self.x_proj_weight.flatten(0, 1))
         y = ss2d_scan(
             x,
@@ -61,4 +61,11 @@ class SS2D(nn.Module):
             self.Ds,
             backend=self.backend,
         )
-        return pointwise(self.out_norm(y) * F.silu(pointwise(tokens, into_z)), self.out_proj.weight)
+        return pointwise(self.out_norm(y, pointwise(tokens, into_z)), self.out_proj.weight)
+
+
+def use_backend(network: nn.Module, name: str) -> None:
+    """Let all scans of a network, and the kernels around them, run on one back end."""
+    for module in network.modules():
+        if isinstance(module, (SS2D, LayerNorm)):
+            module.backend = name

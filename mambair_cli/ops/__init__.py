@@ -1,5 +1,6 @@
-"""The selective-scan operation and its back ends."""
+"""The selective-scan operation with its back ends, and what surrounds it in the networks."""
 
+from .pixelwise import layer_norm, silu
 from .scan import BACKENDS, Backend, resolve_backend, ss2d_scan
 
-__all__ = ["BACKENDS", "Backend", "resolve_backend", "ss2d_scan"]
+__all__ = ["BACKENDS", "Backend", "layer_norm", "resolve_backend", "silu", "ss2d_scan"]

@@ -12,85 +12,51 @@ R rank of the step size, K directions, M = R + 2N values per pixel and direction
 padded copy R + 2Np, L pixels. All arrays are flat: two-dimensional indexing costs up to 6x here.
 """
 
-import hashlib
-import logging
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
-from . import simd
 from .simd import (
     LANES,
     add,
     exp2,
     fma,
+    inline,
+    kernel,
     lane_sum,
     load,
-    load_first,
+    load_channels,
     mul,
     prefetch,
     put,
+    run_in_threads,
     scalar,
     sigmoid,
     softplus,
     splat,
     store,
-    store_first,
+    store_channels,
 )
-
-log = logging.getLogger(__name__)
 
 CHUNK = 32
 LOG2E, LN2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
 
-_inline = njit(nogil=True, error_model="numpy")
 
-
-def _kernel(arguments: str) -> Callable[[Callable[..., None]], Callable[[], Any]]:
-    """Turn a kernel into a function that compiles it on the first call and returns it.
-
-    Cached on disk where numba finds a writable folder. numba's cache knows only the file a function is in:
-    the name carries a digest of what else counts.
-    """
-
-    def decorate(function: Callable[..., None]) -> Callable[[], Any]:
-        source = Path(simd.__file__).read_bytes() + f"{LANES}{simd.HAS_FMA}".encode()
-        function.__qualname__ += "_" + hashlib.sha256(source).hexdigest()[:12]
-
-        @cache
-        def compiled() -> Any:
-            try:
-                return njit(f"void({arguments})", nogil=True, error_model="numpy", cache=True)(function)
-            except RuntimeError as error:  # "cannot cache function: no locator available"
-                log.info("compiling anew in each process: %s", error)
-                return njit(f"void({arguments})", nogil=True, error_model="numpy")(function)
-
-        return compiled
-
-    return decorate
-
-
-@_inline
+@inline
 def _chunk_count(H, W, k):  # type: ignore[no-untyped-def]
     return W * ((H + CHUNK - 1) // CHUNK) if k & 1 else (H * W + CHUNK - 1) // CHUNK
 
 
-@_inline
+@inline
 def _walk(H, W, k):  # type: ignore[no-untyped-def]
     """How direction k walks the image: lines, steps in a line, pixels from one step to the next."""
     lines, steps, stride = (W, H, W) if k & 1 else (1, H * W, 1)
     return lines, steps, -stride if k >= 2 else stride
 
 
-@_inline
+@inline
 def _line_start(H, W, k, line):  # type: ignore[no-untyped-def]
     """First pixel of the `line`-th line of direction k."""
     if k & 1:
@@ -98,7 +64,7 @@ def _line_start(H, W, k, line):  # type: ignore[no-untyped-def]
     return H * W - 1 if k >= 2 else 0
 
 
-@_inline
+@inline
 def _gather(x_dbl, source, skip, steps, ahead, R, N, Np, buffer):  # type: ignore[no-untyped-def]
     """Copy (dts, B, C) of a chunk's steps to `buffer`; the padding of B and C stays zero."""
     M = R + 2 * N
@@ -114,9 +80,9 @@ def _gather(x_dbl, source, skip, steps, ahead, R, N, Np, buffer):  # type: ignor
         target += R + 2 * Np
 
 
-@_inline
+@inline
 def _step_sizes(steps, buffer, Mp, R, weight, w0, Dp, bias, z0, dt):  # type: ignore[no-untyped-def]
-    """weight @ dts + bias of a chunk, one channel block: the step sizes before softplus."""
+    """Weight @ dts + bias of a chunk, one channel block: the step sizes before softplus."""
     for t in range(steps):
         z = load(bias, z0)
         for r in range(R):
@@ -124,26 +90,16 @@ def _step_sizes(steps, buffer, Mp, R, weight, w0, Dp, bias, z0, dt):  # type: ig
         store(dt, t * LANES, z)
 
 
-@_inline
-def _load_channels(array, index, count):  # type: ignore[no-untyped-def]
-    return load(array, index) if count == LANES else load_first(array, index, count)
-
-
-@_inline
-def _store_channels(array, index, value, count):  # type: ignore[no-untyped-def]
-    if count == LANES:
-        store(array, index, value)
-    else:
-        store_first(array, index, value, count)
-
-
-@_inline
-def _forward_direction(x, x_dbl, weight, bias, A2, D_sum, y, states, save, H, W, D, Dp, R, N, Np, K, k, c0, c1):  # type: ignore[no-untyped-def]
+@inline
+def _forward_direction(  # type: ignore[no-untyped-def]
+    x, x_dbl, weight, bias, A2, D_sum, y, states, save, H, W, D, Dp, R, N, Np, K, k, c0, c1
+):
     """Scan direction k for channels c0..c1 (whole blocks) of one image; k < 2 starts y, else adds."""
     M, Mp = R + 2 * N, R + 2 * Np
     h = np.zeros((c1 - c0) * Np, np.float32)
     buffer = np.zeros(CHUNK * Mp, np.float32)
-    dt, dtx, out = np.empty(CHUNK * LANES, np.float32), np.empty(CHUNK * LANES, np.float32), np.empty(CHUNK * LANES, np.float32)
+    size = CHUNK * LANES
+    dt, dtx, out = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
     lines, total, stride = _walk(H, W, k)
     chunk = 0
     for line in range(lines):
@@ -156,8 +112,7 @@ def _forward_direction(x, x_dbl, weight, bias, A2, D_sum, y, states, save, H, W,
                 ahead = _line_start(H, W, k, line + 1) - pixel
             _gather(x_dbl, pixel * K * M + k * M, stride * K * M, steps, ahead * K * M, R, N, Np, buffer)
             if save:
-                size = Dp * Np
-                offset = chunk * size + c0 * Np
+                offset = chunk * Dp * Np + c0 * Np
                 for j in range(0, (c1 - c0) * Np, LANES):
                     store(states, offset + j, load(h, j))
             chunk += 1
@@ -169,7 +124,7 @@ def _forward_direction(x, x_dbl, weight, bias, A2, D_sum, y, states, save, H, W,
                 for t in range(steps):
                     p = x0 + t * stride * D
                     d = softplus(load(dt, t * LANES))
-                    xv = _load_channels(x, p, count)
+                    xv = load_channels(x, p, count)
                     store(dt, t * LANES, d)
                     store(dtx, t * LANES, mul(d, xv))
                     store(out, t * LANES, mul(skip, xv))
@@ -193,12 +148,14 @@ def _forward_direction(x, x_dbl, weight, bias, A2, D_sum, y, states, save, H, W,
                 for t in range(steps):
                     p = x0 + t * stride * D
                     v = load(out, t * LANES)
-                    _store_channels(y, p, add(v, _load_channels(y, p, count)) if k >= 2 else v, count)
+                    store_channels(y, p, add(v, load_channels(y, p, count)) if k >= 2 else v, count)
                     prefetch(y, p + ahead * D)
 
 
-@_kernel("f4[::1]," * 8 + "b1" + ",i8" * 11)
-def _forward(x, x_dbl, weight, bias, A2, D_sum, planes, states, save, B, H, W, D, Dp, R, N, K, task, c0, c1):  # type: ignore[no-untyped-def]
+@kernel("f4[::1]," * 8 + "b1" + ",i8" * 11)
+def _forward(  # type: ignore[no-untyped-def]
+    x, x_dbl, weight, bias, A2, D_sum, planes, states, save, B, H, W, D, Dp, R, N, K, task, c0, c1
+):
     """One task: image task // 2 (task, if K is 1), rows or columns, channels c0..c1."""
     pairs = 2 if K == 4 else 1
     image, pair = task // pairs, task % pairs
@@ -219,17 +176,21 @@ def _forward(x, x_dbl, weight, bias, A2, D_sum, planes, states, save, B, H, W, D
         first += length
 
 
-@_inline
-def _backward_direction(x, x_dbl, gy, weight, bias, A2, D_sum, states, gx, gx_dbl, gweight, gbias, gA, H, W, D, Dp, R, N, Np, K, k, c0, c1):  # type: ignore[no-untyped-def]
+@inline
+def _backward_direction(  # type: ignore[no-untyped-def]
+    x, x_dbl, gy, weight, bias, A2, D_sum, states, gx, gx_dbl, gweight, gbias, gA, H, W, D, Dp, R, N, Np, K, k, c0, c1
+):
     """Gradients of `_forward_direction`: chunks in reverse, states recomputed from each chunk's start."""
     M, Mp = R + 2 * N, R + 2 * Np
     gh = np.zeros((c1 - c0) * Np, np.float32)
     buffer = np.zeros(CHUNK * Mp, np.float32)
     gbuffer = np.empty(CHUNK * Mp * LANES, np.float32)
-    work = np.empty(11 * CHUNK * LANES, np.float32)
+    work = np.empty(10 * CHUNK * LANES, np.float32)
     size = CHUNK * LANES
-    dt, dtx, slope, g, gu, gd = (work[0:size], work[size : 2 * size], work[2 * size : 3 * size], work[3 * size : 4 * size], work[4 * size : 5 * size], work[5 * size : 6 * size])
-    decay0, decay1, old0, old1 = (work[6 * size : 7 * size], work[7 * size : 8 * size], work[8 * size : 9 * size], work[9 * size : 10 * size])
+    dt, dtx, slope = work[0:size], work[size : 2 * size], work[2 * size : 3 * size]
+    g, gu, gd = work[3 * size : 4 * size], work[4 * size : 5 * size], work[5 * size : 6 * size]
+    decay0, decay1 = work[6 * size : 7 * size], work[7 * size : 8 * size]
+    old0, old1 = work[8 * size : 9 * size], work[9 * size : 10 * size]
     lines, total, stride = _walk(H, W, k)
     per_line = (total + CHUNK - 1) // CHUNK
     zero = splat(np.float32(0))
@@ -250,8 +211,8 @@ def _backward_direction(x, x_dbl, gy, weight, bias, A2, D_sum, states, gx, gx_db
                 d = softplus(z)
                 store(slope, t * LANES, sigmoid(z))
                 store(dt, t * LANES, d)
-                store(dtx, t * LANES, mul(d, _load_channels(x, p, count)))
-                store(g, t * LANES, _load_channels(gy, p, count))
+                store(dtx, t * LANES, mul(d, load_channels(x, p, count)))
+                store(g, t * LANES, load_channels(gy, p, count))
                 store(gu, t * LANES, zero)
                 store(gd, t * LANES, zero)
                 prefetch(x, p - stride * CHUNK * D)
@@ -298,14 +259,14 @@ def _backward_direction(x, x_dbl, gy, weight, bias, A2, D_sum, states, gx, gx_db
             gb = zero
             for t in range(steps):
                 p = x0 + t * stride * D
-                xv = _load_channels(x, p, count)
+                xv = load_channels(x, p, count)
                 guv = load(gu, t * LANES)
                 gv = mul(guv, load(dt, t * LANES))
                 if k >= 2:
-                    gv = add(gv, _load_channels(gx, p, count))
+                    gv = add(gv, load_channels(gx, p, count))
                 elif k == 0:
                     gv = fma(skip, load(g, t * LANES), gv)
-                _store_channels(gx, p, gv, count)
+                store_channels(gx, p, gv, count)
                 gz = mul(fma(load(gd, t * LANES), splat(LN2), mul(guv, xv)), load(slope, t * LANES))
                 gb = add(gb, gz)
                 store(g, t * LANES, gz)
@@ -326,8 +287,11 @@ def _backward_direction(x, x_dbl, gy, weight, bias, A2, D_sum, states, gx, gx_db
                 put(gx_dbl, target + R + N + j, lane_sum(load(gbuffer, (t * Mp + R + Np + j) * LANES)))
 
 
-@_kernel("f4[::1]," * 13 + "i8" + ",i8" * 10)
-def _backward(x, x_dbl, gy, weight, bias, A2, D_sum, states, gplanes, gx_dbl, gweight, gbias, gA, B, H, W, D, Dp, R, N, K, task, c0, c1):  # type: ignore[no-untyped-def]
+@kernel("f4[::1]," * 13 + "i8" + ",i8" * 10)
+def _backward(  # type: ignore[no-untyped-def]
+    x, x_dbl, gy, weight, bias, A2, D_sum, states, gplanes, gx_dbl, gweight, gbias, gA,
+    B, H, W, D, Dp, R, N, K, task, c0, c1,
+):
     """One task as in `_forward`; gweight, gbias, gA belong to the image, gx_dbl to the channel group."""
     pairs = 2 if K == 4 else 1
     image, pair = task // pairs, task % pairs
@@ -351,26 +315,15 @@ def _backward(x, x_dbl, gy, weight, bias, A2, D_sum, states, gplanes, gx_dbl, gw
         first += length
 
 
-@lru_cache(maxsize=1)
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="ss2d")
-
-
 def _channel_groups(tasks: int, Dp: int) -> int:
     """Into how many groups of channels to cut each task so that every thread has work."""
     return min(-(-torch.get_num_threads() // tasks), Dp // LANES)
 
 
-def _run(kernel: Callable[[int, int, int, int], None], tasks: int, groups: int, Dp: int) -> None:
-    """Call kernel(task, c0, c1, group) for all tasks and channel groups on torch's threads."""
-    threads = torch.get_num_threads()
+def _run(work: Callable[[int, int, int, int], None], tasks: int, groups: int, Dp: int) -> None:
+    """Call work(task, c0, c1, group) for all tasks and channel groups."""
     bounds = [Dp // LANES * g // groups * LANES for g in range(groups + 1)]
-    calls = [(t, bounds[g], bounds[g + 1], g) for t in range(tasks) for g in range(groups)]
-    if threads == 1 or len(calls) == 1:
-        for call in calls:
-            kernel(*call)
-    else:  # keyed by process: threads do not survive a fork
-        list(_pool(os.getpid(), threads).map(lambda call: kernel(*call), calls))
+    run_in_threads(work, [(t, bounds[g], bounds[g + 1], g) for t in range(tasks) for g in range(groups)])
 
 
 def _flat(value: Tensor) -> np.ndarray:
@@ -381,7 +334,8 @@ class _Parameters:
     """Shapes and the parameters in the kernels' layout (channels last and padded to whole vectors)."""
 
     def __init__(self, x: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor):
-        self.shape = B, H, W, channels = x.shape
+        self.shape = x.shape
+        channels = x.shape[-1]
         self.K, _, self.R = dt_weight.shape
         self.N = A_log.shape[1]
         self.Np, self.Dp = self.N + self.N % 2, -(-channels // LANES) * LANES
@@ -419,11 +373,11 @@ def forward(
     states = torch.empty(state_count(p.shape, p.K, p.N) if save else 0)
     planes_flat, states_flat = planes.numpy().reshape(-1), states.numpy()
 
-    def kernel(task: int, c0: int, c1: int, group: int) -> None:
+    def work(task: int, c0: int, c1: int, group: int) -> None:
         run(x_flat, x_dbl_flat, p.weight, p.bias, p.A2, p.D_sum, planes_flat, states_flat, save,
                  B, H, W, channels, p.Dp, p.R, p.N, p.K, task, c0, c1)  # fmt: skip
 
-    _run(kernel, B * p.pairs, _channel_groups(B * p.pairs, p.Dp), p.Dp)
+    _run(work, B * p.pairs, _channel_groups(B * p.pairs, p.Dp), p.Dp)
     y = planes[0] if p.pairs == 1 else planes[0].add_(planes[1])
     return y.to(x.dtype), states
 
@@ -445,12 +399,12 @@ def backward(
     gbias, gA = np.zeros((B, K, Dp), np.float32), np.zeros((B, K, Np, Dp), np.float32)
     gplanes_flat, gx_dbl_flat = gplanes.numpy().reshape(-1), gx_dbl.numpy().reshape(groups, -1)
 
-    def kernel(task: int, c0: int, c1: int, group: int) -> None:
+    def work(task: int, c0: int, c1: int, group: int) -> None:
         run(x_flat, x_dbl_flat, gy_flat, p.weight, p.bias, p.A2, p.D_sum, states_flat, gplanes_flat,
                   gx_dbl_flat[group], gweight.reshape(-1), gbias.reshape(-1), gA.reshape(-1),
                   B, H, W, channels, Dp, R, N, K, task, c0, c1)  # fmt: skip
 
-    _run(kernel, tasks, groups, Dp)
+    _run(work, tasks, groups, Dp)
     gx = gplanes[0] if p.pairs == 1 else gplanes[0].add_(gplanes[1])
     gx_dbl_sum = gx_dbl[0] if groups == 1 else gx_dbl.sum(0)
     # d/dA_log of 2^(dt A2) with A2 = -exp(A_log) log2(e): the factor LN2 A2 = A.

@@ -1,27 +1,37 @@
 """Vectors of float32 for numba kernels: explicit SIMD without a C compiler on the user's machine.
 
-Each function below is a numba intrinsic that emits a few LLVM instructions on vectors of `LANES`
-floats. Only what the scan kernels use is here. `LANES` is 16 with AVX-512, 8 with AVX, else 4 (SSE,
-NEON); the environment variable MAMBAIR_SIMD_LANES overrides it, and LLVM splits or widens as the
-processor needs. Pointers are an array and an element index; they need not be aligned.
+The intrinsics emit a few LLVM instructions each on vectors of `LANES` floats; only what the kernels use
+is here. `kernel` compiles a function of them, `run_in_threads` runs it. `LANES` is 16 with AVX-512, 8
+with AVX, else 4 (SSE, NEON); the environment variable MAMBAIR_SIMD_LANES overrides it, and LLVM splits or
+widens as the processor needs. Pointers are an array and an element index; they need not be aligned.
 """
 
+import hashlib
+import logging
 import os
 import platform
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
+import torch
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils, config
 from numba.extending import intrinsic, models, register_model
+
+log = logging.getLogger(__name__)
 
 
 def _target_features() -> set[str]:
     """The features numba compiles for: the host's, unless NUMBA_CPU_FEATURES says otherwise."""
-    if config.CPU_FEATURES is not None:
-        return {f[1:] for f in config.CPU_FEATURES.split(",") if f.startswith("+")}
+    wanted = vars(config)["CPU_FEATURES"]
+    if wanted is not None:
+        return {f[1:] for f in wanted.split(",") if f.startswith("+")}
     return {name for name, present in llvm.get_host_cpu_features().items() if present}
 
 
@@ -99,7 +109,8 @@ def _max(b: Any, x: Any, y: Any) -> Any:
 
 def _polynomial(b: Any, c: list[float], x: Any) -> Any:
     """c[0] + c[1] x + c[2] x^2 + ... (an even number of terms), as a polynomial of pairs in x^2: half the
-    chain of dependent operations of Horner's rule for one more multiplication."""
+    chain of dependent operations of Horner's rule for one more multiplication.
+    """
     pairs = [_fma(b, _const(high), x, _const(low)) for low, high in zip(c[::2], c[1::2], strict=True)]
     square, total = b.fmul(x, x), pairs[-1]
     for pair in pairs[-2::-1]:
@@ -140,19 +151,19 @@ def splat(typing_context, x):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def mul(typing_context, x, y):  # type: ignore[no-untyped-def]
-    """x * y."""
+    """X * y."""
     return vec(vec, vec), lambda ctx, b, sig, args: b.fmul(*args)
 
 
 @intrinsic
 def add(typing_context, x, y):  # type: ignore[no-untyped-def]
-    """x + y."""
+    """X + y."""
     return vec(vec, vec), lambda ctx, b, sig, args: b.fadd(*args)
 
 
 @intrinsic
 def fma(typing_context, x, y, z):  # type: ignore[no-untyped-def]
-    """x * y + z."""
+    """X * y + z."""
     return vec(vec, vec, vec), lambda ctx, b, sig, args: _fma(b, *args)
 
 
@@ -276,3 +287,60 @@ def prefetch(typing_context, array, index):  # type: ignore[no-untyped-def]
         return ctx.get_dummy_value()
 
     return types.void(array, types.intp), build
+
+
+inline = njit(nogil=True, error_model="numpy")  # a function that kernels call
+
+
+@inline
+def load_channels(array, index, count):  # type: ignore[no-untyped-def]
+    """`load_first`, without the mask where all lanes are wanted."""
+    return load(array, index) if count == LANES else load_first(array, index, count)
+
+
+@inline
+def store_channels(array, index, value, count):  # type: ignore[no-untyped-def]
+    """`store_first`, without the mask where all lanes are wanted."""
+    if count == LANES:
+        store(array, index, value)
+    else:
+        store_first(array, index, value, count)
+
+
+def kernel(arguments: str) -> Callable[[Callable[..., None]], Callable[[], Any]]:
+    """Turn a function of these argument types into one that compiles it on the first call and returns it.
+
+    Cached on disk where numba finds a writable folder. numba's cache knows only the file a function is in:
+    the name carries a digest of what else counts.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[[], Any]:
+        source = Path(__file__).read_bytes() + f"{LANES}{HAS_FMA}".encode()
+        function.__qualname__ += "_" + hashlib.sha256(source).hexdigest()[:12]
+
+        @cache
+        def compiled() -> Any:
+            try:
+                return njit(f"void({arguments})", nogil=True, error_model="numpy", cache=True)(function)
+            except (RuntimeError, OSError) as error:  # no folder for the cache, a full disk
+                log.info("compiling anew in each process: %s", error)
+                return njit(f"void({arguments})", nogil=True, error_model="numpy")(function)
+
+        return compiled
+
+    return decorate
+
+
+@lru_cache(maxsize=1)
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="simd")
+
+
+def run_in_threads(work: Callable[..., None], calls: Sequence[tuple[int, ...]]) -> None:
+    """work(*call) for all calls, on as many threads as torch uses."""
+    threads = torch.get_num_threads()
+    if threads == 1 or len(calls) == 1:
+        for call in calls:
+            work(*call)
+    else:  # keyed by process: threads do not survive a fork
+        list(_pool(os.getpid(), threads).map(lambda call: work(*call), calls))
