@@ -119,9 +119,9 @@ def upscale(
         _check_output(image, output)
 
     from .engine import load_restorer
-    from .registry import find_model
+    from .registry import find_models
 
-    name = model or find_model("upscale", scale or 4).name
+    name = model or find_models("upscale", scale or 4)[0].name
     restorer = load_restorer(name, device=device, backend=backend, tile=tile, tile_overlap=tile_overlap)
     scale = scale or (restorer.scale if model else 4)
     if output is None:
@@ -260,10 +260,10 @@ def bench(
     if dataset is None:
         raise CallError("give --dataset DIR, or one of the commands of mambair bench --help")
     from .bench import quality
-    from .registry import find_model
+    from .registry import find_models
 
     facts = quality(
-        model or find_model("upscale", scale).name, dataset, scale, tile=tile, device=device, backend=backend
+        model or find_models("upscale", scale)[0].name, dataset, scale, tile=tile, device=device, backend=backend
     )
     if as_json:
         _print_json(facts)

@@ -1,11 +1,15 @@
 """From an image to a restored image: device, memory, tiles, precision; `load_restorer` is the way in."""
 
+import logging
+import math
 import os
 from collections.abc import Callable, Generator
 from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,18 +17,23 @@ from torch import nn
 
 from . import runtime, tiling
 from .archs.ss2d import SS2D, use_backend
-from .errors import BackendError, CallError, MemoryLimitError
+from .errors import BackendError, CallError, MemoryLimitError, RestorationError
 from .image_io import Image
 from .ops import resolve_backend
+from .registry import find_models
 from .resize import bicubic
 from .weights import find_checkpoint, load_network
 
+log = logging.getLogger(__name__)
 Array = NDArray[Any]
 Progress = Callable[[float], None]
 
 TILE_OVERLAP = 32  # pixels of the input; a quarter of it is cut off at each edge
 MIN_TILE = 64
+LARGEST_TILE = 2**31
 MEMORY_SHARE = 0.6  # of what is free now
+MEMORY_ERROR = 1.25  # the estimate may be this much too low (`mambair bench memory`)
+TRANSFORMS = [(quarters, mirrored) for mirrored in (False, True) for quarters in range(4)]
 FULL = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 
 
@@ -69,6 +78,36 @@ def free_memory(device: torch.device) -> int:
     return max(0, min(free, limit - used + cache))
 
 
+def used_memory(device: torch.device) -> int:
+    """Bytes that this process holds now, of the GPU's memory or of the system's."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_reserved(device))
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # not Linux: what a process with torch holds at least
+        return 2**29
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to restore.
+
+    device: auto, cpu, cuda, cuda:N or mps. backend: of the scan; auto or a name of `ops.BACKENDS`.
+    tile: auto (by the free memory), off (whole image) or the largest side of a tile in input pixels.
+    tile_overlap: input pixels that neighbouring tiles share. memory_limit: bytes that the process (on a GPU:
+    of its memory) may take. ensemble: average over the eight symmetries, MambaIR+ (section 4.2), 8 times the
+    work. alpha: how transparency is enlarged; model or bicubic.
+    """
+
+    device: str = "auto"
+    backend: str = "auto"
+    tile: str | int = "auto"
+    tile_overlap: int = TILE_OVERLAP
+    memory_limit: int | None = None
+    ensemble: bool = False
+    alpha: str = "model"
+
+
 class Restorer:
     """A network ready to restore images of any size on one device.
 
@@ -77,123 +116,248 @@ class Restorer:
         name: of the model or file. scale: s. device, backend: where and by which scan it runs.
     """
 
-    def __init__(
-        self, model: nn.Module, name: str, *, device: str, backend: str, tile: str | int, tile_overlap: int
-    ):
-        self.device = resolve_device(device)
+    def __init__(self, model: nn.Module, name: str, options: Options):
+        self.device = resolve_device(options.device)
         if self.device.type == "cpu":
             runtime.keep_freed_memory()
-        self.backend = resolve_backend(backend, self.device.type).name
+        self.backend = resolve_backend(options.backend, self.device.type).name
         self.model, self.name = model.to(self.device).eval(), name
         self.config = cast(Any, model.config)
         self.scale: int = self.config.upscale
-        self.tile, self.tile_overlap = _parse_tile(tile, tile_overlap), tile_overlap
+        self.tile, self.tile_overlap = _parse_tile(options.tile, options.tile_overlap), options.tile_overlap
+        if options.alpha not in ("model", "bicubic"):
+            raise CallError(f"--alpha must be model or bicubic, not {options.alpha!r}")
+        self.memory_limit, self.ensemble, self.alpha = options.memory_limit, options.ensemble, options.alpha
+        self._largest = LARGEST_TILE  # halved whenever memory runs out
         use_backend(model, self.backend)
+        if self.memory_limit and self.device.type == "cuda":
+            total = torch.cuda.get_device_properties(self.device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, self.memory_limit / total), self.device)
 
     def bytes_per_pixel(self) -> int:
-        """Estimated peak memory of the network for each pixel of a tile."""
+        """Estimated peak memory of the network for each pixel of a tile (`mambair bench memory` measures it)."""
         c = self.config
         C, D, N, M = c.embed_dim, c.inner, c.d_state, -(-c.embed_dim // 16) + 2 * c.d_state
         scan = 4 * D + 4 * M  # x, z, two planes, x_dbl
-        if self.backend == "reference":  # x, dt, both in chunks, y and its sums; B, C; four buffers of states
-            scan += 4 * (8 * D + 4 * N) + 4 * 4 * N * D // 32
+        if self.backend == "reference":  # sequences of x, dt, inputs; B, C; four buffers of states
+            scan += 4 * (5 * D + 4 * N) + 4 * 4 * N * D // 32
         tail = {"pixelshuffle": 2 * 64 * c.upscale**2, "pixelshuffledirect": 9 * c.upscale**2, "": 9}
         return int(4 * 1.25 * (6 * C + max(scan, 4 * C, tail[c.upsampler])))
 
-    def plan(self, height: int, width: int) -> tiling.TilePlan:
+    def peak_memory(self, tiles: tiling.TilePlan, itemsize: int = 1) -> int:
+        """Estimated bytes that restoring a colour image in these tiles takes, the finished image included.
+
+        On a GPU its memory is meant, where the finished image does not lie.
+        """
+        network = self.bytes_per_pixel() * tiles.tile_height * tiles.tile_width
+        if self.device.type != "cpu":
+            return network
+        band = tiles.tile_height * tiles.width * self.scale**2 * 3
+        return network + 3 * 4 * band + tiles.height * tiles.width * self.scale**2 * 3 * itemsize
+
+    def plan(self, height: int, width: int, itemsize: int = 1) -> tiling.TilePlan:
         """The tiles for an image of this size: one where it fits into memory, unless a size was asked for.
 
-        Raises MemoryLimitError where not even a small tile fits; CallError for a tile not above the overlap.
+        Raises MemoryLimitError where not even small tiles fit; CallError for a tile not above the overlap.
         """
         if self.tile == "off":
             return tiling.plan(height, width, max(height, width), 0)
         if isinstance(self.tile, int):
             return tiling.plan(height, width, self.tile, self.tile_overlap)
-        canvas = 4 * 4 * height * width * self.scale**2  # RGB in float32 and the finished integers
-        budget = MEMORY_SHARE * free_memory(self.device) - (canvas if self.device.type == "cpu" else 0)
-        pixels = budget / self.bytes_per_pixel()
-        if height * width <= pixels:
-            return tiling.plan(height, width, max(height, width), 0)
-        side = int(max(pixels, 0) ** 0.5)
-        if side < self.tile_overlap + MIN_TILE:
-            raise MemoryLimitError(
-                f"an image of {width}x{height} does not fit: {free_memory(self.device) / 2**30:.1f} GiB of"
-                " memory are free; close other programs or give --tile 64"
-            )
-        return tiling.plan(height, width, side, self.tile_overlap)
+        budget = self._budget()
+        side = max(height, width)
+        while side >= MIN_TILE or side == max(height, width):
+            tiles = tiling.plan(height, width, max(side, self.tile_overlap + MIN_TILE), self.tile_overlap)
+            if self.peak_memory(tiles, itemsize) <= budget:
+                return tiles
+            side = int(side * 0.8)
+        raise MemoryLimitError(
+            f"an image of {width}x{height} does not fit into {budget / 2**30:.2f} GiB of memory;"
+            " close other programs, raise --memory-limit or give --tile 64"
+        )
+
+    def _budget(self) -> float:
+        """Bytes that a run may take now."""
+        free = MEMORY_SHARE * free_memory(self.device)
+        if self.memory_limit is None:
+            return free
+        return min(free, (self.memory_limit - used_memory(self.device)) / MEMORY_ERROR)
 
     def restore(self, image: Array, progress: Progress | None = None) -> Array:
-        """Restore H x W or H x W x 3 of uint8, uint16 or float32 in [0,1]: the same type, s times as large.
+        """Restore H x W or H x W x 3 of uint8, uint16 or float32: the same type, s times as large.
 
         Networks of three channels see gray as three equal ones, averaged afterwards; networks of one channel
-        see colours one by one. `progress` is called with the share done, from 0 to 1.
+        see colours one by one. Integers are the range [0,1] of the network; so are floats, which are squeezed
+        into it and stretched again where they run beyond it, and not clipped. `progress` is called with the
+        share done, from 0 to 1.
 
-        Raises ValueError (another shape or type), MemoryLimitError.
+        Raises ValueError (another shape or type, not a number), MemoryLimitError, RestorationError.
         """
+        height, width = image.shape[:2]
+        result = np.empty((self.scale * height, self.scale * width, *image.shape[2:]), image.dtype)
+        row = 0
+        for strip in self.restore_rows(image, progress):
+            result[row : row + len(strip)] = strip
+            row += len(strip)
+        return result
+
+    def restore_rows(self, image: Array, progress: Progress | None = None) -> Generator[Array, None, None]:
+        """As `restore`, in strips from top to bottom as they are finished: never the whole result at once."""
         fits = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
         if image.dtype not in (*FULL, np.float32) or not fits or not image.size:
             raise ValueError(
                 f"expected H x W or H x W x 3 of uint8, uint16 or float32, got {image.dtype} {image.shape}"
             )
-        full = FULL.get(image.dtype, 1)
-        planes = image[:, :, None] if image.ndim == 2 else image
-        tiles = self.plan(*image.shape[:2])
+        low, full = 0.0, float(FULL.get(image.dtype, 1))
+        if image.dtype == np.float32:
+            low, high = min(0.0, float(image.min())), max(1.0, float(image.max()))
+            if not np.isfinite([low, high]).all():
+                raise ValueError("the image holds values that are no numbers")
+            full = high - low
+        height, width = image.shape[:2]
+        tiles = self.plan(height, width, image.itemsize)
+        counter = _Counter(self.model, progress or (lambda share: None))
+        passes = len(TRANSFORMS) if self.ensemble else 1
+
+        def outputs() -> Generator[Array, None, None]:
+            share = 1 / len(tiles.boxes) / passes
+            for top, left in tiles.boxes:
+                crop = image[top : top + tiles.tile_height, left : left + tiles.tile_width]
+                crop = crop.reshape(*crop.shape[:2], -1).astype(np.float32)
+                yield self._restore_tile((crop - np.float32(low)) / np.float32(full), (top, left), counter, share)
+
+        with counter, closing(outputs()) as results:
+            for strip in tiling.merge_rows(tiles, results, self.scale):
+                strip = strip[:, :, 0] if image.ndim == 2 else strip
+                if image.dtype == np.float32:
+                    yield strip * np.float32(full) + np.float32(low)
+                else:
+                    yield (strip.clip(0, 1) * np.float32(full) + np.float32(0.5)).astype(image.dtype)
+
+    def _restore_tile(self, crop: Array, place: tuple[int, int], counter: "_Counter", share: float) -> Array:
+        """(h,w,c) float32 -> (sh,sw,c); in smaller tiles where memory runs out, then and from then on."""
+        height, width = crop.shape[:2]
+        if max(height, width) > self._largest:
+            tiles = tiling.plan(height, width, self._largest, min(self.tile_overlap, self._largest // 2))
+            results = (
+                self._restore_tile(
+                    crop[y : y + tiles.tile_height, x : x + tiles.tile_width],
+                    (place[0] + y, place[1] + x),
+                    counter,
+                    share / len(tiles.boxes),
+                )
+                for y, x in tiles.boxes
+            )
+            return tiling.merge(tiles, results, self.scale)
+        before = counter.begin(share)
         try:
-            with closing(self._outputs(planes, full, tiles, progress or (lambda share: None))) as outputs:
-                result = tiling.merge(tiles, outputs, self.scale)
+            result = self._apply(crop)
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-            smaller = max(MIN_TILE, max(tiles.tile_height, tiles.tile_width) // 2)
-            raise MemoryLimitError(f"out of memory on {self.device}; try --tile {smaller}") from error
-        if image.ndim == 2:
-            result = result[:, :, 0]
-        np.clip(result, 0, 1, out=result)
-        return result if full == 1 else (result * full + 0.5).astype(image.dtype)
-
-    def _outputs(
-        self, planes: Array, full: int, tiles: tiling.TilePlan, progress: Progress
-    ) -> Generator[Array, None, None]:
-        """The network's result for each tile, (sh, sw, channels of planes) float32."""
-        channels, s = planes.shape[2], self.scale
-        with torch.inference_mode(), _count_blocks(self.model, len(tiles.boxes), progress):
-            for top, left in tiles.boxes:
-                crop = planes[top : top + tiles.tile_height, left : left + tiles.tile_width]
-                pixels = np.ascontiguousarray(crop.transpose(2, 0, 1), np.float32)  # (c,h,w)
-                tensor = torch.from_numpy(pixels / np.float32(full)).to(self.device)
-                if self.config.in_chans == 1:
-                    out = self.model(tensor[:, None])[:, 0]
-                else:
-                    out = self.model(tensor.expand(3, -1, -1)[None])[0]
-                    out = out if channels == 3 else out.mean(0, keepdim=True)
-                yield (
-                    out.reshape(channels, s * tiles.tile_height, s * tiles.tile_width)
-                    .permute(1, 2, 0)
-                    .cpu()
-                    .numpy()
+            if max(height, width) <= MIN_TILE:
+                raise MemoryLimitError(
+                    f"out of memory on {self.device} even with tiles of {max(height, width)} pixels; close other"
+                    " programs or use another --device"
+                ) from error
+            self._largest = max(MIN_TILE, max(height, width) // 2)
+            log.warning("out of memory on %s: going on with tiles of %d", self.device, self._largest)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            counter.done = before
+        else:
+            if not np.isfinite(result).all():
+                raise RestorationError(
+                    f"{self.name} gave values that are no numbers for the tile of {width}x{height} pixels at"
+                    f" ({place[1]}, {place[0]}); the weights may be damaged: try another model with -m"
                 )
+            return result
+        return self._restore_tile(crop, place, counter, share)
 
-    def restore_image(
-        self, image: Image, scale: float | None = None, progress: Progress | None = None
-    ) -> Image:
-        """Restore a picture with its transparency (which is resized bicubically) and its colour profile.
+    @torch.inference_mode()
+    def _apply(self, crop: Array) -> Array:
+        """The network's result for one tile; with `ensemble` the mean over the eight symmetries."""
+        channels = crop.shape[2]
+        image = torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1))).to(self.device)  # (c,h,w)
+        # (b,C,h,w): one channel at a time, or gray as three equal ones.
+        image = image[:, None] if self.config.in_chans == 1 else image.expand(3, -1, -1)[None]
+        total: torch.Tensor | None = None
+        for quarters, mirrored in TRANSFORMS if self.ensemble else TRANSFORMS[:1]:
+            seen = torch.rot90(image.flip(3) if mirrored else image, quarters, (2, 3))
+            out = torch.rot90(self.model(seen), -quarters, (2, 3))
+            out = out.flip(3) if mirrored else out
+            total = out if total is None else total + out
+        assert total is not None
+        if self.ensemble:
+            total = total / len(TRANSFORMS)
+        planes = total[:, 0] if self.config.in_chans == 1 else total[0]
+        planes = planes if len(planes) == channels else planes.mean(0, keepdim=True)
+        return planes.permute(1, 2, 0).cpu().numpy()
+
+    def restore_image(self, image: Image, progress: Progress | None = None) -> Image:
+        """Restore a picture and its transparency; all else that it holds is carried over.
+
+        What lies under transparent pixels takes no part: their colour is first replaced by that of their
+        visible neighbours, so that no fringe appears. Transparency is restored as a gray image, or with
+        `alpha="bicubic"` resized. Raises as `restore`.
+        """
+        if image.alpha is None:
+            return replace(image, pixels=self.restore(image.pixels, progress))
+        report = progress or (lambda share: None)
+        by_model = self.alpha == "model" and image.alpha.min() < image.alpha.max()
+        pixels = _fill_transparent(image.pixels, image.alpha)
+        pixels = self.restore(pixels, (lambda share: report(share / 2)) if by_model else progress)
+        if by_model:
+            alpha = self.restore(image.alpha, lambda share: report(0.5 + share / 2))
+        else:
+            alpha = _resized(image.alpha, *pixels.shape[:2])
+        return replace(image, pixels=pixels, alpha=alpha)
+
+
+class Upscaler:
+    """Enlarges pictures by any factor: with the networks that reach it, then antialiased bicubic downwards.
+
+    model is a name or a file, and repeated for factors above its own; None takes the bundled networks.
+    """
+
+    def __init__(self, model: str | Path | None, options: Options):
+        self.model, self.options = model, options
+        self.restorers: dict[str, Restorer] = {}
+
+    def chain(self, scale: float) -> list[Restorer]:
+        """The networks to run one after the other. Raises CallError where none reach the factor."""
+        if self.model is None:
+            return [self._load(model.name) for model in find_models("upscale", scale)]
+        restorer = self._load(str(self.model))
+        if restorer.scale == 1 and scale > 1:
+            raise CallError(f"{restorer.name} does not enlarge; choose another model with -m")
+        return [restorer] * max(1, math.ceil(math.log(scale, restorer.scale) - 1e-9) if scale > 1 else 1)
+
+    def _load(self, name: str) -> Restorer:
+        if name not in self.restorers:
+            self.restorers[name] = load_restorer(name, **asdict(self.options))
+        return self.restorers[name]
+
+    def restore_image(self, image: Image, scale: float | None = None, progress: Progress | None = None) -> Image:
+        """Enlarge a picture and all that belongs to it.
 
         Args:
             image: as read by `read_image`.
-            scale: of the result, at most the network's (the default); a smaller one is reached from the
-                network's result by antialiased bicubic.
-            progress: as in `restore`.
+            scale: of the result; None: the network's own, 4 where none was named.
+            progress: called with the share done, from 0 to 1.
 
-        Raises as `restore`; CallError where the network does not reach the scale.
+        Raises as `Restorer.restore_image`; CallError where no network reaches the factor.
         """
-        if scale is not None and scale > self.scale:
-            raise CallError(
-                f"{self.name} enlarges {self.scale} times, not {scale:g}; choose another model with -m"
-            )
-        height, width = (max(1, round(side * (scale or self.scale))) for side in image.pixels.shape[:2])
-        pixels = _resized(self.restore(image.pixels, progress), height, width)
-        alpha = None if image.alpha is None else _resized(image.alpha, height, width)
-        return Image(pixels, alpha, image.icc_profile)
+        if scale is None:
+            scale = self._load(str(self.model)).scale if self.model else 4
+        height, width = (max(1, round(side * scale)) for side in image.pixels.shape[:2])
+        chain, report = self.chain(scale), progress or (lambda share: None)
+        work = np.cumprod([1, *(r.scale**2 for r in chain[:-1])]) / 1.0  # pixels each one sees
+        shares = work / work.sum()
+        for restorer, share, before in zip(chain, shares, np.cumsum(shares) - shares, strict=True):
+            image = restorer.restore_image(image, lambda part: report(before + share * part))  # noqa: B023
+        pixels, alpha = _resized(image.pixels, height, width), image.alpha
+        return replace(image, pixels=pixels, alpha=None if alpha is None else _resized(alpha, height, width))
 
 
 def load_restorer(
@@ -203,25 +367,29 @@ def load_restorer(
     backend: str = "auto",
     tile: str | int = "auto",
     tile_overlap: int = TILE_OVERLAP,
+    memory_limit: int | None = None,
+    ensemble: bool = False,
+    alpha: str = "model",
 ) -> Restorer:
     """Load a model by its name or from a checkpoint file and make it ready on a device.
 
     Args:
         name_or_file: such as "tiny-x4", or a .safetensors, .pth or .pt file of any published MambaIR form.
-        device: auto, cpu, cuda, cuda:N or mps.
-        backend: of the scan; auto, numba or reference.
-        tile: auto (by the free memory), off (whole image) or the largest side of a tile in input pixels.
-        tile_overlap: pixels that neighbouring tiles share.
+        device: see `Options`.
+        backend: see `Options`.
+        tile: see `Options`.
+        tile_overlap: see `Options`.
+        memory_limit: see `Options`.
+        ensemble: see `Options`.
+        alpha: see `Options`.
 
     Raises:
         CallError: no such model, file, device or back end. CheckpointError: the file is damaged, unsafe or of
         another network. BackendError: the device or back end cannot run here.
     """
-    path = find_checkpoint(name_or_file)
-    model, _ = load_network(path)
-    return Restorer(
-        model, str(name_or_file), device=device, backend=backend, tile=tile, tile_overlap=tile_overlap
-    )
+    model, _ = load_network(find_checkpoint(name_or_file))
+    options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha)
+    return Restorer(model, str(name_or_file), options)
 
 
 def _parse_tile(tile: str | int, overlap: int) -> str | int:
@@ -245,25 +413,45 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _resized(pixels: Array, height: int, width: int) -> Array:
-    if pixels.shape[:2] == (height, width):
+    return pixels if pixels.shape[:2] == (height, width) else bicubic(pixels, height, width)
+
+
+def _fill_transparent(pixels: Array, alpha: Array) -> Array:
+    """Give what is fully transparent the colour of its visible neighbours, within 40 pixels of them."""
+    hidden = alpha == 0
+    if not hidden.any() or hidden.all():
         return pixels
-    resized = bicubic(pixels, height, width)
-    return resized.clip(0, 1) if resized.dtype == np.float32 else resized
+    weight: Array = alpha.astype(np.float32)
+    colour: Array = pixels.astype(np.float32) * (weight if pixels.ndim == 2 else weight[:, :, None])
+    filled = pixels.copy()
+    for radius in (1, 3, 9, 27):  # the nearest colour that there is
+        side = (2 * radius + 1, 2 * radius + 1)
+        weight, colour = cv2.blur(weight, side), cv2.blur(colour, side)
+        near = hidden & (weight > 1e-6 * FULL.get(alpha.dtype, 1))
+        share = weight[near] if pixels.ndim == 2 else weight[near][:, None]
+        filled[near] = colour[near] / share
+        hidden &= ~near
+    return filled
 
 
-class _count_blocks:
-    """Within it, reports the share of the network's blocks that have run, over all tiles."""
+class _Counter:
+    """Counts the share of the work that is done, block by block of the network, and reports it."""
 
-    def __init__(self, model: nn.Module, tiles: int, progress: Progress):
+    def __init__(self, model: nn.Module, report: Progress):
         self.scans = [m for m in model.modules() if isinstance(m, SS2D)]
-        self.total, self.done, self.progress = tiles * len(self.scans), 0, progress
+        self.done, self.step, self.report = 0.0, 0.0, report
+
+    def begin(self, share: float) -> float:
+        """Let the next run of the network count as this share; returns what is done before it."""
+        self.step = share / len(self.scans)
+        return self.done
 
     def __enter__(self) -> None:
         self.handles = [m.register_forward_hook(self._step) for m in self.scans]
 
     def _step(self, *_: object) -> None:
-        self.done += 1
-        self.progress(self.done / self.total)
+        self.done = min(1.0, self.done + self.step)
+        self.report(self.done)
 
     def __exit__(self, *_: object) -> None:
         for handle in self.handles:

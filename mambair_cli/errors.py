@@ -4,6 +4,7 @@
       ImageError             an image cannot be read or written
       CheckpointError        a weight file is missing, unsafe, damaged or of another network
       MemoryLimitError       the work does not fit into memory
+      RestorationError       a network gave values that are no numbers
       BackendError           a back end that was asked for by name cannot run here
       TrainingError          a training run cannot start or go on
     CallError                exit code 2: the call itself is wrong (unknown model, bad option, missing input)
@@ -28,6 +29,10 @@ class CheckpointError(MambairError):
 
 class MemoryLimitError(MambairError):
     """The work does not fit into memory."""
+
+
+class RestorationError(MambairError):
+    """A network gave values that are no numbers."""
 
 
 class BackendError(MambairError):

@@ -66,17 +66,21 @@ MODELS: tuple[Model, ...] = (
 )
 
 
-def find_model(task: str, scale: float) -> Model:
-    """The default model of a task that reaches at least `scale`: the smallest that does.
+def find_models(task: str, scale: float = 1) -> list[Model]:
+    """The default models of a task that together reach at least `scale`, in the order to run them.
 
-    Raises CallError where none reaches it.
+    The smallest one that reaches it; above the largest one's scale that one first, as often as needed.
+    Raises CallError where there is none, and for a scale outside 1 to 16.
     """
+    if not 1 <= scale <= 16:
+        raise CallError(f"the scale must lie between 1 and 16, not {scale:g}")
     candidates = sorted((m for m in MODELS if m.task == task), key=lambda m: m.scale)
-    for model in candidates:
-        if model.scale >= scale:
-            return model
-    known = ", ".join(f"{m.name} (x{m.scale})" for m in candidates) or "none"
-    raise CallError(f"no bundled model for {task} reaches x{scale:g}; there are {known}; give one with -m")
+    if not candidates or candidates[-1].scale < min(scale, 2):
+        raise CallError(f"no bundled model for {task} reaches x{scale:g}; give one with -m")
+    largest = candidates[-1]
+    if scale > largest.scale:
+        return [largest, *find_models(task, scale / largest.scale)]
+    return [next(m for m in candidates if m.scale >= scale)]
 
 
 def model_named(name: str) -> Model | None:

@@ -12,7 +12,7 @@ An operator that looks at most q pixels far therefore gives the same image in ti
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,11 +81,14 @@ def plan(height: int, width: int, tile: int, overlap: int, multiple: int = 1) ->
     return TilePlan(height, width, tile_height, tile_width, tops, lefts)
 
 
-def merge(plan: TilePlan, outputs: Iterable[NDArray[Any]], scale: int = 1) -> NDArray[np.float32]:
-    """Blend the results of all tiles into one image, holding one result at a time.
+def merge_rows(
+    plan: TilePlan, outputs: Iterable[NDArray[Any]], scale: int = 1
+) -> Generator[NDArray[np.float32], None, None]:
+    """Blend the results of all tiles, and hand out the image from top to bottom as rows of it are finished.
 
-    Pixels whose weight is zero are never read, so whatever stands there (even NaN) leaves no trace. With one
-    tile the result is that tile's, bit for bit.
+    Holds one row of tiles and one result at a time, however high the image is. Pixels whose weight is zero
+    are never read, so whatever stands there (even NaN) leaves no trace. With one tile the result is that
+    tile's, bit for bit.
 
     Args:
         plan: where the tiles lie.
@@ -93,24 +96,36 @@ def merge(plan: TilePlan, outputs: Iterable[NDArray[Any]], scale: int = 1) -> ND
             (scale * tile_width) x C, any value range; a generator is fine.
         scale: the results are this many times as large as the tiles.
 
-    Returns:
-        (scale * height) x (scale * width) x C.
+    Yields:
+        Strips of (scale * width) x C that together have scale * height rows.
 
     Raises:
         ValueError: a result has another shape, or there are more or fewer results than boxes.
     """
-    canvas = np.zeros((0, 0, 0), np.float32)  # until the first result tells the number of channels
-    for (top, left), (rows, columns), output in zip(plan.boxes, plan.weights(scale), outputs, strict=True):
-        if not canvas.size:
-            canvas = np.zeros((scale * plan.height, scale * plan.width, output.shape[-1]), np.float32)
-        expected = (rows.size, columns.size, canvas.shape[2])
+    boxes = zip(plan.boxes, plan.weights(scale), outputs, strict=True)
+    band = np.zeros((0, 0, 0), np.float32)  # the rows of the image from `start` on that are not finished
+    start = 0
+    for (top, left), (rows, columns), output in boxes:
+        if not band.size:
+            band = np.zeros((rows.size, scale * plan.width, output.shape[-1]), np.float32)
+        expected = (rows.size, columns.size, band.shape[2])
         if output.shape != expected:
             raise ValueError(f"the result of a tile has the shape {output.shape}, expected {expected}")
+        if top > start:
+            done = scale * (top - start)
+            yield band[:done]
+            band = np.concatenate([band[done:], np.zeros_like(band[:done])])
+            start = top
         y, x = _support(rows), _support(columns)
         weight = rows[y, None, None] * columns[None, x, None]
-        target = canvas[scale * top :, scale * left :][: rows.size, : columns.size]
+        target = band[:, scale * left :][:, : columns.size]
         target[y, x] += weight * output[y, x]
-    return canvas
+    yield band
+
+
+def merge(plan: TilePlan, outputs: Iterable[NDArray[Any]], scale: int = 1) -> NDArray[np.float32]:
+    """The image that the strips of `merge_rows` make up: (scale * height) x (scale * width) x C."""
+    return np.concatenate(list(merge_rows(plan, outputs, scale)))
 
 
 def _plan_axis(size: int, tile: int, overlap: int, multiple: int) -> tuple[int, tuple[int, ...]]:
