@@ -3,6 +3,8 @@
 import gc
 import importlib.machinery
 import importlib.util
+import itertools
+import json
 import os
 import statistics
 import subprocess
@@ -22,7 +24,7 @@ from . import runtime
 from .archs.mambair import MambaIR, MambaIRConfig
 from .archs.ss2d import SS2D, use_backend
 from .datasets import list_images, make_pair, read_rgb
-from .engine import load_restorer
+from .engine import Options, Restorer, load_restorer
 from .errors import CallError
 from .metrics import psnr, psnr_y, ssim_y
 from .ops import ss2d_scan
@@ -84,24 +86,75 @@ def quality(
 
 
 def seams(name_or_file: str, image: Path) -> list[Facts]:
-    """For several tile sizes and overlaps: how far the tiled result is from the untiled, in 8-bit steps."""
+    """For several tile sizes and overlaps: how far the tiled result is from the untiled, in 8-bit steps.
+
+    `border` is the largest difference between neighbouring rows or columns of that difference where one tile
+    leads over to the next, `inside` the same elsewhere: a seam would make the first larger.
+    """
     pixels = read_rgb(image).astype(np.float32) / 255
     whole = load_restorer(name_or_file, tile="off").restore(pixels) * 255
     rows = []
-    for tile, overlap in ((48, 0), (48, 8), (48, 16), (64, 16), (64, 32), (96, 32)):
+    for tile, overlap in ((64, 0), (64, 16), (64, 32), (128, 16), (128, 32), (256, 16), (256, 32), (256, 64)):
         restorer = load_restorer(name_or_file, tile=tile, tile_overlap=overlap)
-        tiled = restorer.restore(pixels) * 255
-        difference = np.abs(tiled - whole)
+        plan, scale = restorer.plan(*pixels.shape[:2]), restorer.scale
+        error = restorer.restore(pixels) * 255 - whole
+        steps = []
+        for axis, length, starts in ((0, plan.tile_height, plan.tops), (1, plan.tile_width, plan.lefts)):
+            step = np.abs(np.diff(error, axis=axis)).max(axis=(1 - axis, 2))
+            near = np.zeros(len(step), bool)
+            for before, start in itertools.pairwise(starts):
+                near[scale * start - 1 : scale * (before + length)] = True
+            steps.append((step[near], step[~near]))
         rows.append(
             {
                 "tile": tile,
                 "overlap": overlap,
-                "tiles": len(restorer.plan(*pixels.shape[:2]).boxes),
-                "max": float(difference.max()),
-                "mean": float(difference.mean()),
-                "psnr": psnr(tiled, whole),
+                "tiles": len(plan.boxes),
+                "max": float(np.abs(error).max()),
+                "mean": float(np.abs(error).mean()),
+                "psnr": psnr(error, np.zeros_like(error)),
+                "border": float(max((s[0].max(initial=0) for s in steps))),
+                "inside": float(max((s[1].max(initial=0) for s in steps))),
             }
         )
+    return rows
+
+
+_MEMORY = """
+import json, resource, sys, time
+import numpy as np
+from mambair_cli import engine, bench
+name, height, width, limit = sys.argv[1], *map(int, sys.argv[2:])
+restorer = bench.stand_in(limit) if name == "stand-in" else engine.load_restorer(name, memory_limit=limit or None)
+restorer.restore(np.zeros((64, 64, 3), np.uint8))
+image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+before = engine.used_memory(restorer.device)
+tiles = restorer.plan(height, width)
+start = time.perf_counter()
+rows = sum(map(len, restorer.restore_rows(image))) if limit else len(restorer.restore(image))
+seconds = time.perf_counter() - start
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"tiles": len(tiles.boxes), "predicted": restorer.peak_memory(tiles), "measured": peak - before,
+                  "process": peak, "seconds": seconds}))
+"""
+
+
+def stand_in(memory_limit: int) -> Restorer:
+    """A net of one small block with the engine around it, to fill the memory without computing for hours."""
+    torch.manual_seed(0)
+    model = MambaIR(MambaIRConfig(8, (1,), 1, 1.0, "light_c", "pixelshuffledirect", 2))
+    return Restorer(model, "stand-in", Options(memory_limit=memory_limit or None))
+
+
+def memory(name_or_file: str) -> list[Facts]:
+    """Predicted and measured peaks of memory, and how a limit is kept; each in a process of its own."""
+    runs = [(name_or_file, side, side, 0) for side in (128, 256, 512)]
+    limit = 1024 * 2**20
+    runs += [("stand-in", height, 4096, limit) for height in (256, 1024, 4096, 16384)]
+    rows = []
+    for name, height, width, limit in runs:
+        found = json.loads(_python(_MEMORY, name, *map(str, (height, width, limit))))
+        rows.append({"model": name, "megapixels": height * width / 2**20, "limit": limit, **found})
     return rows
 
 
