@@ -527,9 +527,7 @@ def test_bad_outputs_are_found_before_the_work(call, bad, monkeypatch):
     ids=["interrupt", "full disk"],
 )
 @pytest.mark.parametrize("place", ["read", "network", "encode", "write", "replace"])
-def test_an_output_is_there_whole_or_not_at_all(
-    call, folder, monkeypatch, existing, error, code, words, place
-):
+def test_an_output_is_there_whole_or_not_at_all(call, folder, monkeypatch, existing, error, code, words, place):
     if existing:
         Path("out.png").write_bytes(existing)
     before = contents(folder)
@@ -699,9 +697,7 @@ for line in sys.stdin.read().splitlines():
     lines += ["models list", "doctor --help"]
     start = program()
     start["args"][1:] = ["-c", code]
-    done = subprocess.run(
-        **start, input="\n".join(lines), capture_output=True, text=True, timeout=60, check=True
-    )
+    done = subprocess.run(**start, input="\n".join(lines), capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr.splitlines() == [f"{line} -> 0" for line in lines]
 
 
