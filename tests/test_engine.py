@@ -585,6 +585,6 @@ def test_freed_memory_is_kept_on_the_cpu(monkeypatch):
 
 def test_load_errors(tmp_path):
     (tmp_path / "bad.pth").write_bytes(b"bad")
-    fails(lambda: load("tiny-x3"), CallError, "tiny-x3")
+    fails(lambda: load("tiny-x9"), CallError, "tiny-x9")
     fails(lambda: load(tmp_path / "none.pth"), CallError, tmp_path / "none.pth")
     fails(lambda: load(tmp_path / "bad.pth"), CheckpointError, tmp_path / "bad.pth")

@@ -102,7 +102,7 @@ def test_files_are_found_by_their_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("tiny-x3", ["did you mean tiny-x"]),
+        ("tiny-x9", ["did you mean tiny-x"]),
         ("swinir", ["tiny-x2, tiny-x4", "file"]),
         ("missing.pth", ["is missing"]),
         ("tiny-x4.safetensors", ["is missing"]),
