@@ -187,9 +187,8 @@ class Restorer:
         """Restore H x W or H x W x 3 of uint8, uint16 or float32: the same type, s times as large.
 
         Networks of three channels see gray as three equal ones, averaged afterwards; networks of one channel
-        see colours one by one. Integers are the range [0,1] of the network; so are floats, which are squeezed
-        into it and stretched again where they run beyond it, and not clipped. `progress` is called with the
-        share done, from 0 to 1.
+        see colours one by one. Integers are the range [0,1] of the network; floats that run beyond it are
+        squeezed into it and stretched again. `progress` is called with the share done, from 0 to 1.
 
         Raises ValueError (another shape or type, not a number), MemoryLimitError, RestorationError.
         """
@@ -229,10 +228,9 @@ class Restorer:
         with counter, closing(outputs()) as results:
             for strip in tiling.merge_rows(tiles, results, self.scale):
                 strip = strip[:, :, 0] if image.ndim == 2 else strip
-                if image.dtype == np.float32:
-                    yield strip * np.float32(full) + np.float32(low)
-                else:
-                    yield (strip.clip(0, 1) * np.float32(full) + np.float32(0.5)).astype(image.dtype)
+                strip = strip.clip(0, 1) * np.float32(full)
+                exact = image.dtype == np.float32
+                yield strip + np.float32(low) if exact else (strip + np.float32(0.5)).astype(image.dtype)
 
     def _restore_tile(self, crop: Array, place: tuple[int, int], counter: "_Counter", share: float) -> Array:
         """(h,w,c) float32 -> (sh,sw,c); in smaller tiles where memory runs out, then and from then on."""
@@ -443,7 +441,7 @@ class _Counter:
 
     def begin(self, share: float) -> float:
         """Let the next run of the network count as this share; returns what is done before it."""
-        self.step = share / len(self.scans)
+        self.step = share / max(1, len(self.scans))
         return self.done
 
     def __enter__(self) -> None:

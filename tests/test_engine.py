@@ -15,7 +15,7 @@ from torch import nn
 from mambair_cli import engine
 from mambair_cli.archs.mambair import MambaIR, MambaIRConfig
 from mambair_cli.archs.ss2d import SS2D
-from mambair_cli.engine import MEMORY_SHARE, Restorer, load_restorer, resolve_device
+from mambair_cli.engine import MEMORY_SHARE, Options, Restorer, load_restorer, resolve_device
 from mambair_cli.errors import BackendError, CallError, CheckpointError, MemoryLimitError
 from mambair_cli.image_io import Image, read_image
 from mambair_cli.ops import scan_numba
@@ -35,7 +35,8 @@ def as_type(image, dtype):
 
 
 def restorer(model, *, device="cpu", backend="auto", tile="off", tile_overlap=8):
-    return Restorer(model, "small", device=device, backend=backend, tile=tile, tile_overlap=tile_overlap)
+    options = Options(device=device, backend=backend, tile=tile, tile_overlap=tile_overlap)
+    return Restorer(model, "small", options)
 
 
 def load(name="tiny-x2", **options):
