@@ -44,6 +44,8 @@ def resolve_device(name: str) -> torch.device:
         raise BackendError(f"the device {name!r} cannot be used: {reason}; try --device cpu")
     if index and int(index) >= torch.cuda.device_count():
         raise BackendError(f"there is no {name}: this machine has {torch.cuda.device_count()} CUDA device(s)")
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun: one GPU for each process
+        name = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     if kind == "mps" and not torch.backends.mps.is_available():
         raise BackendError("the device 'mps' cannot be used: it needs an Apple GPU; try --device cpu")
     return torch.device(name)

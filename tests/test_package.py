@@ -31,7 +31,7 @@ LAYERS = (
     {"archs", "datasets"},
     {"weights"},
     {"engine", "train"},
-    {"bench", "doctor"},
+    {"batch", "bench", "doctor"},
     {"cli"},
     {"__main__"},
 )
