@@ -133,6 +133,8 @@ def find_jobs(
         return jobs, Path(output)
     else:
         _whole_name(output, suffix, format)
+        if not Path(output).suffix:
+            raise CallError(f"{output}: unknown suffix ''; add one such as .png, or a slash if it is a folder")
         job = Job(sources[0], Path(output))
     _keep_inputs([job])
     assert job.target
@@ -185,24 +187,24 @@ def _folder_jobs(
 ) -> list[Job]:
     if output.exists() and not output.is_dir():
         raise CallError(f"{output}: is a file; name a folder for the results")
-    found: dict[Path, tuple[Path, Path]] = {}  # the absolute path: the path as given, the one in the output folder
+    found: dict[Path, tuple[Path, Path, bool]] = {}  # by the absolute path: as given, in the output folder, matches
     for source in sources:
         if not source.is_dir():
-            found.setdefault(source.parent.resolve() / source.name, (source, Path(source.name)))
+            found.setdefault(source.parent.resolve() / source.name, (source, Path(source.name), True))
             continue
         absolute = source.resolve()
         if absolute == output.resolve():
             raise CallError(f"{output}: is the folder of the inputs as well; name another for the results")
         top = Path() if len(sources) == 1 else Path(absolute.name)
-        for relative in _images_below(source, output.resolve(), globs):
-            found.setdefault(absolute / relative, (source / relative, top / relative))
-    if not found:
+        for relative, matches in _images_below(source, output.resolve(), globs):
+            found.setdefault(absolute / relative, (source / relative, top / relative, matches))
+    files = sorted(found.values(), key=lambda file: (natural_key(str(file[1])), str(file[0])))
+    names = _result_names([relative for _, relative, _ in files], suffix, format)  # the same with any globs
+    jobs = [Job(source, output / name) for (source, _, matches), name in zip(files, names, strict=True) if matches]
+    if not jobs:
         what = " that matches --glob" if globs else ""
         raise CallError(f"{', '.join(map(str, sources))}: there is no image{what}")
-
-    files = sorted(found.values(), key=lambda file: (natural_key(str(file[1])), str(file[0])))
-    names = _result_names([name for _, name in files], suffix, format)
-    return [Job(source, output / name) for (source, _), name in zip(files, names, strict=True)]
+    return jobs
 
 
 def _result_names(files: Sequence[Path], suffix: str, format: str | None) -> list[Path]:
@@ -220,19 +222,21 @@ def _result_names(files: Sequence[Path], suffix: str, format: str | None) -> lis
     return names
 
 
-def _images_below(folder: Path, output: Path, globs: Sequence[str]) -> Iterator[Path]:
-    """Paths below `folder` of its images, and of subfolders that cannot be listed: reading these tells why."""
+def _images_below(folder: Path, output: Path, globs: Sequence[str]) -> Iterator[tuple[Path, bool]]:
+    """Paths below `folder` of its images, and whether a glob matches them.
+
+    Also paths of subfolders that cannot be listed: trying to read these as images tells why.
+    """
     unreadable: list[Path] = []
-    for where, folders, files in os.walk(folder, onerror=lambda e: unreadable.append(Path(e.filename))):
+    for where, folders, files in os.walk(folder, onerror=lambda error: unreadable.append(Path(error.filename))):
         here = Path(where)
         folders[:] = [name for name in folders if name[0] != "." and (here / name).resolve() != output]
         for name in files:
             path = (here / name).relative_to(folder)
-            if name[0] == "." or path.suffix.lower() not in INPUT_SUFFIXES or not (here / name).is_file():
-                continue
-            if not globs or any(fnmatch.fnmatch(text, glob) for text in (name, path.as_posix()) for glob in globs):
-                yield path
-    yield from (path.relative_to(folder) for path in unreadable)
+            if name[0] != "." and path.suffix.lower() in INPUT_SUFFIXES and (here / name).is_file():
+                texts = name, path.as_posix()
+                yield path, not globs or any(fnmatch.fnmatch(text, glob) for text in texts for glob in globs)
+    yield from ((path.relative_to(folder), True) for path in unreadable)
 
 
 def _keep_inputs(jobs: Sequence[Job]) -> None:
