@@ -647,7 +647,7 @@ def kill_and_finish(generator):
     make(*(f"in/{name}" for name in names), size=48)
     manifest = Path("out", MANIFEST)
     process = start()
-    after = generator.randrange(len(names) + 1)  # so many lines
+    after = generator.randrange(len(names))  # so many lines
     while process.poll() is None and after and not (manifest.exists() and manifest.read_bytes().count(b"\n") >= after):
         time.sleep(0.001)
     time.sleep(generator.uniform(0, 0.02 if after else 2))
