@@ -41,7 +41,7 @@ INPUT_SUFFIXES = {
 """What counts as an image in a folder, in lower case; a file that is named itself may have any suffix."""
 
 WRITERS = 4  # threads that encode
-PIXELS_BEHIND = 64 * 2**20  # of results that wait for the writers; a larger one is computed when all are written
+PIXELS_BEHIND = 32 * 2**20  # of results that wait for the writers; a larger one is computed when all are written
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 logger = logging.getLogger(__name__)

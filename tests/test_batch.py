@@ -814,7 +814,8 @@ def test_notes_are_said(call):
     restorer = Doubler()
     restorer.restore_image = lambda image, *rest: Image(doubled(image.pixels), icc_profile=image.icc_profile)
     code, _, err = call("upscale", "a.png", "b.png", "-o", "out", "--format", "bmp", restorer=restorer)
-    assert (code, err) == (0, "mambair: out/a.bmp: BMP has no colour profiles: left out\n")
+    assert code == 0
+    assert re.fullmatch(r"mambair: out/a\.bmp: BMP has no [^\n]*colour profile[^\n]*\n", err)
 
 
 def test_an_interrupted_command_says_what_is_done(call):
