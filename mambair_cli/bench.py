@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 import types
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,8 @@ def quality(
         if restored.shape != pair.high.shape:
             restored = bicubic(restored, *pair.high.shape[:2])
         enlarged = bicubic(pair.low, *pair.high.shape[:2])
+        if min(pair.high.shape[:2]) < 2 * scale + 11:
+            raise CallError(f"{path} is too small: SSIM needs 11 pixels within a border of {scale}")
         rows.append(
             {
                 "image": pair.name,
@@ -316,6 +319,7 @@ def _swinir_light() -> nn.Module | None:
             stand_in.__spec__ = importlib.machinery.ModuleSpec(stand_in.__name__, None)
             sys.modules.setdefault(stand_in.__name__, stand_in)
     spandrel = importlib.import_module("spandrel.architectures.SwinIR")
+    warnings.filterwarnings("ignore", "torch.meshgrid")  # by its constructor
     return spandrel.SwinIR(
         upscale=2, img_size=64, window_size=8, img_range=1.0, depths=[6] * 4, embed_dim=60, num_heads=[6] * 4,
         mlp_ratio=2, upsampler="pixelshuffledirect", resi_connection="1conv",

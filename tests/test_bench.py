@@ -128,9 +128,7 @@ def test_a_seam_is_measured_in_steps_of_8_bits(monkeypatch, tmp_path):
             assert (height, width) == (8, 9)
             return type("Plan", (), {"boxes": [(0, 0)] * 7})
 
-    monkeypatch.setattr(
-        bench, "load_restorer", lambda name, tile, tile_overlap=0: Shifted(tile, tile_overlap)
-    )
+    monkeypatch.setattr(bench, "load_restorer", lambda name, tile, tile_overlap=0: Shifted(tile, tile_overlap))
     write_image(tmp_path / "photo.png", Image(read_rgb(DATA / "photo.png")[:8, :9]))
     for row in bench.seams("x", tmp_path / "photo.png"):
         assert row["tiles"] == 7
@@ -210,9 +208,7 @@ def test_the_floor_is_the_work_by_the_rates(untimed):
 @pytest.mark.parametrize("missing", ["spandrel", "einops"])
 def test_without_spandrel_its_row_says_how_to_get_it(untimed, monkeypatch, missing):
     find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == missing else find(name, *rest)
-    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == missing else find(name, *rest))
     assert bench._swinir_light() is None
     (row,) = (row for row in bench._net_rows(True) if "SwinIR" in row["what"])
     assert row["met"] is None

@@ -385,7 +385,7 @@ UPSCALE = [  # options after `upscale photo.png -o out.png`; exit code, words of
     ("-s two", 2, "--scale"),
     ("-s", 2, "-s"),
     ("-s 4 -m tiny-x2", 2, "tiny-x2", "enlarges 2 times, not 4", "-m"),
-    ("-m tiny-x3", 2, "'tiny-x3'", "did you mean tiny-x"),
+    ("-m tiny-x9", 2, "'tiny-x9'", "did you mean tiny-x"),
     ("-m nonsense", 2, "'nonsense'", "tiny-x2, tiny-x4"),
     ("-m missing.pth", 2, "missing.pth is missing"),
     ("-m folder.pth", 2, "folder.pth is a folder"),
@@ -458,7 +458,7 @@ OTHER = [  # arguments, separated by two spaces; exit code, words of the message
     ("bench  tiles", 2, "IMAGE", "mambair bench tiles --help"),
     ("bench  nonsense", 2, "'nonsense'", "mambair bench --help"),
     ("train  --data  empty  --out  run", 2, "--recipe", "mambair train --help"),
-    ("train  --recipe  tiny-x3  --data  empty  --out  run", 2, "'tiny-x3'", "tiny-x2", ".toml"),
+    ("train  --recipe  tiny-x9  --data  empty  --out  run", 2, "'tiny-x9'", "tiny-x2", ".toml"),
     ("train  --recipe  recipe.toml  --data  empty  --out  run", 2, "recipe.toml", "missing"),
     ("train  --recipe  tiny-x2  --data  missing  --out  run", 2, "missing is not a folder"),
     ("train  --recipe  tiny-x2  --data  empty  --out  run", 2, "empty holds no image"),
@@ -527,9 +527,7 @@ def test_bad_outputs_are_found_before_the_work(call, bad, monkeypatch):
     ids=["interrupt", "full disk"],
 )
 @pytest.mark.parametrize("place", ["read", "network", "encode", "write", "replace"])
-def test_an_output_is_there_whole_or_not_at_all(
-    call, folder, monkeypatch, existing, error, code, words, place
-):
+def test_an_output_is_there_whole_or_not_at_all(call, folder, monkeypatch, existing, error, code, words, place):
     if existing:
         Path("out.png").write_bytes(existing)
     before = contents(folder)
@@ -699,9 +697,7 @@ for line in sys.stdin.read().splitlines():
     lines += ["models list", "doctor --help"]
     start = program()
     start["args"][1:] = ["-c", code]
-    done = subprocess.run(
-        **start, input="\n".join(lines), capture_output=True, text=True, timeout=60, check=True
-    )
+    done = subprocess.run(**start, input="\n".join(lines), capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr.splitlines() == [f"{line} -> 0" for line in lines]
 
 

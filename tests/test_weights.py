@@ -102,7 +102,7 @@ def test_files_are_found_by_their_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("tiny-x3", ["did you mean tiny-x"]),
+        ("tiny-x9", ["did you mean tiny-x"]),
         ("swinir", ["tiny-x2, tiny-x4", "file"]),
         ("missing.pth", ["is missing"]),
         ("tiny-x4.safetensors", ["is missing"]),
@@ -290,6 +290,7 @@ BAD_TENSORS = {
     "infinite": (STATE | {"norm.weight": torch.full((12,), torch.inf)}, "finite"),
     "first of one axis": (STATE | {"conv_first.weight": torch.zeros(12)}, NO_FIT),
     "first of no axis": (STATE | {"conv_first.weight": torch.tensor(1.0)}, NO_FIT),
+    "no channels": (STATE | {"conv_first.weight": torch.zeros(12, 0, 3, 3)}, NO_FIT),
     "states of one axis": (STATE | {f"{BLOCK}.self_attention.A_logs": torch.zeros(60)}, NO_FIT),
     "block of no form": (STATE | {f"{BLOCK}.conv_blk.cab.0.weight": torch.zeros(5, 12)}, "(5, 12)"),
     "no block": ({k: v for k, v in STATE.items() if not k.endswith("skip_scale")}, NO_FIT),

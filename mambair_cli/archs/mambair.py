@@ -216,7 +216,9 @@ def detect(state: Mapping[str, Tensor]) -> MambaIRConfig | None:
     C, in_chans = first.shape[:2]
     positions = [key.split(".") for key in state if key.startswith("layers.") and key.endswith(".skip_scale")]
     groups = [int(p[1]) for p in positions]
-    depths = tuple(groups.count(i) for i in range(max(groups) + 1))
+    depths = tuple(groups.count(i) for i in range(len(set(groups))))
+    if 0 in depths:
+        raise ValueError("its groups of layers are not numbered from 0 on")
 
     forms: dict[tuple[int, ...], ConvBlock] = {
         (C // 3, C, 3, 3): "classic",

@@ -13,23 +13,35 @@ from .scan import resolve_backend
 EPS = 1e-5  # of layer norm, added to the variance
 
 
-@torch.library.custom_op("mambair::layer_norm_numba", mutates_args=())
-def _layer_norm_op(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None) -> Tensor:
+# Defined by schema, as the scan is.
+torch.library.define("mambair::layer_norm_numba", "(Tensor x, Tensor weight, Tensor bias, Tensor? gate) -> Tensor")
+torch.library.define("mambair::silu_numba_", "(Tensor(a!) x) -> ()")
+_layer_norm_op = torch.ops.mambair.layer_norm_numba.default
+_silu_op = torch.ops.mambair.silu_numba_.default
+
+
+@torch.library.impl("mambair::layer_norm_numba", "cpu")
+def _(x, weight, bias, gate):  # type: ignore[no-untyped-def]
     from . import pixelwise_numba
 
     return pixelwise_numba.layer_norm(x, weight, bias, gate, EPS)
 
 
-@_layer_norm_op.register_fake
+@torch.library.register_fake("mambair::layer_norm_numba")
 def _(x, weight, bias, gate):  # type: ignore[no-untyped-def]
     return torch.empty_like(x)
 
 
-@torch.library.custom_op("mambair::silu_numba_", mutates_args=("x",))
-def _silu_op(x: Tensor) -> None:
+@torch.library.impl("mambair::silu_numba_", "cpu")
+def _(x):  # type: ignore[no-untyped-def]
     from . import pixelwise_numba
 
     pixelwise_numba.silu_(x)
+
+
+@torch.library.register_fake("mambair::silu_numba_")
+def _(x):  # type: ignore[no-untyped-def]
+    return None
 
 
 def _takes_kernels(x: Tensor, backend: str) -> bool:

@@ -16,16 +16,25 @@ log = logging.getLogger(__name__)
 Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-@torch.library.custom_op("mambair::ss2d_scan_numba", mutates_args=())
-def _numba_op(
-    x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor, save: bool
-) -> tuple[Tensor, Tensor]:
+# Defined by schema: torch.library.custom_op imports torch.compile's machinery, 2 seconds, at the first call.
+_INPUTS = "Tensor x, Tensor x_dbl, Tensor dt_weight, Tensor dt_bias, Tensor A_log, Tensor D"
+torch.library.define("mambair::ss2d_scan_numba", f"({_INPUTS}, bool save) -> (Tensor, Tensor)")
+torch.library.define(
+    "mambair::ss2d_scan_numba_backward",
+    f"(Tensor gy, {_INPUTS}, Tensor states) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+_numba_op = torch.ops.mambair.ss2d_scan_numba.default
+_numba_backward_op = torch.ops.mambair.ss2d_scan_numba_backward.default
+
+
+@torch.library.impl("mambair::ss2d_scan_numba", "cpu")
+def _(*inputs_and_save):  # type: ignore[no-untyped-def]
     from . import scan_numba
 
-    return scan_numba.forward(x, x_dbl, dt_weight, dt_bias, A_log, D, save)
+    return scan_numba.forward(*inputs_and_save)
 
 
-@_numba_op.register_fake
+@torch.library.register_fake("mambair::ss2d_scan_numba")
 def _(x, x_dbl, dt_weight, dt_bias, A_log, D, save):  # type: ignore[no-untyped-def]
     from .scan_numba import state_count
 
@@ -33,16 +42,14 @@ def _(x, x_dbl, dt_weight, dt_bias, A_log, D, save):  # type: ignore[no-untyped-
     return torch.empty_like(x, memory_format=torch.contiguous_format), x.new_empty(states, dtype=torch.float32)
 
 
-@torch.library.custom_op("mambair::ss2d_scan_numba_backward", mutates_args=())
-def _numba_backward_op(
-    gy: Tensor, x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor, states: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+@torch.library.impl("mambair::ss2d_scan_numba_backward", "cpu")
+def _(*gy_inputs_and_states):  # type: ignore[no-untyped-def]
     from . import scan_numba
 
-    return scan_numba.backward(gy, x, x_dbl, dt_weight, dt_bias, A_log, D, states)  # type: ignore[return-value]
+    return scan_numba.backward(*gy_inputs_and_states)
 
 
-@_numba_backward_op.register_fake
+@torch.library.register_fake("mambair::ss2d_scan_numba_backward")
 def _(gy, *inputs_and_states):  # type: ignore[no-untyped-def]
     return tuple(torch.empty_like(v, memory_format=torch.contiguous_format) for v in inputs_and_states[:6])
 
@@ -56,7 +63,12 @@ def _numba_autograd(ctx, gy, _):  # type: ignore[no-untyped-def]
     return (*_numba_backward_op(gy, *ctx.saved_tensors), None)
 
 
-_numba_op.register_autograd(_numba_autograd, setup_context=_save_for_backward)
+def _no_second_derivative(ctx, *_):  # type: ignore[no-untyped-def]
+    raise RuntimeError("the numba scan has no autograd formula for second derivatives; use the reference back end")
+
+
+torch.library.register_autograd("mambair::ss2d_scan_numba_backward", _no_second_derivative)
+torch.library.register_autograd("mambair::ss2d_scan_numba", _numba_autograd, setup_context=_save_for_backward)
 
 
 def _scan_numba(

@@ -51,10 +51,9 @@ def ss2d_scan_sequential(
     u, dt, A, B, C = _parts(x, x_dbl, dt_weight, dt_bias, A_log)
     h = u.new_zeros(u.shape[0], K, u.shape[3], A.shape[2])  # (B,K,D,N)
     y = []
-    for t in range(u.shape[2]):
-        decay = torch.exp(dt[:, :, t, :, None] * A)
-        h = decay * h + (dt * u)[:, :, t, :, None] * B[:, :, t, None, :]
-        y.append((h * C[:, :, t, None, :]).sum(-1))
+    for dt_t, dtu_t, B_t, C_t in zip(*(v.unbind(2) for v in (dt, dt * u, B, C)), strict=True):
+        h = torch.exp(dt_t[..., None] * A) * h + dtu_t[..., None] * B_t[:, :, None]
+        y.append((h * C_t[:, :, None]).sum(-1))
     out = torch.stack(y, 2) + D.to(u.dtype).view(K, 1, -1) * u
     return _merge(out, *x.shape[1:3]).to(x.dtype)
 
