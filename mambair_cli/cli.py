@@ -111,6 +111,8 @@ def upscale(
 
     started = time.perf_counter()
     picture = read_image(image)
+    for note in picture.notes:
+        print(f"mambair: {note}", file=sys.stderr)
     if output is None:
         suffix = image.suffix if image.suffix.lower() in OUTPUT_SUFFIXES else ".png"
         output = image.with_name(f"{image.stem}_x{scale or 4}{suffix}") if not model else None
