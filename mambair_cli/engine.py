@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Generator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -178,7 +179,7 @@ class Restorer:
     def restore_image(
         self, image: Image, scale: float | None = None, progress: Progress | None = None
     ) -> Image:
-        """Restore a picture with its transparency (which is resized bicubically) and its colour profile.
+        """Restore a picture with its transparency (which is resized bicubically); its metadata stay as they are.
 
         Args:
             image: as read by `read_image`.
@@ -195,7 +196,7 @@ class Restorer:
         height, width = (max(1, round(side * (scale or self.scale))) for side in image.pixels.shape[:2])
         pixels = _resized(self.restore(image.pixels, progress), height, width)
         alpha = None if image.alpha is None else _resized(image.alpha, height, width)
-        return Image(pixels, alpha, image.icc_profile)
+        return replace(image, pixels=pixels, alpha=alpha)
 
 
 def load_restorer(
