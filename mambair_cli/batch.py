@@ -14,7 +14,6 @@ import logging
 import os
 import re
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter, deque
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import CallError, ImageError, MambairError
-from .image_io import OUTPUT_SUFFIXES, Image, check_writable, read_image, write_image
+from .image_io import OUTPUT_SUFFIXES, Image, check_writable, decode_image, encode_image, read_image, write_image
 
 if sys.platform != "win32":
     import fcntl
@@ -503,6 +502,7 @@ class Batch:
             image = _read_image(job.source)
             height, width = image.pixels.shape[:2]
             record.size_in = [width, height]
+            record.notes += image.notes
             if job.target:
                 if self.manifest:
                     job.target.parent.mkdir(parents=True, exist_ok=True)
@@ -519,36 +519,26 @@ class Batch:
 
     def _write(self, job: Job, record: Record, result: Image) -> None:
         with _timed(record):
-            record.notes = _write_image(job, result, {} if self.quality is None else {"quality": self.quality})
+            record.notes += _write_image(job, result, self.quality)
         record.status = "ok"
         if self.manifest:
             self.manifest.append(record)
 
 
 def _read_image(source: Path | None) -> Image:
-    if source:
-        return read_image(source)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "stdin")
-        file.write_bytes(sys.stdin.buffer.read())
-        try:
-            return read_image(file)
-        except MambairError as error:
-            raise type(error)(str(error).replace(str(file), "stdin")) from error
+    return read_image(source) if source else decode_image(sys.stdin.buffer.read(), "stdin")
 
 
-def _write_image(job: Job, image: Image, options: dict[str, Any]) -> list[str]:
+def _write_image(job: Job, image: Image, quality: int | None) -> list[str]:
     if job.target:
-        return write_image(job.target, image, **options)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, f"stdout{job.suffix}")
-        notes = [note.replace(str(file), "stdout") for note in write_image(file, image, **options)]
-        try:
-            sys.stdout.buffer.write(file.read_bytes())
-            sys.stdout.buffer.flush()
-        except OSError as error:
-            raise ImageError(f"stdout: cannot be written: {error.strerror}") from error
-        return notes
+        return write_image(job.target, image, quality=quality)
+    data, notes = encode_image(image, job.suffix.removeprefix("."), quality)
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise ImageError(f"stdout: cannot be written: {error.strerror}") from error
+    return [f"stdout: {note}" for note in notes]
 
 
 def _name(job: Job) -> str:

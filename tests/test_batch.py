@@ -522,7 +522,7 @@ def test_an_interrupt_ends_after_what_is_computed(monkeypatch, place):
         if image.pixels.tobytes() in (third, doubled(pixels_of(2)).tobytes()):
             raise KeyboardInterrupt
 
-    def slow_write(path, image, write=write_image):
+    def slow_write(path, image, quality, write=write_image):
         time.sleep(0.05)
         if place == "write":
             interrupt(image)
@@ -555,9 +555,9 @@ def stages(monkeypatch, read, write):
         read(int(path.stem))
         return read_image(path)
 
-    def writing(path, image):
+    def writing(path, image, quality):
         write(int(path.stem))
-        return write_image(path, image)
+        return write_image(path, image, quality=quality)
 
     monkeypatch.setattr(batch, "read_image", reading)
     monkeypatch.setattr(batch, "write_image", writing)
