@@ -116,8 +116,8 @@ def seams(name_or_file: str, image: Path) -> list[Facts]:
                 "max": float(np.abs(error).max()),
                 "mean": float(np.abs(error).mean()),
                 "psnr": psnr(error, np.zeros_like(error)),
-                "border": float(max((s[0].max(initial=0) for s in steps))),
-                "inside": float(max((s[1].max(initial=0) for s in steps))),
+                "border": float(max(s[0].max(initial=0) for s in steps)),
+                "inside": float(max(s[1].max(initial=0) for s in steps)),
             }
         )
     return rows

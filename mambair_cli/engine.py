@@ -21,7 +21,7 @@ from .errors import BackendError, CallError, MemoryLimitError, RestorationError
 from .image_io import Image
 from .ops import resolve_backend
 from .registry import find_models
-from .resize import bicubic
+from .resize import Size, bicubic
 from .weights import find_checkpoint, load_network
 
 log = logging.getLogger(__name__)
@@ -145,9 +145,9 @@ class Restorer:
         return int(4 * 1.25 * (6 * C + max(scan, 4 * C, tail[c.upsampler])))
 
     def peak_memory(self, tiles: tiling.TilePlan, itemsize: int = 1) -> int:
-        """Estimated bytes that restoring a colour image in these tiles takes, the finished image included.
+        """Estimated bytes that restoring a colour image in these tiles takes; of a GPU, those of its memory.
 
-        On a GPU its memory is meant, where the finished image does not lie.
+        The finished image counts with `itemsize` bytes a sample: 0 where it is handed out in strips.
         """
         network = self.bytes_per_pixel() * tiles.tile_height * tiles.tile_width
         if self.device.type != "cpu":
@@ -192,29 +192,24 @@ class Restorer:
 
         Raises ValueError (another shape or type, not a number), MemoryLimitError, RestorationError.
         """
+        low, full = _value_range(image)
         height, width = image.shape[:2]
+        tiles = self.plan(height, width, image.itemsize)
         result = np.empty((self.scale * height, self.scale * width, *image.shape[2:]), image.dtype)
         row = 0
-        for strip in self.restore_rows(image, progress):
+        for strip in self._strips(image, low, full, tiles, progress):
             result[row : row + len(strip)] = strip
             row += len(strip)
         return result
 
     def restore_rows(self, image: Array, progress: Progress | None = None) -> Generator[Array, None, None]:
         """As `restore`, in strips from top to bottom as they are finished: never the whole result at once."""
-        fits = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
-        if image.dtype not in (*FULL, np.float32) or not fits or not image.size:
-            raise ValueError(
-                f"expected H x W or H x W x 3 of uint8, uint16 or float32, got {image.dtype} {image.shape}"
-            )
-        low, full = 0.0, float(FULL.get(image.dtype, 1))
-        if image.dtype == np.float32:
-            low, high = min(0.0, float(image.min())), max(1.0, float(image.max()))
-            if not np.isfinite([low, high]).all():
-                raise ValueError("the image holds values that are no numbers")
-            full = high - low
-        height, width = image.shape[:2]
-        tiles = self.plan(height, width, image.itemsize)
+        low, full = _value_range(image)
+        return self._strips(image, low, full, self.plan(*image.shape[:2], 0), progress)
+
+    def _strips(
+        self, image: Array, low: float, full: float, tiles: tiling.TilePlan, progress: Progress | None
+    ) -> Generator[Array, None, None]:
         counter = _Counter(self.model, progress or (lambda share: None))
         passes = len(TRANSFORMS) if self.ensemble else 1
 
@@ -260,8 +255,6 @@ class Restorer:
                 ) from error
             self._largest = max(MIN_TILE, max(height, width) // 2)
             log.warning("out of memory on %s: going on with tiles of %d", self.device, self._largest)
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
             counter.done = before
         else:
             if not np.isfinite(result).all():
@@ -270,6 +263,8 @@ class Restorer:
                     f" ({place[1]}, {place[0]}); the weights may be damaged: try another model with -m"
                 )
             return result
+        if self.device.type == "cuda":  # only now, as the error held tensors
+            torch.cuda.empty_cache()
         return self._restore_tile(crop, place, counter, share)
 
     @torch.inference_mode()
@@ -313,49 +308,58 @@ class Restorer:
 
 
 class Upscaler:
-    """Enlarges pictures by any factor: with the networks that reach it, then antialiased bicubic downwards.
+    """Restores pictures to any size: with the networks that reach it, then antialiased bicubic downwards.
 
-    model is a name or a file, and repeated for factors above its own; None takes the bundled networks.
+    Attributes:
+        restorers: the networks loaded so far, by name. device, backend: where and by which scan they run.
     """
 
-    def __init__(self, model: str | Path | None, options: Options):
-        self.model, self.options = model, options
+    def __init__(self, model: str | Path | None, options: Options, task: str = "upscale"):
+        """Load `model`, a name or a file, which repeats for factors above its own; None: the task's bundled ones."""
+        self.model, self.options, self.task = model, options, task
+        self.device = resolve_device(options.device)
+        self.backend = resolve_backend(options.backend, self.device.type).name
         self.restorers: dict[str, Restorer] = {}
+        if model:
+            self._load(str(model))
 
     def chain(self, scale: float) -> list[Restorer]:
         """The networks to run one after the other. Raises CallError where none reach the factor."""
         if self.model is None:
-            return [self._load(model.name) for model in find_models("upscale", scale)]
+            return [self._load(row.name) for row in find_models(self.task, scale)]
         restorer = self._load(str(self.model))
         if restorer.scale == 1 and scale > 1:
             raise CallError(f"{restorer.name} does not enlarge; choose another model with -m")
-        return [restorer] * max(1, math.ceil(math.log(scale, restorer.scale) - 1e-9) if scale > 1 else 1)
+        return [restorer] * (max(1, math.ceil(round(math.log(scale, restorer.scale), 9))) if scale > 1 else 1)
 
     def _load(self, name: str) -> Restorer:
         if name not in self.restorers:
             self.restorers[name] = load_restorer(name, **asdict(self.options))
         return self.restorers[name]
 
-    def restore_image(self, image: Image, scale: float | None = None, progress: Progress | None = None) -> Image:
-        """Enlarge a picture and all that belongs to it.
+    def tiles(self, size: Size, height: int, width: int) -> int:
+        """How many tiles a picture of this height and width is cut into now, by all networks together."""
+        count = 0
+        for restorer in self.chain(size.factor(height, width)):
+            count += len(restorer.plan(height, width).boxes)
+            height, width = restorer.scale * height, restorer.scale * width
+        return count
 
-        Args:
-            image: as read by `read_image`.
-            scale: of the result; None: the network's own, 4 where none was named.
-            progress: called with the share done, from 0 to 1.
+    def restore_image(self, image: Image, size: Size, progress: Progress | None = None) -> Image:
+        """Restore a picture and all that belongs to it to a size.
 
-        Raises as `Restorer.restore_image`; CallError where no network reaches the factor.
+        `progress` is called with the share done, from 0 to 1.
+        Raises as `Restorer.restore_image`; CallError where no network reaches the size.
         """
-        if scale is None:
-            scale = self._load(str(self.model)).scale if self.model else 4
-        height, width = (max(1, round(side * scale)) for side in image.pixels.shape[:2])
-        chain, report = self.chain(scale), progress or (lambda share: None)
-        work = np.cumprod([1, *(r.scale**2 for r in chain[:-1])]) / 1.0  # pixels each one sees
-        shares = work / work.sum()
-        for restorer, share, before in zip(chain, shares, np.cumsum(shares) - shares, strict=True):
-            image = restorer.restore_image(image, lambda part: report(before + share * part))  # noqa: B023
-        pixels, alpha = _resized(image.pixels, height, width), image.alpha
-        return replace(image, pixels=pixels, alpha=None if alpha is None else _resized(alpha, height, width))
+        height, width = image.pixels.shape[:2]
+        chain, report = self.chain(size.factor(height, width)), progress or (lambda share: None)
+        height, width = size.of(height, width)
+        work = np.cumprod([1, *(restorer.scale**2 for restorer in chain[:-1])])  # pixels each one sees
+        for i, restorer in enumerate(chain):
+            before, share = work[:i].sum() / work.sum(), work[i] / work.sum()
+            image = restorer.restore_image(image, lambda part: report(round(before + share * part, 9)))  # noqa: B023
+        alpha = None if image.alpha is None else _resized(image.alpha, height, width)
+        return replace(image, pixels=_resized(image.pixels, height, width), alpha=alpha)
 
 
 def load_restorer(
@@ -390,6 +394,22 @@ def load_restorer(
     return Restorer(model, str(name_or_file), options)
 
 
+def _value_range(image: Array) -> tuple[float, float]:
+    """What becomes 0 for the network, and how far above it lies what becomes 1.
+
+    Raises ValueError for what is no image.
+    """
+    fits = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
+    if image.dtype not in (*FULL, np.float32) or not fits or not image.size:
+        raise ValueError(f"expected H x W or H x W x 3 of uint8, uint16 or float32, got {image.dtype} {image.shape}")
+    if image.dtype != np.float32:
+        return 0.0, float(FULL[image.dtype])
+    low, high = float(image.min()), float(image.max())
+    if not np.isfinite([low, high]).all():
+        raise ValueError("the image holds values that are no numbers")
+    return min(0.0, low), max(1.0, high) - min(0.0, low)
+
+
 def _parse_tile(tile: str | int, overlap: int) -> str | int:
     if overlap < 0:
         raise CallError(f"--tile-overlap cannot be negative, got {overlap}")
@@ -411,7 +431,11 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _resized(pixels: Array, height: int, width: int) -> Array:
-    return pixels if pixels.shape[:2] == (height, width) else bicubic(pixels, height, width)
+    """By antialiased bicubic, whose overshoot stays in the range of the pixels."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    resized = bicubic(pixels, height, width)
+    return resized.clip(min(0, pixels.min()), max(1, pixels.max())) if pixels.dtype == np.float32 else resized
 
 
 def _fill_transparent(pixels: Array, alpha: Array) -> Array:
@@ -448,8 +472,8 @@ class _Counter:
         self.handles = [m.register_forward_hook(self._step) for m in self.scans]
 
     def _step(self, *_: object) -> None:
-        self.done = min(1.0, self.done + self.step)
-        self.report(self.done)
+        self.done += self.step
+        self.report(min(1.0, round(self.done, 9)))  # or the last one would not be 1
 
     def __exit__(self, *_: object) -> None:
         for handle in self.handles:

@@ -4,13 +4,20 @@ from dataclasses import dataclass
 
 from .errors import CallError
 
+MAX_SCALE = 16  # times as large a side can become
+
 
 @dataclass(frozen=True)
 class Task:
-    """A kind of restoration; the command of the same name is built from it."""
+    """A kind of restoration, and the command of the same name.
+
+    scale is the default one. suffix tells a result from the input beside it; {scale} in it stands for the scale.
+    """
 
     name: str
     summary: str
+    scale: int
+    suffix: str
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,9 @@ class Model:
     source: str
 
 
-TASKS = {"upscale": Task("upscale", "Enlarge a photograph and restore its detail.")}
+TASKS = {
+    "upscale": Task("upscale", "Enlarge photographs and restore their detail.", scale=4, suffix="_x{scale:g}"),
+}
 
 MODELS: tuple[Model, ...] = (
     Model(
@@ -70,10 +79,10 @@ def find_models(task: str, scale: float = 1) -> list[Model]:
     """The default models of a task that together reach at least `scale`, in the order to run them.
 
     The smallest one that reaches it; above the largest one's scale that one first, as often as needed.
-    Raises CallError where there is none, and for a scale outside 1 to 16.
+    Raises CallError where there is none, and for a scale outside 1 to MAX_SCALE.
     """
-    if not 1 <= scale <= 16:
-        raise CallError(f"the scale must lie between 1 and 16, not {scale:g}")
+    if not 1 <= scale <= MAX_SCALE:
+        raise CallError(f"the scale must lie between 1 and {MAX_SCALE}, not {scale:g}")
     candidates = sorted((m for m in MODELS if m.task == task), key=lambda m: m.scale)
     if not candidates or candidates[-1].scale < min(scale, 2):
         raise CallError(f"no bundled model for {task} reaches x{scale:g}; give one with -m")
