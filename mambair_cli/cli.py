@@ -155,7 +155,7 @@ def _command(task: Task) -> Callable[..., None]:
             typer.Option(parser=_parse_bytes, metavar="SIZE", help="What may be taken of memory, such as 4GB."),
         ] = None,
         ensemble: Annotated[
-            bool, typer.Option("--ensemble", help="Average over eight flips and turns: a little better, 8 times slower.")
+            bool, typer.Option("--ensemble", help="Average over eight flips and turns: better, 8 times slower.")
         ] = False,
         alpha: Annotated[str, typer.Option(help="How transparency is enlarged: model or bicubic.")] = "model",
         device: Device = "auto",

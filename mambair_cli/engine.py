@@ -53,6 +53,8 @@ def resolve_device(name: str) -> torch.device:
         raise BackendError(f"the device {name!r} cannot be used: {reason}; try --device cpu")
     if index and int(index) >= torch.cuda.device_count():
         raise BackendError(f"there is no {name}: this machine has {torch.cuda.device_count()} CUDA device(s)")
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun: one GPU for each process
+        name = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     if kind == "mps" and not torch.backends.mps.is_available():
         raise BackendError("the device 'mps' cannot be used: it needs an Apple GPU; try --device cpu")
     return torch.device(name)
@@ -165,12 +167,16 @@ class Restorer:
         if isinstance(self.tile, int):
             return tiling.plan(height, width, self.tile, self.tile_overlap)
         budget = self._budget()
-        side = max(height, width)
-        while side >= MIN_TILE or side == max(height, width):
-            tiles = tiling.plan(height, width, max(side, self.tile_overlap + MIN_TILE), self.tile_overlap)
-            if self.peak_memory(tiles, itemsize) <= budget:
-                return tiles
-            side = int(side * 0.8)
+        least = self.tile_overlap + MIN_TILE
+        plans = []
+        for rows in _sides(height, least):
+            for columns in _sides(width, least):
+                tiles = tiling.plan(height, width, (max(rows, least), max(columns, least)), self.tile_overlap)
+                if self.peak_memory(tiles, itemsize) <= budget:
+                    plans.append(tiles)
+                    break
+        if plans:  # the one that computes the fewest pixels twice
+            return min(plans, key=lambda tiles: len(tiles.boxes) * tiles.tile_height * tiles.tile_width)
         raise MemoryLimitError(
             f"an image of {width}x{height} does not fit into {budget / 2**30:.2f} GiB of memory;"
             " close other programs, raise --memory-limit or give --tile 64"
@@ -197,15 +203,17 @@ class Restorer:
         tiles = self.plan(height, width, image.itemsize)
         result = np.empty((self.scale * height, self.scale * width, *image.shape[2:]), image.dtype)
         row = 0
-        for strip in self._strips(image, low, full, tiles, progress):
-            result[row : row + len(strip)] = strip
-            row += len(strip)
+        with closing(self._strips(image, low, full, tiles, progress)) as strips:
+            for strip in strips:
+                result[row : row + len(strip)] = strip
+                row += len(strip)
         return result
 
     def restore_rows(self, image: Array, progress: Progress | None = None) -> Generator[Array, None, None]:
         """As `restore`, in strips from top to bottom as they are finished: never the whole result at once."""
         low, full = _value_range(image)
-        return self._strips(image, low, full, self.plan(*image.shape[:2], 0), progress)
+        height, width = image.shape[:2]
+        return self._strips(image, low, full, self.plan(height, width, 0), progress)
 
     def _strips(
         self, image: Array, low: float, full: float, tiles: tiling.TilePlan, progress: Progress | None
@@ -422,6 +430,14 @@ def _parse_tile(tile: str | int, overlap: int) -> str | int:
             f"a tile of {tile} pixels must be larger than the overlap of {overlap} (--tile-overlap)"
         )
     return int(tile)
+
+
+def _sides(length: int, least: int) -> list[int]:
+    """Of tiles to be tried, from the whole length down to the least."""
+    sides = [length]
+    while sides[-1] > least:
+        sides.append(max(least, int(0.8 * sides[-1])))
+    return sides
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -57,13 +57,13 @@ class TilePlan:
         return [(row, column) for row in rows for column in columns]
 
 
-def plan(height: int, width: int, tile: int, overlap: int, multiple: int = 1) -> TilePlan:
+def plan(height: int, width: int, tile: int | tuple[int, int], overlap: int, multiple: int = 1) -> TilePlan:
     """Cover an image with the fewest tiles, then make these as small as the overlap allows.
 
     Args:
         height: rows of the image.
         width: columns of the image.
-        tile: the largest side of a tile. A side of the image that is no longer gets one tile of its length.
+        tile: the largest side of a tile, or its largest height and width. A side of the image that is no longer gets one tile of its length.
         overlap: the least number of pixels that neighbours share; 0 cuts hard.
         multiple: starts and sides of tiles are multiples of it, and so must be a side that is to be cut.
 
@@ -73,11 +73,14 @@ def plan(height: int, width: int, tile: int, overlap: int, multiple: int = 1) ->
     """
     if overlap < 0:
         raise CallError(f"the overlap of tiles cannot be negative, got {overlap}")
-    if tile // multiple <= -(-overlap // multiple):
+    rows, columns = tile if isinstance(tile, tuple) else (tile, tile)
+    if min(rows, columns) // multiple <= -(-overlap // multiple):
         steps = f" in steps of {multiple}" if multiple > 1 else ""
-        raise CallError(f"a tile of {tile} pixels must be larger than the overlap of {overlap} pixels{steps}")
-    tile_height, tops = _plan_axis(height, tile, overlap, multiple)
-    tile_width, lefts = _plan_axis(width, tile, overlap, multiple)
+        raise CallError(
+            f"a tile of {min(rows, columns)} pixels must be larger than the overlap of {overlap} pixels{steps}"
+        )
+    tile_height, tops = _plan_axis(height, rows, overlap, multiple)
+    tile_width, lefts = _plan_axis(width, columns, overlap, multiple)
     return TilePlan(height, width, tile_height, tile_width, tops, lefts)
 
 

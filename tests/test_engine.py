@@ -15,11 +15,12 @@ from torch import nn
 from mambair_cli import engine
 from mambair_cli.archs.mambair import MambaIR, MambaIRConfig
 from mambair_cli.archs.ss2d import SS2D
-from mambair_cli.engine import MEMORY_SHARE, Options, Restorer, load_restorer, resolve_device
-from mambair_cli.errors import BackendError, CallError, CheckpointError, MemoryLimitError
+from mambair_cli.engine import MEMORY_ERROR, MEMORY_SHARE, Options, Restorer, Upscaler, load_restorer, resolve_device
+from mambair_cli.errors import BackendError, CallError, CheckpointError, MemoryLimitError, RestorationError
 from mambair_cli.image_io import Image, read_image
+from mambair_cli.metrics import psnr
 from mambair_cli.ops import scan_numba
-from mambair_cli.resize import bicubic
+from mambair_cli.resize import Size, bicubic
 from mambair_cli.weights import bundled_folder, save_network
 
 PHOTO = read_image(Path(__file__).parent / "data" / "osprey.png").pixels  # 128 x 96
@@ -34,9 +35,8 @@ def as_type(image, dtype):
     return image.astype(dtype) * (257 if dtype == "uint16" else 1)
 
 
-def restorer(model, *, device="cpu", backend="auto", tile="off", tile_overlap=8):
-    options = Options(device=device, backend=backend, tile=tile, tile_overlap=tile_overlap)
-    return Restorer(model, "small", options)
+def restorer(model, *, tile="off", tile_overlap=8, **options):
+    return Restorer(model, "small", Options(**{"device": "cpu"} | options, tile=tile, tile_overlap=tile_overlap))
 
 
 def load(name="tiny-x2", **options):
@@ -131,11 +131,49 @@ def test_arrays_that_are_no_image(tiny, image):
     fails(lambda: tiny.restore(image), ValueError, "uint16 or float32", image.dtype, image.shape)
 
 
-def test_samples_beyond_black_and_white(tiny):
-    result = tiny.restore(as_type(SCENE, "float32") * 4 - 1.5)
-    assert result.min() == 0
-    assert result.max() == 1
-    assert np.isfinite(result).all()
+def test_floats_beyond_black_and_white_are_squeezed_and_stretched(tiny):
+    image = as_type(SCENE, "float32") * 4 - 1.5
+    low, high = image.min(), image.max()
+    expected = low + (high - low) * tiny.restore((image - low) / (high - low))
+    result = tiny.restore(image)
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
+    assert result.max() > 1.5
+    dim = as_type(SCENE, "float32") / 8  # what lies within stays as it is
+    np.testing.assert_allclose(tiny.restore(dim), by_hand(tiny.model, dim), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_no_numbers(tiny, value):
+    image = as_type(SCENE, "float32")
+    image[3, 4, 1] = value
+    fails(lambda: tiny.restore(image), ValueError, "no numbers")
+    fails(lambda: tiny.restore_rows(image), ValueError, "no numbers")
+
+
+def test_rows_are_those_of_the_whole_result():
+    r = restorer(network("light_c"), tile=24)
+    rows = list(r.restore_rows(PHOTO))
+    assert len(rows) == len(r.plan(*PHOTO.shape[:2]).tops) > 3
+    np.testing.assert_array_equal(np.concatenate(rows), r.restore(PHOTO))
+
+
+@pytest.mark.parametrize("form", ["light_c", "jpeg"])
+@pytest.mark.parametrize("gray", [False, True], ids=["rgb", "gray"])
+def test_the_ensemble_is_the_mean_over_the_symmetries(form, gray):
+    image = as_type(SCENE[..., 1] if gray else SCENE, "float32")
+    model = network(form)
+    outputs = []
+    for turned in (image, image.swapaxes(0, 1)):
+        for rows in (1, -1):
+            for columns in (1, -1):
+                seen = np.ascontiguousarray(turned[::rows, ::columns])
+                out = by_hand(model, seen)[::rows, ::columns]
+                assert 0 < out.min()  # else the mean of what is clipped would be another
+                assert out.max() < 1
+                outputs.append(out if turned is image else out.swapaxes(0, 1))
+    result = restorer(model, ensemble=True).restore(image)
+    np.testing.assert_allclose(result, np.mean(outputs, axis=0), rtol=0, atol=1e-5)
+    assert np.abs(result - outputs[0]).max() > 1e-3
 
 
 def test_any_memory_layout(tiny):
@@ -242,16 +280,30 @@ def test_an_image_that_fits_stays_whole(monkeypatch):
 
 
 @pytest.mark.parametrize("size", [(3000, 4000), (500, 20_000), (20_000, 500)], ids=str)
-@pytest.mark.parametrize("mebibytes", [5600, 6000, 10_000])
+@pytest.mark.parametrize("mebibytes", [1200, 2000, 4000])
 def test_a_large_image_gets_tiles_that_fit(monkeypatch, size, mebibytes):
     r = with_memory(monkeypatch, mebibytes)
     plan = r.plan(*size)
     assert len(plan.boxes) > 1
-    budget = MEMORY_SHARE * mebibytes * 2**20 - 16 * 16 * size[0] * size[1]
-    taken = plan.tile_height * plan.tile_width * r.bytes_per_pixel()
-    assert taken <= budget
-    side = (budget / r.bytes_per_pixel()) ** 0.5
-    assert max(plan.tile_height, plan.tile_width) > side / 2  # none is needlessly small
+    assert r.peak_memory(plan) <= MEMORY_SHARE * mebibytes * 2**20
+    computed = len(plan.boxes) * plan.tile_height * plan.tile_width
+    assert computed < 1.5 * size[0] * size[1]  # none is needlessly small
+    streamed = r.plan(*size, 0)  # what needs not hold the result has room for larger ones
+    assert len(streamed.boxes) <= len(plan.boxes)
+
+
+@pytest.mark.parametrize("limit", [400, 700])
+def test_a_memory_limit(monkeypatch, limit):
+    monkeypatch.setattr(engine, "free_memory", lambda device: 2**40)
+    monkeypatch.setattr(engine, "used_memory", lambda device: 200 * 2**20)
+    plans = [restorer(network("light_c"), tile="auto", memory_limit=n).plan(1000, 800) for n in (limit * 2**20, None)]
+    budget = (limit - 200) * 2**20 / MEMORY_ERROR
+    peaks = [restorer(network("light_c")).peak_memory(plan) for plan in plans]
+    assert 0.3 * budget < peaks[0] <= budget < peaks[1]
+    assert len(plans[1].boxes) == 1
+    monkeypatch.setattr(engine, "free_memory", lambda device: 0)
+    r = restorer(network("light_c"), tile="auto", memory_limit=limit * 2**20)
+    fails(lambda: r.plan(1000, 800), MemoryLimitError, "--memory-limit")
 
 
 @pytest.mark.parametrize("mebibytes", [0, 1, 10])
@@ -269,7 +321,7 @@ def test_no_tile_is_larger_than_memory_for_the_sake_of_the_overlap(monkeypatch, 
             plan = r.plan(*PHOTO.shape[:2])
         except MemoryLimitError:
             continue
-        assert plan.tile_height * plan.tile_width * r.bytes_per_pixel() <= MEMORY_SHARE * kibibytes * 1024
+        assert r.peak_memory(plan) <= MEMORY_SHARE * kibibytes * 1024
     assert plan.boxes == [(0, 0)]
 
 
@@ -383,20 +435,89 @@ def raising(error):
     return act
 
 
-@pytest.mark.parametrize(
-    "act",
-    [
-        lambda: torch.empty(1 << 50),
-        lambda: np.empty(1 << 60, np.uint8),
-        raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")),
-        raising(RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)")),
-    ],
-    ids=["torch", "numpy", "cuda", "mps"],
-)
-@pytest.mark.parametrize(("tile", "smaller"), [("off", 150), (200, 77), (100, 64)])
-def test_running_out_of_memory(act, tile, smaller):
-    r, image = restorer(Failing(act), tile=tile), np.zeros((300, 40), np.uint8)
-    fails(lambda: r.restore(image), MemoryLimitError, "cpu", f"--tile {smaller}")
+class Starving(Local):
+    """A network for which some inputs are too large; keeps the shapes of all, and the corners of the others."""
+
+    def __init__(self, limit, act=lambda: torch.empty(1 << 50)):
+        super().__init__()
+        self.limit, self.act, self.shapes, self.corners = limit, act, [], []
+
+    def forward(self, image):
+        self.shapes.append(tuple(image.shape[2:]))
+        if max(image.shape[2:]) > self.limit(len(self.shapes)):
+            self.act()
+        self.corners.append(image[0, :, 0, 0].tolist())
+        return super().forward(image)
+
+
+OUT_OF_MEMORY = {
+    "torch": lambda: torch.empty(1 << 50),
+    "numpy": lambda: np.empty(1 << 60, np.uint8),
+    "cuda": raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")),
+    "mps": raising(RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)")),
+}
+
+
+@pytest.mark.parametrize("act", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)
+def test_running_out_of_memory_goes_on_in_smaller_tiles(monkeypatch, caplog, act):
+    monkeypatch.setattr(engine, "MIN_TILE", 16)
+    image, model = as_type(PHOTO, "float32"), Starving(lambda count: 40, act)
+    r = restorer(model)
+    np.testing.assert_allclose(r.restore(image), restorer(Local()).restore(image), rtol=0, atol=1e-6)
+    assert [max(shape) for shape in model.shapes[:3]] == [128, 64, 32] or model.shapes[1] <= (64, 64)
+    assert sum(max(shape) > 40 for shape in model.shapes) == len(caplog.records) == 2
+    assert "going on with tiles of 32" in caplog.text
+    model.shapes.clear()
+    r.restore(image)  # it remembers
+    assert max(map(max, model.shapes)) <= 40
+    assert len(caplog.records) == 2
+
+
+def test_finished_tiles_are_kept_when_memory_runs_out(monkeypatch):
+    monkeypatch.setattr(engine, "MIN_TILE", 16)
+    image = np.random.default_rng(0).random((128, 96, 3), np.float32)
+    model = Starving(lambda count: 48 if count <= 4 else 24)
+    result = restorer(model, tile=48).restore(image)
+    np.testing.assert_allclose(result, restorer(Local()).restore(image), rtol=0, atol=1e-6)
+    assert min(min(shape) for shape in model.shapes[:5]) > 24 >= max(max(shape) for shape in model.shapes[5:])
+    finished, later = model.corners[:4], model.corners[4:]
+    assert not [corner for corner in finished if corner in later]
+
+
+def test_a_network_in_tiles_forced_by_memory_gives_nearly_the_same(monkeypatch, tiny):
+    r, forward = load(tile="off"), type(tiny.model).forward
+    image = as_type(PHOTO, "float32")
+
+    def starving(self, x):
+        return torch.empty(1 << 50) if max(x.shape[2:]) > 64 else forward(self, x)
+
+    monkeypatch.setattr(type(r.model), "forward", starving)
+    result = r.restore(image)
+    monkeypatch.undo()
+    difference = result - tiny.restore(image)
+    assert psnr(255 * difference, np.zeros_like(difference)) > 45
+    assert difference.any()
+
+
+@pytest.mark.parametrize("act", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)
+@pytest.mark.parametrize(("tile", "sides"), [("off", [300, 150, 75, 64]), (200, [154, 77, 64]), (50, [50])])
+def test_not_even_small_tiles_fit(act, tile, sides):
+    model = Starving(lambda count: 0, act)
+    r = restorer(model, tile=tile)
+    fails(lambda: r.restore(np.zeros((300, 40), np.uint8)), MemoryLimitError, "cpu", "--device")
+    assert len(model.shapes) == len(sides)
+    assert all(side - 5 <= shape[0] <= side for shape, side in zip(model.shapes, sides, strict=True))
+
+
+def test_results_that_are_no_numbers():
+    class Broken(Local):
+        def forward(self, image):
+            return super().forward(image) * (float("nan") if image.max() == 1 else 1)
+
+    image = np.zeros((64, 100), np.uint8)
+    image[60, 95] = 255
+    words = "small", "(60, 24)", "40x40"
+    fails(lambda: restorer(Broken(), tile=40).restore(image), RestorationError, *words)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("sizes do not match"), KeyboardInterrupt(), ValueError("no")])
@@ -433,7 +554,7 @@ def test_an_interrupted_restoration_leaves_no_hooks(monkeypatch):
     assert len(shares) == 5
     assert not any(module._forward_hooks for module in r.model.modules())
     with monkeypatch.context() as patch:
-        patch.setattr(engine.tiling, "merge", lambda plan, outputs, scale: (next(outputs), 1 / 0))
+        patch.setattr(engine.tiling, "merge_rows", lambda plan, outputs, scale: (next(outputs), 1 / 0))
         with pytest.raises(ZeroDivisionError) as kept:
             r.restore(SCENE)
     assert kept.value  # and with it the frames, in which the generator of the tiles still waits
@@ -531,35 +652,122 @@ def test_unknown_back_end():
 
 
 @pytest.mark.parametrize("dtype", WHITE)
-@pytest.mark.parametrize(("scale", "size"), [(None, (96, 128)), (4, (96, 128)), (3, (72, 96)), (2, (48, 64))])
-def test_a_picture_keeps_its_alpha_and_profile(scale, size, dtype):
+def test_a_picture_keeps_all_that_belongs_to_it(dtype):
     r = restorer(network("light_c"))
     pixels, alpha = as_type(SCENE, dtype), as_type(SCENE[..., 2], dtype)
-    result = r.restore_image(Image(pixels, alpha, b"profile"), scale)
-    assert result.pixels.shape == (*size, 3)
-    assert result.pixels.dtype == result.alpha.dtype == dtype
-    assert result.icc_profile == b"profile"
-    white = WHITE[dtype]
-    np.testing.assert_array_equal(result.alpha, bicubic(alpha, *size).clip(0, white))
-    np.testing.assert_array_equal(result.pixels, bicubic(r.restore(pixels), *size).clip(0, white))
+    assert alpha.min() > 0
+    picture = Image(pixels, alpha, b"profile", b"exif", b"xmp", (300, 300), {"Author": "me"}, ("note",))
+    result = r.restore_image(picture)
+    np.testing.assert_array_equal(result.pixels, r.restore(pixels))
+    np.testing.assert_array_equal(result.alpha, r.restore(alpha))
+    assert replace(result, pixels=pixels, alpha=alpha).__dict__ == picture.__dict__
+    result = restorer(network("light_c"), alpha="bicubic").restore_image(picture)
+    np.testing.assert_array_equal(result.alpha, bicubic(alpha, 96, 128).clip(0, WHITE[dtype]))
 
 
-def test_a_gray_picture_without_alpha(tiny):
-    result = tiny.restore_image(Image(SCENE[..., 0]), 1.3)
-    assert result.pixels.shape == (31, 42)
-    assert result.alpha is None
-    assert result.icc_profile is None
-    assert tiny.restore_image(Image(SCENE[:1, :1]), 0.3).pixels.shape == (1, 1, 3)
+@pytest.mark.parametrize("alpha", ["model", "bicubic"])
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_even_transparency_stays_as_it_is(tiny, alpha, value):
+    result = load(tile="off", alpha=alpha).restore_image(Image(SCENE, np.full(SCENE.shape[:2], value, np.uint8)))
+    assert (result.alpha == value).all()
+    np.testing.assert_array_equal(result.pixels, tiny.restore(SCENE))
+
+
+@pytest.mark.parametrize("alpha", ["model", "bicubic"])
+@pytest.mark.parametrize("gray", [False, True], ids=["rgb", "gray"])
+def test_transparent_black_leaves_no_dark_fringe(alpha, gray):
+    opaque = np.zeros((40, 40), np.uint8)
+    opaque[12:28, 12:28] = 255
+    colour = np.uint8(230) if gray else np.array([240, 200, 160], np.uint8)
+    pixels = (opaque[..., None] // 255 * colour).reshape(40, 40, -1).squeeze()
+    result = load(tile="off", alpha=alpha).restore_image(Image(pixels, opaque))
+    seen = result.alpha > 0
+    assert 30**2 < seen.sum() < 40**2
+    assert np.abs(result.pixels[seen].astype(int) - colour).max() <= 6
+
+
+def test_colour_under_transparency_comes_from_the_nearest():
+    alpha = np.zeros((60, 60), np.uint8)
+    alpha[:, :4], alpha[:, -4:] = 255, 255
+    pixels = np.zeros((60, 60), np.uint8)
+    pixels[:, :4], pixels[:, -4:] = 200, 100
+    pixels[:, 4:-4] = np.random.default_rng(0).integers(0, 256, (60, 52))
+    filled = engine._fill_transparent(pixels, alpha)
+    np.testing.assert_array_equal(filled[:, [0, 3, -4, -1]], pixels[:, [0, 3, -4, -1]])
+    assert (filled[:, 4:12] == 200).all()
+    assert (filled[:, -12:-4] == 100).all()
+    assert filled.min() >= 100
+    assert filled.max() <= 200
+
+
+def test_unknown_way_with_alpha():
+    fails(lambda: load(alpha="sharp"), CallError, "'sharp'", "--alpha", "bicubic")
 
 
 def test_a_picture_reports_progress():
-    shares = []
-    restorer(network("light_c")).restore_image(Image(SCENE), 2, shares.append)
+    for picture in (Image(SCENE), Image(SCENE, SCENE[..., 0])):
+        shares = []
+        restorer(network("light_c")).restore_image(picture, shares.append)
+        assert shares == sorted(shares)
+        assert shares[-1] == 1
+
+
+# Any size
+
+CHAINS = {1: ["tiny-x2"], 1.5: ["tiny-x2"], 2: ["tiny-x2"], 3: ["tiny-x4"], 8: ["tiny-x4", "tiny-x2"]}
+
+
+@pytest.mark.parametrize("scale", CHAINS)
+def test_any_factor_with_the_bundled_networks(scale):
+    upscaler, shares = Upscaler(None, Options(device="cpu", tile="off")), []
+    picture = Image(SCENE[:7, :10], SCENE[:7, :10, 0])
+    result = upscaler.restore_image(picture, Size(scale), shares.append)
+    assert result.pixels.shape == (round(7 * scale), round(10 * scale), 3)
+    assert result.alpha.shape == result.pixels.shape[:2]
+    assert [r.name for r in upscaler.chain(scale)] == CHAINS[scale] == list(upscaler.restorers)
+    assert shares == sorted(shares)
     assert shares[-1] == 1
+    expected = picture
+    for name in CHAINS[scale]:
+        expected = load(name, tile="off").restore_image(expected)
+    size = result.pixels.shape[:2]
+    np.testing.assert_array_equal(result.pixels, bicubic(expected.pixels, *size))
+    np.testing.assert_array_equal(result.alpha, bicubic(expected.alpha, *size))
 
 
-def test_a_scale_beyond_the_network(tiny):
-    fails(lambda: tiny.restore_image(Image(SCENE), 2.5), CallError, "tiny-x2", "2 times", "2.5", "-m")
+@pytest.mark.parametrize(("scale", "runs"), [(1, 1), (2, 1), (2.5, 2), (4, 2), (8, 3), (16, 4)])
+def test_a_named_network_repeats(scale, runs):
+    upscaler = Upscaler("tiny-x2", Options(device="cpu", tile="off"))
+    assert [r.name for r in upscaler.chain(scale)] == ["tiny-x2"] * runs
+    assert upscaler.tiles(Size(scale), 3, 4) == runs
+    assert upscaler.restore_image(Image(SCENE[:3, :4, 0]), Size(scale)).pixels.shape == (
+        round(3 * scale),
+        round(4 * scale),
+    )
+
+
+def test_tiles_of_a_chain_are_counted():
+    upscaler = Upscaler(None, Options(device="cpu", tile=48, tile_overlap=16))
+    assert upscaler.tiles(Size(2), 48, 80) == 2
+    assert upscaler.tiles(Size(8), 48, 80) == 2 + 6 * 10
+    assert upscaler.tiles(Size(width=160), 48, 80) == 2
+
+
+def test_a_network_that_does_not_enlarge(tmp_path):
+    model = network("denoise")
+    save_network(tmp_path / "denoise.safetensors", model, model.state_dict(), {})
+    upscaler = Upscaler(tmp_path / "denoise.safetensors", Options(device="cpu"))
+    assert len(upscaler.chain(1)) == 1
+    fails(lambda: upscaler.chain(1.5), CallError, "denoise.safetensors", "-m")
+
+
+def test_overshoot_of_the_resizing_stays_in_range():
+    edge = np.zeros((24, 24), np.float32)
+    edge[:, 12:] = 1
+    assert bicubic(edge, 10, 10).max() > 1.01
+    for low, high in ((0, 1), (-3, 7)):
+        resized = engine._resized(low + (high - low) * edge, 10, 10)
+        assert (resized.min(), resized.max()) == (low, high)
 
 
 # Loading

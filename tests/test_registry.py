@@ -9,7 +9,7 @@ from networks import fails
 import mambair_cli
 from mambair_cli import registry
 from mambair_cli.errors import CallError
-from mambair_cli.registry import MODELS, TASKS, find_model, model_named
+from mambair_cli.registry import MODELS, TASKS, find_models, model_named
 from mambair_cli.train import RECIPES, build_network, read_recipe
 from mambair_cli.weights import ARCHITECTURES, bundled_folder, load_network, sha256
 
@@ -64,24 +64,32 @@ def test_rows_cannot_be_changed():
 
 
 @pytest.mark.parametrize(
-    ("scale", "name"), [(1, "tiny-x2"), (1.5, "tiny-x2"), (2, "tiny-x2"), (2.1, "tiny-x4"), (4, "tiny-x4")]
+    ("scale", "names"),
+    [
+        *((scale, "tiny-x2") for scale in (1, 1.5, 2)),
+        *((scale, "tiny-x4") for scale in (2.1, 3, 4)),
+        *((scale, "tiny-x4 tiny-x2") for scale in (4.1, 8)),
+        *((scale, "tiny-x4 tiny-x4") for scale in (8.1, 16)),
+    ],
 )
-def test_the_smallest_sufficient_scale_is_found(monkeypatch, scale, name):
-    assert find_model("upscale", scale).name == name
-    monkeypatch.setattr(registry, "MODELS", MODELS[::-1])
-    assert find_model("upscale", scale).name == name
+def test_the_smallest_sufficient_models_are_found(monkeypatch, scale, names):
+    for models in (MODELS, MODELS[::-1]):
+        monkeypatch.setattr(registry, "MODELS", models)
+        assert [model.name for model in find_models("upscale", scale)] == names.split()
 
 
 def test_another_task_has_other_models(monkeypatch):
-    other = replace(MODELS[0], name="clean", task="denoise", scale=8)
+    other = replace(MODELS[0], name="clean", task="denoise", scale=1)
     monkeypatch.setattr(registry, "MODELS", (*MODELS, other))
-    assert find_model("denoise", 1) is other
-    fails(lambda: find_model("upscale", 8), CallError, "upscale", "x8", "tiny-x2 (x2), tiny-x4 (x4)", "-m")
+    assert find_models("denoise") == [other]
+    assert find_models("upscale") == [model_named("tiny-x2")]
+    fails(lambda: find_models("denoise", 2), CallError, "denoise", "x2", "-m")
 
 
 def test_nothing_found():
-    fails(lambda: find_model("upscale", 4.5), CallError, "x4.5")
-    fails(lambda: find_model("paint", 2), CallError, "paint", "none")
+    for scale in (0, 0.99, 16.1, float("inf"), float("nan")):
+        fails(lambda s=scale: find_models("upscale", s), CallError, "1", "16", f"{scale:g}")
+    fails(lambda: find_models("paint", 2), CallError, "paint", "x2")
     assert model_named("tiny-x9") is None
     assert model_named("tiny-x4").scale == 4
 
