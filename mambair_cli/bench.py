@@ -132,12 +132,12 @@ restorer = bench.stand_in(limit) if name == "stand-in" else engine.load_restorer
 restorer.restore(np.zeros((64, 64, 3), np.uint8))
 image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 before = engine.used_memory(restorer.device)
-tiles = restorer.plan(height, width)
+tiles = restorer.plan(height, width, 0 if limit else 1)
 start = time.perf_counter()
 rows = sum(map(len, restorer.restore_rows(image))) if limit else len(restorer.restore(image))
 seconds = time.perf_counter() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps({"tiles": len(tiles.boxes), "predicted": restorer.peak_memory(tiles), "measured": peak - before,
+print(json.dumps({"tiles": len(tiles.boxes), "predicted": restorer.peak_memory(tiles, 0 if limit else 1), "measured": peak - before,
                   "process": peak, "seconds": seconds}))
 """
 

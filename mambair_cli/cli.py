@@ -413,13 +413,13 @@ def bench_scan(
     _print_bars(scan_report(quick), as_json)
 
 
-@bench_app.command("tiles")
-def bench_tiles(
+@bench_app.command("tiling")
+def bench_tiling(
     image: Annotated[Path, typer.Argument(metavar="IMAGE")],
     model: Annotated[str, typer.Option("--model", "-m")] = "tiny-x4",
     as_json: Json = False,
 ) -> None:
-    """Measure the seams of tiled restoration: the largest difference to the untiled result."""
+    """Measure the seams of tiled restoration: differences to the untiled result, and their steps at the borders."""
     from .bench import seams
 
     rows = seams(model, image)
@@ -428,18 +428,44 @@ def bench_tiles(
         return
     cells = [
         (
-            str(r["tile"]),
-            str(r["overlap"]),
-            str(r["tiles"]),
+            *(str(r[key]) for key in ("tile", "overlap", "tiles")),
             f"{r['max']:.2f}",
             f"{r['mean']:.4f}",
             f"{r['psnr']:.2f}",
+            f"{r['border']:.2f}",
+            f"{r['inside']:.2f}",
         )
         for r in rows
     ]
-    _print_table(
-        ("tile", "overlap", "tiles", "largest difference (of 255)", "mean", "PSNR to untiled, dB"), cells
-    )
+    differences = ("largest difference (of 255)", "mean", "PSNR to untiled, dB", "largest step at borders", "inside")
+    _print_table(("tile", "overlap", "tiles", *differences), cells)
+
+
+@bench_app.command("memory")
+def bench_memory(model: Annotated[str, typer.Option("--model", "-m")] = "tiny-x4", as_json: Json = False) -> None:
+    """Measure the peak of memory against its estimate, and how a limit is kept up to 64 megapixels (CPU, Linux)."""
+    from .bench import memory
+
+    rows = memory(model)
+    if as_json:
+        _print_json(rows)
+        return
+    cells = [
+        (
+            r["model"],
+            f"{r['megapixels']:g}",
+            str(r["tiles"]),
+            f"{r['predicted'] / 2**20:.0f}",
+            f"{r['measured'] / 2**20:.0f}",
+            f"{r['predicted'] / r['measured']:.2f}",
+            f"{r['process'] / 2**20:.0f}",
+            f"{r['limit'] / 2**20:.0f}" if r["limit"] else "none",
+            f"{r['seconds']:.1f}",
+        )
+        for r in rows
+    ]
+    work = ("predicted, MiB", "measured", "ratio")
+    _print_table(("model", "megapixels", "tiles", *work, "whole process", "limit", "seconds"), cells)
 
 
 def _print_bars(rows: list[dict[str, Any]], as_json: bool) -> None:

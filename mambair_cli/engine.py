@@ -231,9 +231,11 @@ class Restorer:
         with counter, closing(outputs()) as results:
             for strip in tiling.merge_rows(tiles, results, self.scale):
                 strip = strip[:, :, 0] if image.ndim == 2 else strip
-                strip = strip.clip(0, 1) * np.float32(full)
-                exact = image.dtype == np.float32
-                yield strip + np.float32(low) if exact else (strip + np.float32(0.5)).astype(image.dtype)
+                strip.clip(0, 1, out=strip)
+                strip *= np.float32(full)
+                strip += np.float32(low if image.dtype == np.float32 else 0.5)
+                yield strip.astype(image.dtype, copy=False)
+                del strip  # or it would stay in memory while the next one is made
 
     def _restore_tile(self, crop: Array, place: tuple[int, int], counter: "_Counter", share: float) -> Array:
         """(h,w,c) float32 -> (sh,sw,c); in smaller tiles where memory runs out, then and from then on."""

@@ -63,7 +63,8 @@ def plan(height: int, width: int, tile: int | tuple[int, int], overlap: int, mul
     Args:
         height: rows of the image.
         width: columns of the image.
-        tile: the largest side of a tile, or its largest height and width. A side of the image that is no longer gets one tile of its length.
+        tile: the largest side of a tile, or its largest height and width. A side of the image that is no longer
+            gets one tile of its length.
         overlap: the least number of pixels that neighbours share; 0 cuts hard.
         multiple: starts and sides of tiles are multiples of it, and so must be a side that is to be cut.
 
@@ -117,7 +118,9 @@ def merge_rows(
         if top > start:
             done = scale * (top - start)
             yield band[:done]
-            band = np.concatenate([band[done:], np.zeros_like(band[:done])])
+            rest = band[done:].copy()
+            band = np.zeros(band.shape, np.float32)  # a new one, as the strip is the caller's
+            band[: len(rest)] = rest
             start = top
         y, x = _support(rows), _support(columns)
         weight = rows[y, None, None] * columns[None, x, None]

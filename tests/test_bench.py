@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mambair_cli import bench
+from mambair_cli import bench, tiling
 from mambair_cli.archs.mambair import MambaIR, MambaIRConfig
 from mambair_cli.datasets import read_rgb
 from mambair_cli.engine import load_restorer
@@ -120,21 +120,31 @@ def test_a_seam_is_measured_in_steps_of_8_bits(monkeypatch, tmp_path):
         def __init__(self, tile, overlap):
             self.tile = tile
 
+        scale = 1
+
         def restore(self, pixels):
             assert pixels.dtype == np.float32
-            return pixels + (0 if self.tile == "off" else np.float32(1 / 255))
+            shifted = pixels + (0 if self.tile == "off" else np.float32(1 / 255))
+            if self.tile != "off":
+                shifted[:, 5:] += np.float32(2 / 255)  # where the tiles meet
+                shifted[3:] += np.float32(0.5 / 255)  # within a tile
+            return shifted
 
         def plan(self, height, width):
-            assert (height, width) == (8, 9)
-            return type("Plan", (), {"boxes": [(0, 0)] * 7})
+            return tiling.plan(height, width, (8, 5), 1)
 
     monkeypatch.setattr(bench, "load_restorer", lambda name, tile, tile_overlap=0: Shifted(tile, tile_overlap))
     write_image(tmp_path / "photo.png", Image(read_rgb(DATA / "photo.png")[:8, :9]))
     for row in bench.seams("x", tmp_path / "photo.png"):
-        assert row["tiles"] == 7
-        assert row["max"] == pytest.approx(1, abs=1e-4)
-        assert row["mean"] == pytest.approx(1, abs=1e-4)
-        assert row["psnr"] == pytest.approx(20 * math.log10(255), abs=1e-3)
+        error = np.ones((8, 9))
+        error[:, 5:] += 2
+        error[3:] += 0.5
+        assert row["tiles"] == 2
+        assert row["max"] == pytest.approx(3.5, abs=1e-4)
+        assert row["mean"] == pytest.approx(error.mean(), abs=1e-4)
+        assert row["psnr"] == pytest.approx(20 * math.log10(255) - 10 * math.log10((error**2).mean()), abs=1e-3)
+        assert row["border"] == pytest.approx(2, abs=1e-4)
+        assert row["inside"] == pytest.approx(0.5, abs=1e-4)
 
 
 # The report on the scan; nothing here looks at a duration

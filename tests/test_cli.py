@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mambair_cli
-from mambair_cli import bench, cli, doctor, image_io
+from mambair_cli import bench, cli, doctor, engine, image_io
 from mambair_cli import train as training
 from mambair_cli.engine import Restorer
 from mambair_cli.image_io import OUTPUT_SUFFIXES, Image, read_image, write_image
@@ -278,6 +278,37 @@ def test_tiles(call, folder):
     assert np.abs(tiled - dashes).max() > 0
 
 
+@pytest.mark.parametrize(
+    ("options", "size", "model", "name"),
+    [
+        ("-s 1", (24, 18), "tiny-x2", "photo_x1.png"),
+        ("-s 1.5", (36, 27), "tiny-x2", "photo_x1.5.png"),
+        ("-s 5", (120, 90), "tiny-x4, tiny-x2", "photo_x5.png"),
+        ("-s 4 -m tiny-x2", (96, 72), "tiny-x2", "photo_x4.png"),
+        ("--width 60", (60, 45), "tiny-x4", "photo_60w.png"),
+        ("--height 36", (48, 36), "tiny-x2", "photo_36h.png"),
+        ("--width 30 --height 54", (30, 54), "tiny-x4", "photo_30w54h.png"),
+    ],
+)
+def test_any_size(call, folder, options, size, model, name):
+    facts = upscale(call, "photo.png", *options.split())
+    assert (tuple(facts["size_out"]), facts["model"], facts["output"]) == (size, model, name)
+    assert read_image(Path(name)).pixels.shape[1::-1] == size
+
+
+def test_options_of_the_engine(call, folder, monkeypatch):
+    made, upscaler = [], engine.Upscaler
+    monkeypatch.setattr(engine, "Upscaler", lambda *arguments: made.append(arguments) or upscaler(*arguments))
+    for text, amount in (("4GB", 4 * 2**30), ("1.5 gib", 3 * 2**29), ("900m", 900 * 2**20), ("3000000kB", 3072 * 10**6)):
+        upscale(call, "photo.png", "-s", 2, "-o", "out.png", "--memory-limit", text)
+        assert made.pop()[1].memory_limit == amount
+    plain = read_image(Path("out.png")).pixels
+    upscale(call, "photo.png", "-s", 2, "-o", "out.png", "--ensemble", "--alpha", "bicubic")
+    ((model, options, task),) = made
+    assert (model, options.ensemble, options.alpha, task) == (None, True, "bicubic", "upscale")
+    assert 0 < np.abs(read_image(Path("out.png")).pixels.astype(int) - plain).max() < 40
+
+
 def test_backends(call, folder):
     results = []
     for name in ("numba", "reference", "auto"):
@@ -380,11 +411,18 @@ def bad(tmp_path_factory):
 
 LONG = "x" * 300
 UPSCALE = [  # options after `upscale photo.png -o out.png`; exit code, words of the message
-    ("-s 5", 2, "--scale", "mambair upscale --help"),
-    ("-s 1", 2, "--scale"),
+    ("-s 17", 2, "--scale", "mambair upscale --help"),
+    ("-s 0.9", 2, "--scale"),
+    ("-s nan", 2, "scale"),
+    ("-s 2 --width 100", 2, "--scale", "--width"),
+    ("--width 0", 2, "--width"),
+    ("--width 10", 1, "photo.png", "times as large"),
+    ("--height 2000", 1, "photo.png", "times as large"),
+    ("--memory-limit much", 2, "--memory-limit", "'much'", "4GB"),
+    ("--memory-limit 1MB", 1, "memory"),
+    ("--alpha sharp", 2, "--alpha", "bicubic"),
     ("-s two", 2, "--scale"),
     ("-s", 2, "-s"),
-    ("-s 4 -m tiny-x2", 2, "tiny-x2", "enlarges 2 times, not 4", "-m"),
     ("-m tiny-x9", 2, "'tiny-x9'", "did you mean tiny-x"),
     ("-m nonsense", 2, "'nonsense'", "tiny-x2, tiny-x4"),
     ("-m missing.pth", 2, "missing.pth is missing"),
@@ -454,8 +492,8 @@ OTHER = [  # arguments, separated by two spaces; exit code, words of the message
     ("bench  --dataset  empty", 2, "empty holds no image"),
     ("bench  --dataset  empty  -m  tiny-x2  -s  4", 2, "tiny-x2", "not 4"),
     (f"bench  --dataset  {LONG}", 1, LONG, "too long"),
-    ("bench  tiles  missing.png", 2, "missing.png: no such file"),
-    ("bench  tiles", 2, "IMAGE", "mambair bench tiles --help"),
+    ("bench  tiling  missing.png", 2, "missing.png: no such file"),
+    ("bench  tiling", 2, "IMAGE", "mambair bench tiling --help"),
     ("bench  nonsense", 2, "'nonsense'", "mambair bench --help"),
     ("train  --data  empty  --out  run", 2, "--recipe", "mambair train --help"),
     ("train  --recipe  tiny-x9  --data  empty  --out  run", 2, "'tiny-x9'", "tiny-x2", ".toml"),
@@ -693,7 +731,7 @@ for line in sys.stdin.read().splitlines():
         heavy = {"torch", "numba", "numpy", "cv2", "PIL"} & sys.modules.keys()
         print(line, "->", stop.code, *sorted(heavy), file=sys.stderr)
 """
-    lines = ["--help", "--version", "upscale --help", "train --help", "bench --help", "bench tiles --help"]
+    lines = ["--help", "--version", "upscale --help", "train --help", "bench --help", "bench tiling --help"]
     lines += ["models list", "doctor --help"]
     start = program()
     start["args"][1:] = ["-c", code]
@@ -725,9 +763,9 @@ def test_python_m(folder):
             "train",
             "--recipe --data --out --iterations --batch --patch --resume --init --val",
         ),
-        ("bench", "--dataset --scale -s --model -m --tile --device --backend --json scan tiles"),
+        ("bench", "--dataset --scale -s --model -m --tile --device --backend --json memory scan tiling"),
         ("bench scan", "--quick --json"),
-        ("bench tiles", "IMAGE --model -m --json"),
+        ("bench tiling", "IMAGE --model -m --json"),
     ],
 )
 def test_help(call, monkeypatch, command, words):
@@ -800,16 +838,28 @@ def test_bench(call, pictures):
         assert [float(number) for number in numbers] == pytest.approx([row[key] for key in keys], abs=0.01)
 
 
-def test_bench_tiles(call, pictures):
-    rows = json.loads(works(call("bench", "tiles", DATA / "osprey.png", "-m", "tiny-x2", "--json")))
-    assert all({"tile", "overlap", "tiles", "max", "mean", "psnr"} == row.keys() for row in rows)
+def test_bench_tiling(call, pictures):
+    rows = json.loads(works(call("bench", "tiling", DATA / "osprey.png", "-m", "tiny-x2", "--json")))
+    assert all({"tile", "overlap", "tiles", "max", "mean", "psnr", "border", "inside"} == row.keys() for row in rows)
     assert len(rows) > 3
     # All tiles hold this one whole: equal to the untiled result, so that its PSNR is no number of JSON.
-    *_, last = json.loads(works(call("bench", "tiles", "set/c.png", "--json")))
+    *_, last = json.loads(works(call("bench", "tiling", "set/c.png", "--json")))
     assert (last["max"], last["psnr"]) == (0, None)
-    lines = works(call("bench", "tiles", "set/c.png")).splitlines()
+    lines = works(call("bench", "tiling", "set/c.png")).splitlines()
     assert len(lines) == 1 + len(rows)
-    assert lines[-1].split() == ["96", "32", "1", "0.00", "0.0000", "inf"]
+    assert lines[-1].split() == ["256", "64", "1", "0.00", "0.0000", "inf", "0.00", "0.00"]
+
+
+def test_bench_memory(call, monkeypatch):
+    row = {"model": "tiny-x2", "megapixels": 0.25, "limit": 2**30, "tiles": 3, "predicted": 2**29, "measured": 2**28}
+    row |= {"process": 3 * 2**28, "seconds": 1.26}
+    asked = []
+    monkeypatch.setattr(bench, "memory", lambda name: asked.append(name) or [row, row | {"limit": 0}])
+    assert json.loads(works(call("bench", "memory", "-m", "tiny-x2", "--json"))) == [row, row | {"limit": 0}]
+    lines = works(call("bench", "memory")).splitlines()
+    assert asked == ["tiny-x2", "tiny-x4"]
+    assert lines[1].split() == ["tiny-x2", "0.25", "3", "512", "256", "2.00", "768", "1024", "1.3"]
+    assert lines[2].split() == ["tiny-x2", "0.25", "3", "512", "256", "2.00", "768", "none", "1.3"]
 
 
 def test_bench_scan(call, monkeypatch):

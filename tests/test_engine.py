@@ -48,8 +48,8 @@ def tiny():
     return load(tile="off")
 
 
-def by_hand(model, image):
-    """What `restore` must return for a whole image: the module's output, clipped, in the image's type."""
+def output_of(model, image):
+    """What the module makes of a whole image, as float and not clipped."""
     white = WHITE[image.dtype.name]
     pixels = torch.from_numpy(image.astype(np.float32) / np.float32(white))
     gray = pixels.ndim == 2
@@ -60,8 +60,13 @@ def by_hand(model, image):
         else:
             out = model(pixels.expand(3, -1, -1)[None])[0]
             out = out.mean(0, keepdim=True) if gray else out
-    out = out.clamp(0, 1).permute(1, 2, 0).numpy()
-    out = out[..., 0] if gray else out
+    out = out.permute(1, 2, 0).numpy()
+    return out[..., 0] if gray else out
+
+
+def by_hand(model, image):
+    """What `restore` must return for a whole image: the module's output, clipped, in the image's type."""
+    white, out = WHITE[image.dtype.name], output_of(model, image).clip(0, 1)
     return out if white == 1 else np.floor(out * np.float32(white) + np.float32(0.5)).astype(image.dtype)
 
 
@@ -167,13 +172,11 @@ def test_the_ensemble_is_the_mean_over_the_symmetries(form, gray):
         for rows in (1, -1):
             for columns in (1, -1):
                 seen = np.ascontiguousarray(turned[::rows, ::columns])
-                out = by_hand(model, seen)[::rows, ::columns]
-                assert 0 < out.min()  # else the mean of what is clipped would be another
-                assert out.max() < 1
+                out = output_of(model, seen)[::rows, ::columns]
                 outputs.append(out if turned is image else out.swapaxes(0, 1))
     result = restorer(model, ensemble=True).restore(image)
-    np.testing.assert_allclose(result, np.mean(outputs, axis=0), rtol=0, atol=1e-5)
-    assert np.abs(result - outputs[0]).max() > 1e-3
+    np.testing.assert_allclose(result, np.mean(outputs, axis=0).clip(0, 1), rtol=0, atol=2e-5)
+    assert np.abs(result - outputs[0].clip(0, 1)).max() > 1e-3
 
 
 def test_any_memory_layout(tiny):
@@ -280,16 +283,15 @@ def test_an_image_that_fits_stays_whole(monkeypatch):
 
 
 @pytest.mark.parametrize("size", [(3000, 4000), (500, 20_000), (20_000, 500)], ids=str)
-@pytest.mark.parametrize("mebibytes", [1200, 2000, 4000])
+@pytest.mark.parametrize("mebibytes", [3000, 4000, 6000])
 def test_a_large_image_gets_tiles_that_fit(monkeypatch, size, mebibytes):
     r = with_memory(monkeypatch, mebibytes)
     plan = r.plan(*size)
     assert len(plan.boxes) > 1
     assert r.peak_memory(plan) <= MEMORY_SHARE * mebibytes * 2**20
-    computed = len(plan.boxes) * plan.tile_height * plan.tile_width
-    assert computed < 1.5 * size[0] * size[1]  # none is needlessly small
-    streamed = r.plan(*size, 0)  # what needs not hold the result has room for larger ones
-    assert len(streamed.boxes) <= len(plan.boxes)
+    # None is needlessly small; and where the result is not held, there is room for larger ones.
+    held, streamed = (len(p.boxes) * p.tile_height * p.tile_width for p in (plan, r.plan(*size, 0)))
+    assert size[0] * size[1] < streamed < held < 1.5 * size[0] * size[1]
 
 
 @pytest.mark.parametrize("limit", [400, 700])
@@ -464,9 +466,8 @@ def test_running_out_of_memory_goes_on_in_smaller_tiles(monkeypatch, caplog, act
     image, model = as_type(PHOTO, "float32"), Starving(lambda count: 40, act)
     r = restorer(model)
     np.testing.assert_allclose(r.restore(image), restorer(Local()).restore(image), rtol=0, atol=1e-6)
-    assert [max(shape) for shape in model.shapes[:3]] == [128, 64, 32] or model.shapes[1] <= (64, 64)
     assert sum(max(shape) > 40 for shape in model.shapes) == len(caplog.records) == 2
-    assert "going on with tiles of 32" in caplog.text
+    assert "going on with tiles of 26" in caplog.text  # half of the 53 that the tile of 64 became
     model.shapes.clear()
     r.restore(image)  # it remembers
     assert max(map(max, model.shapes)) <= 40
@@ -495,18 +496,17 @@ def test_a_network_in_tiles_forced_by_memory_gives_nearly_the_same(monkeypatch, 
     result = r.restore(image)
     monkeypatch.undo()
     difference = result - tiny.restore(image)
-    assert psnr(255 * difference, np.zeros_like(difference)) > 45
+    assert psnr(255 * difference, np.zeros_like(difference)) > 55
     assert difference.any()
 
 
 @pytest.mark.parametrize("act", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)
-@pytest.mark.parametrize(("tile", "sides"), [("off", [300, 150, 75, 64]), (200, [154, 77, 64]), (50, [50])])
+@pytest.mark.parametrize(("tile", "sides"), [("off", [300, 106, 57]), (200, [154, 57]), (50, [50])])
 def test_not_even_small_tiles_fit(act, tile, sides):
     model = Starving(lambda count: 0, act)
     r = restorer(model, tile=tile)
     fails(lambda: r.restore(np.zeros((300, 40), np.uint8)), MemoryLimitError, "cpu", "--device")
-    assert len(model.shapes) == len(sides)
-    assert all(side - 5 <= shape[0] <= side for shape, side in zip(model.shapes, sides, strict=True))
+    assert [height for height, _ in model.shapes] == sides
 
 
 def test_results_that_are_no_numbers():
@@ -516,8 +516,11 @@ def test_results_that_are_no_numbers():
 
     image = np.zeros((64, 100), np.uint8)
     image[60, 95] = 255
-    words = "small", "(60, 24)", "40x40"
-    fails(lambda: restorer(Broken(), tile=40).restore(image), RestorationError, *words)
+    r = restorer(Broken(), tile=40)
+    plan = r.plan(64, 100)
+    place = f"({plan.lefts[-1]}, {plan.tops[-1]})"
+    fails(lambda: r.restore(image), RestorationError, "small", f"{plan.tile_width}x{plan.tile_height}", place)
+    assert place == "(61, 28)"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("sizes do not match"), KeyboardInterrupt(), ValueError("no")])
@@ -656,12 +659,12 @@ def test_a_picture_keeps_all_that_belongs_to_it(dtype):
     r = restorer(network("light_c"))
     pixels, alpha = as_type(SCENE, dtype), as_type(SCENE[..., 2], dtype)
     assert alpha.min() > 0
-    picture = Image(pixels, alpha, b"profile", b"exif", b"xmp", (300, 300), {"Author": "me"}, ("note",))
-    result = r.restore_image(picture)
+    image = Image(pixels, alpha, b"profile", b"exif", b"xmp", (300, 300), {"Author": "me"}, ("note",))
+    result = r.restore_image(image)
     np.testing.assert_array_equal(result.pixels, r.restore(pixels))
     np.testing.assert_array_equal(result.alpha, r.restore(alpha))
-    assert replace(result, pixels=pixels, alpha=alpha).__dict__ == picture.__dict__
-    result = restorer(network("light_c"), alpha="bicubic").restore_image(picture)
+    assert replace(result, pixels=pixels, alpha=alpha).__dict__ == image.__dict__
+    result = restorer(network("light_c"), alpha="bicubic").restore_image(image)
     np.testing.assert_array_equal(result.alpha, bicubic(alpha, 96, 128).clip(0, WHITE[dtype]))
 
 
@@ -705,9 +708,9 @@ def test_unknown_way_with_alpha():
 
 
 def test_a_picture_reports_progress():
-    for picture in (Image(SCENE), Image(SCENE, SCENE[..., 0])):
+    for image in (Image(SCENE), Image(SCENE, SCENE[..., 0])):
         shares = []
-        restorer(network("light_c")).restore_image(picture, shares.append)
+        restorer(network("light_c")).restore_image(image, shares.append)
         assert shares == sorted(shares)
         assert shares[-1] == 1
 
@@ -720,14 +723,14 @@ CHAINS = {1: ["tiny-x2"], 1.5: ["tiny-x2"], 2: ["tiny-x2"], 3: ["tiny-x4"], 8: [
 @pytest.mark.parametrize("scale", CHAINS)
 def test_any_factor_with_the_bundled_networks(scale):
     upscaler, shares = Upscaler(None, Options(device="cpu", tile="off")), []
-    picture = Image(SCENE[:7, :10], SCENE[:7, :10, 0])
-    result = upscaler.restore_image(picture, Size(scale), shares.append)
+    image = Image(SCENE[:7, :10], SCENE[:7, :10, 0])
+    result = upscaler.restore_image(image, Size(scale), shares.append)
     assert result.pixels.shape == (round(7 * scale), round(10 * scale), 3)
     assert result.alpha.shape == result.pixels.shape[:2]
     assert [r.name for r in upscaler.chain(scale)] == CHAINS[scale] == list(upscaler.restorers)
     assert shares == sorted(shares)
     assert shares[-1] == 1
-    expected = picture
+    expected = image
     for name in CHAINS[scale]:
         expected = load(name, tile="off").restore_image(expected)
     size = result.pixels.shape[:2]
