@@ -133,11 +133,13 @@ restorer.restore(np.zeros((64, 64, 3), np.uint8))
 image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 before = engine.used_memory(restorer.device)
 tiles = restorer.plan(height, width, 0 if limit else 1)
+predicted = restorer.peak_memory(tiles, 0 if limit else 1)
 start = time.perf_counter()
 rows = sum(map(len, restorer.restore_rows(image))) if limit else len(restorer.restore(image))
+assert rows == restorer.scale * height
 seconds = time.perf_counter() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps({"tiles": len(tiles.boxes), "predicted": restorer.peak_memory(tiles, 0 if limit else 1), "measured": peak - before,
+print(json.dumps({"tiles": len(tiles.boxes), "predicted": predicted, "measured": peak - before,
                   "process": peak, "seconds": seconds}))
 """
 
