@@ -807,6 +807,26 @@ def test_options_of_names(call):
     assert err.startswith("mambair: in: is the folder of the inputs as well")
 
 
+def test_a_width_that_some_files_exceed(call):
+    make("in/a.png")
+    make("in/b.png", size=64)
+    code, out, err = call("upscale", "in", "-o", "out", "--width", 32)
+    assert code == 1
+    assert err == "mambair: in/b.png: would become 0.5 times as large; possible is 1 to 16 times\n"
+    assert [line.split()[:2] for line in out.splitlines()[1:4]] == [["ok", "1"], ["skipped", "0"], ["failed", "1"]]
+
+
+def test_what_was_finished_otherwise_is_restored_again(call):
+    make("in/a.png")
+    options = [(), ("-s", 3), ("-s", 1.5), ("--width", 32), ("--height", 32), ("--width", 32, "--height", 32)]
+    options += [("--ensemble",), ("--alpha", "bicubic"), ("--quality", 50), ("-m", "tiny-x2")]
+    for asked in options:
+        for status in ("ok", "skipped"):
+            facts = json.loads(call("upscale", "in", "-o", "out", *asked, "--json")[1])
+            assert facts[status] == 1, (asked, status)
+    assert json.loads(call("upscale", "in", "-o", "out", "-s", 2, "-m", "tiny-x2", "--json")[1])["skipped"] == 1
+
+
 def test_notes_are_said(call):
     PIL.Image.fromarray(pixels_of(0)).save(
         "a.png", icc_profile=PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB")).tobytes()
