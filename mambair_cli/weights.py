@@ -97,7 +97,8 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             "save its state_dict alone, or as safetensors"
         ) from None
     except Exception as error:  # torch.load raises nearly anything on damaged files
-        raise CheckpointError(f"{path} is no checkpoint, or a damaged one ({type(error).__name__}); fetch it again") from error
+        reason = type(error).__name__
+        raise CheckpointError(f"{path} is no checkpoint, or a damaged one ({reason}); fetch it again") from error
     for name in WRAPPINGS:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
