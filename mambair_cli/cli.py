@@ -3,17 +3,23 @@
 import io
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
 
 from . import __version__
 from .errors import CallError, MambairError
+from .registry import MODELS, TASKS, Task, find_model, model_named
+
+if TYPE_CHECKING:
+    from .batch import Record
+    from .engine import Restorer
 
 SETTINGS = {
     "help_option_names": ["-h", "--help"],
@@ -62,9 +68,13 @@ def main() -> None:
         _fail("interrupted", 130)
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    """Say one line, also where the name of a file has several, and exit."""
+def _say(message: str) -> None:
+    """One line on stderr, also where the name of a file has several."""
     print(f"mambair: {message}".replace("\n", "\\n"), file=sys.stderr)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    _say(message)
     sys.exit(code)
 
 
@@ -80,110 +90,186 @@ def _root(
         raise typer.Exit
 
 
-@app.command()
-def upscale(
-    image: Annotated[Path, typer.Argument(metavar="INPUT", help="The photograph.", show_default=False)],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Default: INPUT's name with _x4 (the scale).")
-    ] = None,
-    scale: Annotated[
-        int | None,
-        typer.Option(
-            "--scale", "-s", min=2, max=4, help="How many times larger. Default: the model's, or 4."
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", help="A model's name (mambair models list) or a checkpoint file."),
-    ] = None,
-    tile: Annotated[
-        str, typer.Option(help="auto (by the free memory), off (whole image), or pixels a side.")
-    ] = "auto",
-    tile_overlap: Annotated[
-        int, typer.Option(min=0, help="Pixels of the input that neighbouring tiles share.")
-    ] = 32,
-    device: Device = "auto",
-    backend: Backend = "auto",
-    as_json: Json = False,
-) -> None:
-    """Enlarge a photograph and restore its detail."""
-    from .image_io import OUTPUT_SUFFIXES, check_writable, read_image, write_image
+def _command(task: Task) -> Callable[..., None]:
+    """The command that restores files by a row of TASKS."""
 
-    started = time.perf_counter()
-    picture = read_image(image)
-    if output is None:
-        suffix = image.suffix if image.suffix.lower() in OUTPUT_SUFFIXES else ".png"
-        output = image.with_name(f"{image.stem}_x{scale or 4}{suffix}") if not model else None
-    if output:
-        check_writable(output)
-        _check_output(image, output)
+    def restore(
+        inputs: Annotated[
+            list[str],
+            typer.Argument(metavar="INPUT", help="Photographs, folders, or - for stdin.", show_default=False),
+        ],
+        output: Annotated[
+            str | None,
+            typer.Option(
+                "--output",
+                "-o",
+                help="A file (- for stdout) for one photograph, else a folder. Default: beside the photograph, with"
+                f" {task.suffix.format(scale=task.scale)} after its name.",
+            ),
+        ] = None,
+        scale: Annotated[
+            int | None,
+            typer.Option(
+                "--scale",
+                "-s",
+                min=2,
+                max=4,
+                hidden=task.scale == 1,
+                help=f"How many times larger. Default: the model's, or {task.scale}.",
+            ),
+        ] = None,
+        model: Annotated[
+            str | None,
+            typer.Option("--model", "-m", help="A model's name (mambair models list) or a checkpoint file."),
+        ] = None,
+        globs: Annotated[
+            list[str] | None,
+            typer.Option("--glob", help="Of folders only what matches, such as '*.jpg' or 'trip/*'; repeatable."),
+        ] = None,
+        overwrite: Annotated[
+            bool, typer.Option("--overwrite", help="Into a folder: also what is finished there already.")
+        ] = False,
+        format: Annotated[
+            str | None, typer.Option(help="Of the results: png, jpg, webp, tiff ... Default: the input's, or png.")
+        ] = None,
+        quality: Annotated[
+            int | None, typer.Option(min=1, max=100, help="Of formats that lose some. Default: 95.")
+        ] = None,
+        suffix: Annotated[str | None, typer.Option(help="Goes after the names of the results.")] = None,
+        tile: Annotated[
+            str, typer.Option(help="auto (by the free memory), off (whole image), or pixels a side.")
+        ] = "auto",
+        tile_overlap: Annotated[
+            int, typer.Option(min=0, help="Pixels of the input that neighbouring tiles share.")
+        ] = 32,
+        device: Device = "auto",
+        backend: Backend = "auto",
+        as_json: Json = False,
+    ) -> None:
+        from .batch import Batch, Manifest, Record, find_jobs
 
-    from .engine import load_restorer
-    from .registry import find_model
+        started = time.perf_counter()
+        name = model or find_model(task.name, scale or task.scale).name
+        row = model_named(name)
+        factor = scale or (row.scale if row and model else None if model else task.scale)
 
-    name = model or find_model("upscale", scale or 4).name
-    restorer = load_restorer(name, device=device, backend=backend, tile=tile, tile_overlap=tile_overlap)
-    scale = scale or (restorer.scale if model else 4)
-    if output is None:
-        output = image.with_name(f"{image.stem}_x{scale}{suffix}")
-        _check_output(image, output)
-    height, width = picture.pixels.shape[:2]
-    check_writable(output, (height * scale, width * scale))
-    plan = restorer.plan(height, width)
-    with _progress(image.name, as_json) as report:
-        result = restorer.restore_image(picture, scale, report)
-    for note in write_image(output, result):
-        print(f"mambair: {note}", file=sys.stderr)
-    facts: dict[str, Any] = {
-        "input": str(image),
-        "output": str(output),
-        "size_in": [width, height],
-        "size_out": [result.pixels.shape[1], result.pixels.shape[0]],
-        "scale": scale,
-        "model": name,
-        "backend": restorer.backend,
-        "device": str(restorer.device),
-        "tiles": len(plan.boxes),
-        "seconds": round(time.perf_counter() - started, 3),
-    }
+        def load() -> "Restorer":
+            from .engine import load_restorer
+
+            return load_restorer(name, device=device, backend=backend, tile=tile, tile_overlap=tile_overlap)
+
+        restorer = None
+        if factor is None:  # only the file tells
+            restorer = load()
+            factor = restorer.scale
+        jobs, folder = find_jobs(
+            inputs,
+            output,
+            suffix=suffix,
+            default_suffix=task.suffix.format(scale=factor),
+            format=format,
+            globs=globs or (),
+        )
+        restorer = restorer or load()
+        manifest = None
+        if folder:
+            from .weights import find_checkpoint, sha256
+
+            settings = {"model": sha256(find_checkpoint(name)), "scale": factor, "quality": quality}
+            manifest = Manifest(folder, settings)
+        facts: dict[str, Any] = {
+            "scale": factor,
+            "model": name,
+            "backend": restorer.backend,
+            "device": str(restorer.device),
+        }
+        records: list[Record] = []
+
+        def done(record: Record) -> None:
+            records.append(record)
+            for message in [*record.notes, *filter(None, [record.error])]:
+                _say(message)
+
+        try:
+            with _progress(as_json) as progress:
+                Batch(restorer, factor, quality, manifest, overwrite).run(jobs, done, progress)
+        finally:  # an interrupt ends after saying what is done; under torchrun, one process has the records
+            facts["seconds"] = round(time.perf_counter() - started, 3)
+            if records and folder:
+                _print_summary(facts, folder, records, len(jobs), as_json)
+        if any(record.error for record in records):
+            raise typer.Exit(1)
+        if records and not folder:
+            _print_result(facts, records[0], as_json, sys.stderr if output == "-" else sys.stdout)
+
+    restore.__doc__ = task.summary
+    return restore
+
+
+for _task in TASKS.values():
+    app.command(_task.name)(_command(_task))
+
+
+def _print_result(facts: dict[str, Any], record: "Record", as_json: bool, stream: TextIO) -> None:
+    names = ("input", "output", "size_in", "size_out", "tiles")
+    facts |= {name: getattr(record, name) for name in names}
     if as_json:
-        _print_json(facts)
-    else:
-        sizes = "{}x{} -> {}x{}".format(*facts["size_in"], *facts["size_out"])
-        print(f"{output}: {sizes}, {name}, {restorer.backend} on {restorer.device}, {facts['seconds']:.1f} s")
+        _print_json(facts, stream)
+        return
+    sizes = "{}x{} -> {}x{}".format(*facts["size_in"], *facts["size_out"])
+    how = f"{facts['model']}, {facts['backend']} on {facts['device']}, {facts['seconds']:.1f} s"
+    print(f"{record.output}: {sizes}, {how}", file=stream)
 
 
-def _check_output(image: Path, output: Path) -> None:
-    if output.exists() and output.samefile(image):
-        raise CallError(f"{output}: is the input itself; name another output with -o")
+def _print_summary(facts: dict[str, Any], folder: Path, records: Sequence["Record"], total: int, as_json: bool) -> None:
+    groups = {status: [r for r in records if r.status == status] for status in ("ok", "skipped", "failed")}
+    counts = {status: len(group) for status, group in groups.items()} | {"not_tried": total - len(records)}
+    if as_json:
+        files = [{name: value for name, value in vars(r).items() if name != "key"} for r in records]
+        _print_json({"output": str(folder), **counts, **facts, "files": files})
+        return
+    rows = []
+    for status, group in groups.items():
+        megapixels = sum(r.size_out[0] * r.size_out[1] for r in group if r.size_out) / 1e6
+        rows.append((status, str(len(group)), f"{sum(r.seconds for r in group):.1f}", f"{megapixels:.1f}"))
+    if counts["not_tried"]:
+        rows.append(("not tried", str(counts["not_tried"]), "", ""))
+    _print_table(("", "files", "seconds", "megapixels"), rows)
+    print(f"{folder}: {facts['model']}, {facts['backend']} on {facts['device']}, {facts['seconds']:.1f} s")
 
 
 @contextmanager
-def _progress(name: str, quiet: bool) -> Iterator[Callable[[float], None]]:
-    """A bar with the time left on a terminal, nothing elsewhere; yields what takes the share done."""
-    if quiet or not all(stream and stream.isatty() for stream in (sys.stdout, sys.stderr)):
-        yield lambda share: None
+def _progress(quiet: bool) -> Iterator[Callable[[float, str], None]]:
+    """A bar with the time left on a terminal, nothing elsewhere; yields what takes the share done and a label."""
+    first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun
+    if quiet or not first or not all(stream and stream.isatty() for stream in (sys.stdout, sys.stderr)):
+        yield lambda share, label: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
     columns = (
-        TextColumn("{task.description}", markup=False),
+        TextColumn(
+            "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", max_width=40)
+        ),
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=1.0)
-        yield lambda share: bar.update(task, completed=share)
+        task = bar.add_task("", total=1.0, visible=False)
+
+        def update(share: float, label: str) -> None:
+            bar.update(task, completed=share, visible=True, description=label.replace("\n", "\\n"))
+
+        yield update
 
 
 @models_app.command("list")
 def models_list(as_json: Json = False) -> None:
     """List the models that can be used by name."""
     from dataclasses import asdict
-
-    from .registry import MODELS
 
     if as_json:
         _print_json([asdict(model) for model in MODELS])
@@ -260,7 +346,6 @@ def bench(
     if dataset is None:
         raise CallError("give --dataset DIR, or one of the commands of mambair bench --help")
     from .bench import quality
-    from .registry import find_model
 
     facts = quality(
         model or find_model("upscale", scale).name, dataset, scale, tile=tile, device=device, backend=backend
@@ -332,9 +417,9 @@ def _print_bars(rows: list[dict[str, Any]], as_json: bool) -> None:
     _print_table(("what", "measured", "bar", ""), cells)
 
 
-def _print_json(facts: Any) -> None:
+def _print_json(facts: Any, stream: TextIO | None = None) -> None:
     """One line of JSON, which has no word for infinity (the PSNR of equal images): it becomes null."""
-    print(json.dumps(json.loads(json.dumps(facts), parse_constant=lambda _: None)))
+    print(json.dumps(json.loads(json.dumps(facts), parse_constant=lambda _: None)), file=stream)
 
 
 def _print_table(header: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:

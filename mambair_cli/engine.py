@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Generator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,6 +45,8 @@ def resolve_device(name: str) -> torch.device:
         raise BackendError(f"the device {name!r} cannot be used: {reason}; try --device cpu")
     if index and int(index) >= torch.cuda.device_count():
         raise BackendError(f"there is no {name}: this machine has {torch.cuda.device_count()} CUDA device(s)")
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun: one GPU for each process
+        name = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     if kind == "mps" and not torch.backends.mps.is_available():
         raise BackendError("the device 'mps' cannot be used: it needs an Apple GPU; try --device cpu")
     return torch.device(name)
@@ -176,7 +179,7 @@ class Restorer:
     def restore_image(
         self, image: Image, scale: float | None = None, progress: Progress | None = None
     ) -> Image:
-        """Restore a picture with its transparency (which is resized bicubically) and its colour profile.
+        """Restore a picture with its transparency (which is resized bicubically); its metadata stay as they are.
 
         Args:
             image: as read by `read_image`.
@@ -193,7 +196,7 @@ class Restorer:
         height, width = (max(1, round(side * (scale or self.scale))) for side in image.pixels.shape[:2])
         pixels = _resized(self.restore(image.pixels, progress), height, width)
         alpha = None if image.alpha is None else _resized(image.alpha, height, width)
-        return Image(pixels, alpha, image.icc_profile)
+        return replace(image, pixels=pixels, alpha=alpha)
 
 
 def load_restorer(

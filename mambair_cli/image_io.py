@@ -1,59 +1,68 @@
-"""Reads and writes photographs, and keeps what a file holds: bit depth, gray, alpha, colour profile.
+"""Reads and writes photographs, and keeps what a file holds: depth, gray, alpha, colour profile, EXIF, texts.
 
-Pillow reads, and so finds damaged files. It cuts colours of 16 bits to 8, so those come from OpenCV (PNG and
-TIFF) or straight from the file (PPM). Pillow writes 8 bits; the writers of deeper PNG and TIFF are here, as
-neither library can write these with alpha and a colour profile.
+Pillow reads, and so finds damaged files, and writes 8 bits. The samples that it would cut come from `samples`.
+The writers of deeper PNG and of TIFF are here, as no library writes these with alpha and all metadata.
 """
 
 import contextlib
 import io
-import logging
+import itertools
 import os
+import re
 import secrets
 import stat
 import struct
-import threading
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import PIL.Image
-from PIL import ImageCms
-from PIL import TiffImagePlugin as tiff
+from PIL import PngImagePlugin
 
-from mambair_cli.errors import CallError, ImageError, MemoryLimitError
+from . import exif
+from .errors import CallError, ImageError, MambairError, MemoryLimitError
+from .image_decode import ROWS, WHITE, decode, in_bands, join_png, pillow_heif, png_chunks
 
 MAX_PIXELS = 512 * 2**20
 """The largest image that is read unless the caller says otherwise: a guard against decompression bombs."""
 
-_WHITE: dict[Any, float] = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float32): 1.0}
-_LIBRARIES = threading.Lock()
-_OPENCV_LOG: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV 5 and 4
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # else what it logs goes to stderr
+MAX_TIFF = 2**32 - 2**27
+"""The most bytes of samples that leave room for the rest of a TIFF file; more of them make a BigTIFF."""
+
+_NO_HEIC = "HEIC needs one more package: pip install mambair[heif]"
 
 
 @dataclass(frozen=True, eq=False)
 class Image:
     """A photograph as it is seen: EXIF orientation is applied.
 
-    pixels: H x W (gray) or H x W x 3 (RGB); uint8 in 0..255, uint16 in 0..65535 or float32 in [0, 1].
+    pixels: H x W (gray) or H x W x 3 (RGB); uint8 in 0..255, uint16 in 0..65535, or float32, where black is 0
+        and white is 1, and which may go beyond both.
     alpha: H x W, of the type and range of pixels, not premultiplied; None where the file has none.
     icc_profile: the colour space of pixels; None where the file has none, or one that does not fit pixels.
+    exif: well-formed EXIF from its byte order mark on, without a thumbnail, and of orientation 1.
+    xmp: Adobe's metadata, an XML packet.
+    dpi: pixels an inch across and down, 1..65535.
+    text: texts by the keywords of PNG, such as Description or Comment.
+    notes: what of the file was not read, one line each.
     """
 
     pixels: np.ndarray
     alpha: np.ndarray | None = None
     icc_profile: bytes | None = None
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    text: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape = self.pixels.shape
-        if self.pixels.dtype not in _WHITE or not (len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)):
+        if self.pixels.dtype not in WHITE or not (len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)):
             raise ValueError(f"no pixels of an image: {self.pixels.dtype} {shape}")
         alpha = self.alpha
         if alpha is not None and (alpha.dtype, alpha.shape) != (self.pixels.dtype, shape[:2]):
@@ -61,13 +70,9 @@ class Image:
 
 
 def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image:
-    """Read the first frame of any image that Pillow knows, upright, at its full depth.
+    """Read an image file, as decode_image does.
 
-    Gray stays gray; palette, CMYK, YCbCr, LAB and the like become RGB; 1-bit becomes 8-bit gray.
-    Colours deeper than 8 bits are kept in PNG, TIFF and PPM; other formats (JPEG 2000, AVIF) give 8 bits.
-
-    Raises CallError (no such file, or a folder), ImageError (no image, damaged, over max_pixels, not
-    permitted) and MemoryLimitError.
+    Raises CallError (no such file, or a folder), and ImageError (not permitted) and others as decode_image.
     """
     try:
         data = path.read_bytes()
@@ -77,81 +82,109 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image:
         raise CallError(f"{path}: is a folder; name an image file") from None
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {_reason(error)}") from error
+    return decode_image(data, str(path), max_pixels=max_pixels)
+
+
+def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Image:
+    """The first frame of an image file of any kind that Pillow knows, upright, at its full depth.
+
+    Gray stays gray; palette, CMYK, YCbCr, LAB and the like become RGB; 1-bit becomes 8-bit gray. Gray and
+    colours deeper than 8 bits are kept in PNG, TIFF, PPM and HEIC; AVIF, JPEG 2000 and CMYK give 8 bits. HEIC
+    needs pillow-heif. name stands for the file in notes and errors.
+
+    Raises ImageError (no image, damaged, over max_pixels, samples out of range) and MemoryLimitError.
+    """
     if not data:
-        raise ImageError(f"{path}: the file is empty; fetch or export it again")
+        raise ImageError(f"{name}: the file is empty; fetch or export it again")
     try:
-        with _quiet_libraries():
-            return _decode(data, max_pixels)
+        image = Image(**decode(data, max_pixels))
     except PIL.UnidentifiedImageError:
-        raise ImageError(f"{path}: not an image that can be read; convert it to PNG or JPEG") from None
+        if pillow_heif is None and re.match(rb"....ftyp(hei|hev|mif1|msf1)", data, re.DOTALL):
+            raise ImageError(f"{name}: {_NO_HEIC}") from None
+        raise ImageError(f"{name}: not an image that can be read; convert it to PNG or JPEG") from None
     except MemoryError as error:
-        raise MemoryLimitError(f"{path}: too large for the memory of this computer") from error
+        raise MemoryLimitError(f"{name}: too large for the memory of this computer") from error
     except ImageError as error:
-        raise ImageError(f"{path}: {error}") from None
+        raise ImageError(f"{name}: {error}") from None
     except Exception as error:  # damaged files make the decoders raise nearly anything
-        raise ImageError(f"{path}: damaged: {_reason(error)}; fetch or export it again") from error
+        raise ImageError(f"{name}: damaged: {_reason(error)}; fetch or export it again") from error
+    return replace(image, notes=tuple(f"{name}: {note}" for note in image.notes))
 
 
 def check_writable(path: Path, size: tuple[int, int] | None = None) -> None:
     """Say before long work whether write_image could write to path; creates and alters nothing.
 
-    size is the (height, width) to be written, where it is known: WebP and JPEG have limits.
-    Raises CallError (unknown suffix, no such folder, path is a folder, size over the limit) and
-    ImageError (not permitted).
+    size is the (height, width) to be written, where it is known: some formats have limits.
+    Raises CallError (unknown suffix, HEIC without pillow-heif, no such folder, path is a folder, size over the
+    limit) and ImageError (not permitted).
     """
-    if path.suffix.lower() not in _FORMATS:
-        raise CallError(f"{path}: unknown suffix {path.suffix!r}; use one of {' '.join(OUTPUT_SUFFIXES)}")
-    format = _FORMATS[path.suffix.lower()]
-    if size is not None and max(size) > format.max_side:
-        raise CallError(f"{path}: {format.name} ends at {format.max_side} pixels a side; use .png")
     try:
+        _check_side(_format(path.suffix), size)
         target = path.resolve()
         if target.is_dir():
-            raise CallError(f"{path}: is a folder; name an image file")
+            raise CallError("is a folder; name an image file")
         if target.exists() and not target.is_file():
-            raise CallError(f"{path}: is not a regular file; name another output")
+            raise CallError("is not a regular file; name another output")
         if not target.parent.is_dir():
-            raise CallError(f"{path}: there is no folder {target.parent}; create it first")
+            raise CallError(f"there is no folder {target.parent}; create it first")
         if not os.access(target.parent, os.W_OK | os.X_OK):
-            raise ImageError(f"{path}: no permission to write into {target.parent}; name another folder")
+            raise ImageError(f"no permission to write into {target.parent}; name another folder")
         if target.exists() and not os.access(target, os.W_OK):
-            raise ImageError(f"{path}: is write-protected; name another output")
+            raise ImageError("is write-protected; name another output")
+    except (CallError, ImageError) as error:
+        raise type(error)(f"{path}: {error}") from None
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
         raise ImageError(f"{path}: cannot be written: {_reason(error)}") from error
 
 
-def write_image(path: Path, image: Image) -> list[str]:
-    """Write image in the format of the suffix; return a warning for each thing that the format cannot hold.
+def write_image(path: Path, image: Image, *, quality: int | None = None) -> list[str]:
+    """Write image in the format of the suffix, as encode_image does; return its notes, each beginning with path.
 
-    PNG holds 8 and 16 bits, TIFF also float, PPM and PGM 8 and 16 bits (P5 for gray, P6 for RGB, whatever the
-    suffix), the others 8. JPEG and WebP are written at quality 95, JPEG without chroma subsampling. Where the
-    format has no alpha, the image is laid on white. A new file gets the usual permissions; an existing one is
-    replaced in one step, keeps its mode, and is untouched where anything fails. Links are written through.
+    A new file gets the usual permissions; an existing one is replaced in one step, keeps its mode, and is
+    untouched where anything fails. Links are written through.
 
-    Raises CallError and ImageError as check_writable does, ImageError (disk full, not encodable) and
-    MemoryLimitError.
+    Raises as check_writable and encode_image do, and ImageError (disk full).
     """
     check_writable(path, image.pixels.shape[:2])
-    format = _FORMATS[path.suffix.lower()]
-    notes, pixels, alpha, profile = [], image.pixels, image.alpha, image.icc_profile
-    if alpha is not None and not format.alpha:
-        notes.append(f"{path}: {format.name} has no transparency: laid on white")
-        pixels, alpha = _on_white(pixels, alpha), None
-    if profile is not None and not format.profile:
-        notes.append(f"{path}: {format.name} has no colour profiles: left out")
-        profile = None
-    if pixels.dtype not in format.dtypes:
-        dtype = format.dtypes[-1]
-        notes.append(f"{path}: {format.name} has no {pixels.dtype} samples: reduced to {dtype}")
-        pixels, alpha = _reduced(pixels, dtype), None if alpha is None else _reduced(alpha, dtype)
     try:
-        data = format.encode(np.dstack([pixels] if alpha is None else [pixels, alpha]), profile)
-    except MemoryError as error:
-        raise MemoryLimitError(f"{path}: too large for the memory of this computer") from error
-    except Exception as error:  # as many kinds as there are encoders
-        raise ImageError(f"{path}: cannot be encoded as {format.name}: {_reason(error)}") from error
+        data, notes = encode_image(image, path.suffix[1:], quality)
+    except MambairError as error:
+        raise type(error)(f"{path}: {error}") from error
     _replace(path, data)
-    return notes
+    return [f"{path}: {note}" for note in notes]
+
+
+def encode_image(image: Image, format_name: str, quality: int | None = None) -> tuple[bytes, list[str]]:
+    """The file that holds image, and a note for each thing that the format cannot hold.
+
+    Alpha that cannot be held is laid on white. PPM and PGM are P5 for gray and P6 for RGB, whatever the name;
+    TIFF is deflated, and BigTIFF beyond 4 GiB. What has no place of its own but one in EXIF goes there.
+
+    Args:
+        image: its metadata are written as they are.
+        format_name: a suffix without its dot, such as "png"; see OUTPUT_SUFFIXES.
+        quality: 1 (small) to 100 (good), for JPEG and WebP (95 where None), AVIF and HEIC (90).
+
+    With the file, the encoders take at most 2.5 times the bytes of the pixels (measured at 8 megapixels), those
+    of WebP 5 (10 with alpha), HEIC 9 and AVIF 12 times.
+
+    Raises CallError (unknown format, HEIC without pillow-heif, too many pixels a side, quality), ImageError
+    (not encodable) and MemoryLimitError.
+    """
+    format = _format("." + format_name)
+    _check_side(format, image.pixels.shape[:2])
+    if quality is not None and not 1 <= quality <= 100:
+        raise CallError(f"the quality must be 1 to 100, not {quality}")
+    try:
+        fitted, notes = _fit_pixels(image, format)
+        fitted, more = _fit_metadata(fitted, format)
+        if quality is not None and not format.quality:
+            more.append(f"{format.name} loses nothing: the quality does not count")
+        return format.encode(fitted, quality or format.quality), notes + more
+    except MemoryError as error:
+        raise MemoryLimitError("too large for the memory of this computer") from error
+    except Exception as error:  # as many kinds as there are encoders
+        raise ImageError(f"cannot be encoded as {format.name}: {_reason(error)}") from error
 
 
 def _replace(path: Path, data: bytes) -> None:
@@ -171,307 +204,257 @@ def _replace(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
-# Reading
-
-
-@contextlib.contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Turn off the warnings and size limits of Pillow and OpenCV: both are global, hence the lock."""
-    with _LIBRARIES, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
-        level = _OPENCV_LOG.getLogLevel()
-        _OPENCV_LOG.setLogLevel(0)
-        try:
-            yield
-        finally:
-            PIL.Image.MAX_IMAGE_PIXELS = limit
-            _OPENCV_LOG.setLogLevel(level)
-
-
-def _decode(data: bytes, max_pixels: int) -> Image:
-    tags = _tiff_tags(data)
-    if tags.get(tiff.PHOTOMETRIC_INTERPRETATION) == 2 and max(tags.get(tiff.BITSPERSAMPLE, (8,))) > 8:
-        _check_size((tags[tiff.IMAGEWIDTH], tags[tiff.IMAGELENGTH]), max_pixels)
-        pixels, alpha = _deep_tiff(data, tags)
-        orientation, profile = None, tags.get(tiff.ICCPROFILE)
-    else:
-        PIL.Image.init()
-        safe = [name for name in PIL.Image.ID if name != "EPS"]  # that runs Ghostscript
-        with PIL.Image.open(io.BytesIO(data), formats=safe) as file:
-            _check_size(file.size, max_pixels)
-            tile: Any = file.tile[0] if file.format == "PPM" else None
-            file.load()
-            if file.format == "PNG" and file.mode in {"RGB", "RGBA"} and data[24] == 16:
-                pixels, alpha = _deep_png(data)
-            elif tile and file.mode == "RGB" and tile[0] != "raw" and tile[3][1] > 255:
-                pixels, alpha = _deep_ppm(data, file.size, tile), None
-            else:
-                pixels, alpha = _samples(file)
-            if file.mode == "I;16" and tags.get(tiff.PHOTOMETRIC_INTERPRETATION) == 0:
-                pixels = 65535 - pixels  # white is zero, which Pillow minds only up to 8 bits
-            key = file.info.get("transparency")
-            if alpha is None and key is not None:
-                alpha = _alpha_of_key(pixels, key, data[24] if file.format == "PNG" else 8)
-            orientation, profile = _orientation(file), file.info.get("icc_profile")
-    space = b"GRAY" if pixels.ndim == 2 else b"RGB "
-    return Image(
-        _upright(pixels, orientation),
-        None if alpha is None else _upright(alpha, orientation),
-        profile if profile and profile[16:20] == space else None,
-    )
-
-
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
-    if width < 1 or height < 1 or width * height > max_pixels:
-        raise ImageError(f"{width}x{height} pixels, and the limit is {max_pixels} in all; scale it down")
-
-
-def _samples(file: PIL.Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    """The pixels and alpha of a loaded Pillow image of any mode."""
-    mode = file.mode
-    if mode == "F" or mode.startswith("I"):
-        return _in_range(np.asarray(file)), None
-    if mode in {"1", "L"}:
-        return np.asarray(file.convert("L")), None
-    if mode in {"LA", "La"}:
-        samples = np.asarray(file.convert("LA"))
-        return samples[..., 0], samples[..., 1]
-    if mode in {"RGBA", "RGBa", "PA"} or (mode == "P" and file.has_transparency_data):
-        samples = np.asarray(file.convert("RGBA"))
-        return samples[..., :3], samples[..., 3]
-    return np.asarray(_to_rgb(file)), None
-
-
-def _to_rgb(file: PIL.Image.Image) -> PIL.Image.Image:
-    profile: bytes = file.info.get("icc_profile") or b""
-    if file.mode == "LAB" or (file.mode == "CMYK" and profile[16:20] == b"CMYK"):
-        with contextlib.suppress(ImageCms.PyCMSError):  # a damaged profile
-            source: Any = ImageCms.createProfile("LAB") if file.mode == "LAB" else io.BytesIO(profile)
-            srgb = ImageCms.createProfile("sRGB")
-            converted = ImageCms.profileToProfile(file, source, srgb, outputMode="RGB")
-            assert converted is not None  # it is None only with inPlace
-            return converted
-    return file.convert("RGB")
-
-
-def _in_range(samples: np.ndarray) -> np.ndarray:
-    """Integers as uint16 and floats as float32, where their values are those of an image."""
-    white, dtype = (65535, np.uint16) if samples.dtype.kind in "iu" else (1, np.float32)
-    if not (samples.min() >= 0 and samples.max() <= white):  # also where a float is not a number
-        raise ImageError(f"its samples run outside 0..{white}; scale them into that range")
-    return samples.astype(dtype)
-
-
-def _deep_png(data: bytes) -> tuple[np.ndarray, np.ndarray | None]:
-    # OpenCV gets nothing but the samples: its versions differ in what they make of other chunks.
-    chunks, place, kind = [], 8, b""
-    while kind != b"IEND":
-        size, kind = struct.unpack_from(">I4s", data, place)
-        if kind in {b"IHDR", b"IDAT", b"IEND"}:
-            chunks.append((kind, data[place + 8 : place + 8 + size]))
-        place += 12 + size
-    samples = _opencv(_join_png(chunks))  # BGR or BGRA, and the gray three times
-    colour_type = data[25]  # in IHDR: 2 RGB, 4 gray and alpha, 6 RGB and alpha
-    pixels = samples[..., 0] if colour_type == 4 else samples[..., 2::-1]
-    return pixels, None if colour_type == 2 else samples[..., 3]
-
-
-def _deep_ppm(data: bytes, size: tuple[int, int], tile: Any) -> np.ndarray:
-    codec, _, offset, (_, maximum) = tile
-    width, height = size
-    if codec == "ppm_plain":
-        samples = np.array(data[offset:].split()[: width * height * 3], np.uint32)
-    else:
-        samples = np.frombuffer(data, ">u2", width * height * 3, offset).astype(np.uint32)
-    scaled = (np.minimum(samples, maximum) * 65535 + maximum // 2) // maximum
-    return scaled.astype(np.uint16).reshape(height, width, 3)
-
-
-def _tiff_tags(data: bytes) -> Mapping[int, Any]:
-    """The tags of the first image in a TIFF file; none for other files."""
-    if data[:4] not in {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}:
-        return {}
-    tags = tiff.ImageFileDirectory_v2(data[: 16 if b"+" in data[2:4] else 8])
-    file = io.BytesIO(data)
-    file.seek(tags.next)
-    tags.load(file)
-    for offsets, sizes in (
-        (tiff.STRIPOFFSETS, tiff.STRIPBYTECOUNTS),
-        (tiff.TILEOFFSETS, tiff.TILEBYTECOUNTS),
-    ):
-        ends = map(sum, zip(tags.get(offsets, ()), tags.get(sizes, ()), strict=False))
-        if tags.get(tiff.COMPRESSION, 1) != 1 and max(ends, default=0) > len(data):
-            raise ValueError("the file is truncated")  # libtiff would find this too, but write it to stderr
-    return tags
-
-
-def _deep_tiff(data: bytes, tags: Mapping[int, Any]) -> tuple[np.ndarray, np.ndarray | None]:
-    bits = tags[tiff.BITSPERSAMPLE]
-    if not {*bits} <= {16, 32, 64} or len(bits) > 4 or tags.get(tiff.PLANAR_CONFIGURATION, 1) != 1:
-        raise ImageError(f"TIFF samples of {bits} bits, or in planes; save it as interleaved RGB of 16 bits")
-    samples = _opencv(data)  # BGR or BGRA, upright: of all formats, OpenCV turns just this one unasked
-    if samples.shape[2:] != (len(bits),):
-        raise ValueError("the tags of this TIFF contradict its pixels")
-    pixels, alpha = _in_range(samples[..., 2::-1]), _in_range(samples[..., 3]) if len(bits) == 4 else None
-    fourth = tags.get(tiff.EXTRASAMPLES, (2,))[0]  # 0: no alpha, 1: premultiplied alpha, 2: alpha
-    if alpha is None or fourth == 0:
-        return pixels, None
-    return _straight(pixels, alpha) if fourth == 1 else pixels, alpha
-
-
-def _straight(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Undo the multiplication of pixels by alpha."""
-    white = _WHITE[pixels.dtype]
-    gain = np.divide(white, alpha, out=np.zeros(alpha.shape), where=alpha > 0)
-    straight = np.minimum(pixels * gain[..., None], white)
-    return (straight if white == 1 else np.rint(straight)).astype(pixels.dtype)
-
-
-def _opencv(data: bytes) -> np.ndarray:
-    samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if samples is None:
-        raise ValueError("the file is damaged, or of a kind that OpenCV does not know")
-    return samples
-
-
-def _alpha_of_key(pixels: np.ndarray, key: Any, bits: int) -> np.ndarray:
-    """Alpha that hides the one value or colour that the file declares transparent."""
-    if bits < 8:  # Pillow scales these samples to 8 bits, but not the key
-        key = min(key * 255 // (2**bits - 1), 255)  # some versions scale it for 1 bit
-    hidden = pixels == key if pixels.ndim == 2 else (pixels == key).all(axis=2)
-    return np.where(hidden, 0, _WHITE[pixels.dtype]).astype(pixels.dtype)
-
-
-def _orientation(file: PIL.Image.Image) -> Any:
-    """The EXIF orientation that is still to be applied to a loaded image."""
-    try:
-        return file.getexif().get(274)
-    except Exception:  # a damaged EXIF block says nothing about the pixels
-        return None
-
-
-def _upright(samples: np.ndarray, orientation: Any) -> np.ndarray:
-    """Turn samples as EXIF orientation 1..8 asks; any other value means 1."""
-    if orientation in {5, 6, 7, 8}:
-        samples = samples.swapaxes(0, 1)
-    if orientation in {3, 4, 7, 8}:
-        samples = samples[::-1]
-    if orientation in {2, 3, 6, 7}:
-        samples = samples[:, ::-1]
-    return np.ascontiguousarray(samples)
-
-
 # Writing
 
 
+def _fit_pixels(image: Image, format: "_Format") -> tuple[Image, list[str]]:
+    """The image with pixels and alpha that the format can hold, and a note for each thing that changed."""
+    notes, pixels, alpha = [], image.pixels, image.alpha
+    if alpha is not None and "alpha" not in format.holds:
+        notes.append(f"{format.name} has no transparency: laid on white")
+        pixels, alpha = _on_white(pixels, alpha), None
+    if pixels.itemsize * 8 > format.bits:
+        notes.append(f"{format.name} holds {format.bits} bits a sample: reduced from {pixels.dtype}")
+        dtype = np.dtype(np.uint8 if format.bits == 8 else np.uint16)
+        if pixels.dtype != dtype:
+            pixels, alpha = _reduced(pixels, dtype), None if alpha is None else _reduced(alpha, dtype)
+    gray = "gray" if alpha is None else "gray with alpha"
+    if pixels.ndim == 2 and gray not in format.holds:
+        notes.append(f"{format.name} has no {gray}: written as RGB")
+        pixels = np.dstack([pixels] * 3)
+    return replace(image, pixels=pixels, alpha=alpha), notes
+
+
+def _fit_metadata(image: Image, format: "_Format") -> tuple[Image, list[str]]:
+    """The image with the metadata that the format can hold, and a note of what is left out."""
+    block, dpi, text, holds = image.exif, image.dpi, dict(image.text), format.holds
+    if "EXIF" in holds:  # where there is a place also for what few formats hold elsewhere
+        old = exif.parse(block) if block else exif.Block("<", {})
+        new: exif.Entries = {}
+        if "text" not in holds:
+            for keyword in text.keys() & exif.TEXTS.keys():
+                if exif.TEXTS[keyword] not in old.entries:
+                    new[exif.TEXTS[keyword]] = exif.text(text.pop(keyword))
+        if dpi and "resolution" not in holds:
+            if not np.allclose(dpi, exif.resolution(old) or 0, rtol=1e-4):
+                new |= exif.of_resolution(old.order, dpi)
+            dpi = None
+        if new:
+            block = exif.joined(old.order, old.entries | new)
+    fits = {
+        "colour profile": not (image.pixels.ndim == 3 and (image.icc_profile or b"")[16:20] == b"GRAY"),
+        "EXIF": len(block or b"") <= format.longest,
+        "XMP": len(image.xmp or b"") <= format.longest,
+        "comment": len(text.get("Comment", "").encode()) <= format.longest,
+    }
+    kept = {what for what in holds if fits.get(what, True)}
+    values: dict[str, Any] = {"colour profile": image.icc_profile, "EXIF": block, "XMP": image.xmp, "resolution": dpi}
+    lost = [what for what, value in values.items() if value and what not in kept]
+    if "text" not in kept:
+        comment = {"Comment": text.pop("Comment")} if "comment" in kept and "Comment" in text else {}
+        lost += [f"text {keyword!r}" for keyword in text]
+        text = comment
+    notes = [f"{format.name} has no place for all metadata: left out {', '.join(lost)}"] if lost else []
+    profile, block, xmp, dpi = (value if what in kept else None for what, value in values.items())
+    return Image(image.pixels, image.alpha, profile, block, xmp, dpi, text), notes
+
+
 def _on_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    white = _WHITE[pixels.dtype]
-    share = (alpha if pixels.ndim == 2 else alpha[..., None]) / np.float32(white)
-    laid = pixels * share + white * (1 - share)
-    return (laid if white == 1 else np.rint(laid)).astype(pixels.dtype)
+    """Lay pixels with alpha on a white ground."""
+    white = WHITE[pixels.dtype]
+
+    def lay(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+        share = (alpha if pixels.ndim == 2 else alpha[..., None]) / np.float32(white)
+        laid = pixels * share + np.float32(white) * (1 - share)
+        return laid if white == 1 else np.rint(laid)
+
+    return in_bands(lay, pixels.dtype, pixels, alpha)
 
 
 def _reduced(samples: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    if samples.dtype == np.float32:
-        return np.rint(samples.clip(0, 1) * _WHITE[dtype]).astype(dtype)
-    return ((samples.astype(np.uint32) + 128) // 257).astype(dtype)  # round(x / 257)
+    """Round samples to the nearest of a narrower type of integers; floats are cut off outside 0..1."""
+    scale = WHITE[dtype] / WHITE[samples.dtype]
+    return in_bands(lambda samples: np.rint((samples * np.float32(scale)).clip(0, WHITE[dtype])), dtype, samples)
 
 
-def _encode_pillow(samples: np.ndarray, profile: bytes | None, name: str, **options: Any) -> bytes:
+def _samples(image: Image) -> np.ndarray:
+    """H x W, or H x W x C with alpha last."""
+    return image.pixels if image.alpha is None else np.dstack([image.pixels, image.alpha])
+
+
+def _encode_pillow(image: Image, quality: int, name: str, **options: Any) -> bytes:
+    options = {"icc_profile": image.icc_profile, "exif": image.exif, "xmp": image.xmp, "dpi": image.dpi} | options
+    given = {key: value for key, value in options.items() if value is not None}
     file = io.BytesIO()
-    if profile is not None:
-        options["icc_profile"] = profile
-    PIL.Image.fromarray(samples.squeeze(2) if samples.shape[2] == 1 else samples).save(file, name, **options)
+    PIL.Image.fromarray(_samples(image)).save(file, name, quality=quality, **given)
     return file.getvalue()
 
 
-def _encode_png(samples: np.ndarray, profile: bytes | None) -> bytes:
-    if samples.dtype == np.uint8:
-        return _encode_pillow(samples, profile, "PNG")
-    height, width, channels = samples.shape
-    rows = samples.astype(">u2").reshape(height, -1).view(np.uint8)
-    filtered = np.full((height, 1 + rows.shape[1]), 2, np.uint8)  # filter 2: the difference to the row above
-    filtered[:, 1:] = np.diff(rows, axis=0, prepend=np.zeros_like(rows[:1]))
-    packed = zlib.compress(filtered.data)
-    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))]
-    if profile is not None:
-        chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(profile)))
-    chunks += [(b"IDAT", packed[start : start + 2**30]) for start in range(0, len(packed), 2**30)]
-    chunks.append((b"IEND", b""))
-    return _join_png(chunks)
+def _encode_jpeg(image: Image, quality: int) -> bytes:
+    block = b"Exif\0\0" + image.exif if image.exif else None
+    comment = image.text["Comment"].encode() if image.text else None
+    return _encode_pillow(image, quality, "JPEG", exif=block, comment=comment, subsampling=0)
 
 
-def _join_png(chunks: list[tuple[bytes, bytes]]) -> bytes:
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
-        for kind, body in chunks
-    )
+def _encode_bmp(image: Image, quality: int) -> bytes:
+    return _encode_pillow(replace(image, dpi=image.dpi or (0, 0)), quality, "BMP")  # else Pillow makes up 96
 
 
-def _encode_tiff(samples: np.ndarray, profile: bytes | None) -> bytes:
-    if samples.dtype != np.uint8 and samples.shape[2] == 2:
-        samples = samples[..., [0, 0, 0, 1]]  # neither Pillow nor OpenCV could read deep gray with alpha
-    height, width, channels = samples.shape
-    floating = samples.dtype == np.float32
-    # Predictor 2: each sample is the difference to its left neighbour.
-    rows = samples if floating else np.diff(samples, axis=1, prepend=np.zeros_like(samples[:, :1]))
-    packed = zlib.compress(rows.astype(samples.dtype.newbyteorder("<")).tobytes())
-    tags = tiff.ImageFileDirectory_v2()
-    tags[tiff.IMAGEWIDTH], tags[tiff.IMAGELENGTH] = width, height
-    tags[tiff.BITSPERSAMPLE] = (samples.itemsize * 8,) * channels
-    tags[tiff.SAMPLEFORMAT] = (3 if floating else 1,) * channels
-    tags[tiff.SAMPLESPERPIXEL] = channels
-    tags[tiff.PHOTOMETRIC_INTERPRETATION] = 2 if channels > 2 else 1
-    if channels in {2, 4}:
-        tags[tiff.EXTRASAMPLES] = 2  # alpha, not premultiplied
-    tags[tiff.COMPRESSION], tags[tiff.PREDICTOR] = 8, 1 if floating else 2
-    tags[tiff.ROWSPERSTRIP], tags[tiff.STRIPBYTECOUNTS] = height, len(packed)
-    tags[tiff.STRIPOFFSETS] = 0  # from the end of the tags; save() makes it absolute
-    if profile is not None:
-        tags[tiff.ICCPROFILE] = profile
+def _encode_avif(image: Image, quality: int) -> bytes:
+    options: dict[str, Any] = {"subsampling": "4:4:4"} if image.pixels.ndim == 3 else {}
+    if image.exif:  # Pillow would write its own instead of a block that has an orientation
+        block = exif.parse(image.exif)
+        block.entries.pop(exif.ORIENTATION, None)
+        options["exif"] = exif.joined(block.order, block.entries) if block.entries else None
+    return _encode_pillow(image, quality, "AVIF", **options)
+
+
+def _encode_heic(image: Image, quality: int) -> bytes:
+    samples = _samples(image)
+    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[samples[0, 0].size] + ";16" * (samples.itemsize == 2)
+    metadata = {"icc_profile": image.icc_profile, "exif": image.exif, "xmp": image.xmp}
+    given = {key: value for key, value in metadata.items() if value is not None}
     file = io.BytesIO()
-    tags.save(file)
-    return file.getvalue() + packed
+    pillow_heif.encode(mode, samples.shape[1::-1], samples.tobytes(), file, quality=quality, **given)
+    return file.getvalue()
 
 
-def _encode_netpbm(samples: np.ndarray, profile: bytes | None) -> bytes:
-    height, width, channels = samples.shape
-    header = b"P%d %d %d %d\n" % (5 if channels == 1 else 6, width, height, _WHITE[samples.dtype])
-    return header + samples.astype(samples.dtype.newbyteorder(">")).tobytes()
+def _encode_png(image: Image, quality: int) -> bytes:
+    texts = PngImagePlugin.PngInfo()
+    for keyword, text in image.text.items():
+        texts.add_text(keyword, text)
+    if image.xmp:
+        texts.add_itxt("XML:com.adobe.xmp", image.xmp)
+    if image.pixels.dtype == np.uint8:
+        return _encode_pillow(image, quality, "PNG", pnginfo=texts)
+    # Pillow writes all but the samples, which it would cut.
+    frame = _encode_pillow(replace(image, pixels=np.zeros((1, 1), np.uint8), alpha=None), quality, "PNG", pnginfo=texts)
+    samples = _samples(image)
+    height, width = samples.shape[:2]
+    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[samples[0, 0].size]
+    chunks = []
+    for kind, body in png_chunks(frame):
+        if kind == b"IHDR":
+            chunks.append((kind, struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)))
+        elif kind == b"IDAT":
+            chunks += [(kind, part) for part in _deflated_rows(samples)]
+        else:
+            chunks.append((kind, body))
+    return join_png(chunks)
+
+
+def _deflated_rows(samples: np.ndarray) -> Iterator[bytes]:
+    """The bodies of IDAT chunks."""
+    packer = zlib.compressobj()
+    above = np.zeros((1, samples[0].size * 2), np.uint8)
+    for top in range(0, len(samples), ROWS):
+        rows = samples[top : top + ROWS].astype(">u2").reshape(-1, above.size // 2).view(np.uint8)
+        filtered = np.full((len(rows), 1 + rows.shape[1]), 2, np.uint8)  # filter 2: the difference to the row above
+        filtered[:, 1:] = np.diff(rows, axis=0, prepend=above)
+        above = rows[-1:]
+        if part := packer.compress(filtered.data):
+            yield part
+    yield packer.flush()
+
+
+def _encode_tiff(image: Image, quality: int) -> bytes:
+    old = exif.parse(image.exif) if image.exif else exif.Block("<", {})
+    samples, order = _samples(image), old.order
+    height, width = samples.shape[:2]
+    channels, floating = samples[0, 0].size, samples.dtype == np.float32
+    strips = []
+    for top in range(0, height, ROWS):
+        rows = samples[top : top + ROWS]
+        if not floating:  # predictor 2: each sample is the difference to its left neighbour
+            rows = np.diff(rows, axis=1, prepend=np.zeros_like(rows[:, :1]))
+        strips.append(zlib.compress(rows.astype(order + samples.dtype.str[1:]).data))
+    big = sum(map(len, strips)) > MAX_TIFF
+    sizes = [len(strip) for strip in strips]
+    start = len(exif.header(order, 0, big))
+    offsets = list(itertools.accumulate(sizes, initial=start))
+    tags = {
+        exif.WIDTH: [width],
+        exif.HEIGHT: [height],
+        exif.BITS: [samples.itemsize * 8] * channels,
+        exif.COMPRESSION: [8],
+        exif.PHOTOMETRIC: [2 if channels > 2 else 1],
+        exif.STRIP_OFFSETS: offsets[:-1],
+        exif.SAMPLES: [channels],
+        exif.ROWS_PER_STRIP: [ROWS],
+        exif.STRIP_SIZES: sizes,
+        exif.PREDICTOR: [1 if floating else 2],
+        exif.SAMPLE_FORMAT: [3 if floating else 1] * channels,
+    }
+    if image.alpha is not None:
+        tags[exif.EXTRA_SAMPLES] = [2]  # alpha, not premultiplied
+    entries = exif.descriptive(old.entries) | {tag: exif.integers(order, *found) for tag, found in tags.items()}
+    for tag, value in ((exif.XMP, image.xmp), (exif.ICC_PROFILE, image.icc_profile)):
+        if value:
+            entries[tag] = exif.raw(value)
+    padding = bytes(offsets[-1] % 2)
+    place = offsets[-1] + len(padding)
+    return b"".join([exif.header(order, place, big), *strips, padding, exif.build(order, entries, place, big)])
+
+
+def _encode_netpbm(image: Image, quality: int) -> bytes:
+    height, width = image.pixels.shape[:2]
+    header = b"P%d %d %d %d\n" % (5 if image.pixels.ndim == 2 else 6, width, height, WHITE[image.pixels.dtype])
+    return b"".join([header, np.ascontiguousarray(image.pixels, image.pixels.dtype.newbyteorder(">")).data])
 
 
 @dataclass(frozen=True)
 class _Format:
-    """What an output format can hold. encode takes H x W x C samples (alpha last) and an ICC profile."""
+    """An output format: encode takes an image that it can hold, and a quality."""
 
     name: str
-    encode: Callable[[np.ndarray, bytes | None], bytes]
-    dtypes: tuple[np.dtype, ...] = (np.dtype(np.uint8),)  # the widest last
-    alpha: bool = False
-    profile: bool = False
+    encode: Callable[[Image, int], bytes]
+    holds: frozenset[str]
+    bits: int = 8  # of a sample, at most
+    quality: int = 0  # where none is asked for; 0 where nothing is lost
     max_side: int = 2**31 - 1
+    longest: int = 2**31 - 1  # bytes of EXIF and XMP
 
 
-_UINT8, _UINT16, _FLOAT32 = _WHITE
-_JPEG = partial(_encode_pillow, name="JPEG", quality=95, subsampling=0)
-_WEBP = partial(_encode_pillow, name="WEBP", quality=95)
-_BMP = partial(_encode_pillow, name="BMP")
+_COLOUR = frozenset({"alpha", "colour profile", "EXIF", "XMP"})
+_JPEG_HOLDS = frozenset({"gray", "colour profile", "EXIF", "XMP", "resolution", "comment"})
+_JPEG = _Format("JPEG", _encode_jpeg, _JPEG_HOLDS, quality=95, max_side=65500, longest=65500)
+_WEBP = _Format("WebP", partial(_encode_pillow, name="WEBP", exact=True), _COLOUR, quality=95, max_side=16383)
+_AVIF = _Format("AVIF", _encode_avif, _COLOUR | {"gray"}, quality=90, max_side=32768)
+_HEIC = _Format("HEIC", _encode_heic, _COLOUR | {"gray", "gray with alpha"}, 10, quality=90, max_side=16384)
+_TIFF = _Format("TIFF", _encode_tiff, _COLOUR | {"gray", "gray with alpha"}, 32)
+_PNG = _Format("PNG", _encode_png, _COLOUR | {"gray", "gray with alpha", "resolution", "text"}, 16)
+_BMP = _Format("BMP", _encode_bmp, frozenset({"gray", "resolution"}))
+_NETPBM = _Format("PPM", _encode_netpbm, frozenset({"gray"}), 16)
 _FORMATS = {
-    ".png": _Format("PNG", _encode_png, (_UINT8, _UINT16), alpha=True, profile=True),
-    ".jpg": _Format("JPEG", _JPEG, profile=True, max_side=65500),
-    ".jpeg": _Format("JPEG", _JPEG, profile=True, max_side=65500),
-    ".webp": _Format("WebP", _WEBP, alpha=True, profile=True, max_side=16383),
-    ".tif": _Format("TIFF", _encode_tiff, (_UINT8, _UINT16, _FLOAT32), alpha=True, profile=True),
-    ".tiff": _Format("TIFF", _encode_tiff, (_UINT8, _UINT16, _FLOAT32), alpha=True, profile=True),
-    ".bmp": _Format("BMP", _BMP),
-    ".ppm": _Format("PPM", _encode_netpbm, (_UINT8, _UINT16)),
-    ".pgm": _Format("PGM", _encode_netpbm, (_UINT8, _UINT16)),
+    ".png": _PNG,
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".webp": _WEBP,
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
+    ".bmp": _BMP,
+    ".ppm": _NETPBM,
+    ".pgm": _NETPBM,
+    ".avif": _AVIF,
+    ".heic": _HEIC,
+    ".heif": _HEIC,
 }
 OUTPUT_SUFFIXES = tuple(_FORMATS)
 """The suffixes that write_image knows, in lower case."""
+
+
+def _format(suffix: str) -> _Format:
+    format = _FORMATS.get(suffix.lower())
+    if format is None:
+        raise CallError(f"unknown suffix {suffix!r}; use one of {' '.join(OUTPUT_SUFFIXES)}")
+    if format is _HEIC and pillow_heif is None:
+        raise CallError(_NO_HEIC)
+    return format
+
+
+def _check_side(format: _Format, size: tuple[int, ...] | None) -> None:
+    if size is not None and max(size) > format.max_side:
+        raise CallError(f"{format.name} ends at {format.max_side} pixels a side; use .png")
 
 
 def _reason(error: BaseException) -> str:

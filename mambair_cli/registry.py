@@ -7,10 +7,15 @@ from .errors import CallError
 
 @dataclass(frozen=True)
 class Task:
-    """A kind of restoration; the command of the same name is built from it."""
+    """A kind of restoration, and the command of the same name.
+
+    scale is the default one. suffix tells a result from the input beside it; {scale} in it stands for the scale.
+    """
 
     name: str
     summary: str
+    scale: int
+    suffix: str
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,9 @@ class Model:
     source: str
 
 
-TASKS = {"upscale": Task("upscale", "Enlarge a photograph and restore its detail.")}
+TASKS = {
+    "upscale": Task("upscale", "Enlarge photographs and restore their detail.", scale=4, suffix="_x{scale:g}"),
+}
 
 MODELS: tuple[Model, ...] = (
     Model(

@@ -425,7 +425,7 @@ OTHER = [  # arguments, separated by two spaces; exit code, words of the message
     ("upscale", 2, "INPUT", "mambair upscale --help"),
     ("upscale  missing.png", 2, "missing.png: no such file", "check the path"),
     ("upscale  text.png/x.png", 2, "text.png/x.png: no such file"),
-    ("upscale  empty", 2, "empty: is a folder", "name an image file"),
+    ("upscale  empty", 2, "empty: is a folder", "give -o FOLDER"),
     ("upscale  .", 2, ".: is a folder"),
     ("upscale  text.png", 1, "text.png: not an image", "convert it"),
     ("upscale  zero.png", 1, "zero.png: the file is empty", "fetch or export it again"),
@@ -435,7 +435,7 @@ OTHER = [  # arguments, separated by two spaces; exit code, words of the message
     (f"upscale  {LONG}.png", 1, f"{LONG}.png", "too long"),
     ("upscale  photo.png  -o  none/out.png", 2, "none/out.png: there is no folder", "create it"),
     ("upscale  photo.png  -o  text.png/out.png", 2, "text.png/out.png: there is no folder"),
-    ("upscale  photo.png  -o  folder.png", 2, "folder.png: is a folder", "name an image file"),
+    ("upscale  photo.png  -o  photo.jpg/", 2, "photo.jpg: is a file", "name a folder"),
     (f"upscale  photo.png  -o  {LONG}.png", 1, f"{LONG}.png", "too long"),
     ("upscale  photo.png  -o  photo.png", 2, "photo.png: is the input itself", "with -o"),
     ("upscale  photo.png  -o  empty/../photo.png", 2, "photo.png: is the input itself"),
@@ -510,7 +510,7 @@ def test_bad_outputs_are_found_before_the_work(call, bad, monkeypatch):
 
     monkeypatch.chdir(bad)
     monkeypatch.setattr("mambair_cli.engine.load_restorer", never)
-    for output in ("none/out.png", "folder.png", "photo.png", "out.gif"):
+    for output in ("none/out.png", "photo.jpg/", "photo.png", "out.gif"):
         assert call("upscale", "photo.png", "-o", output)[0] == 2
 
 
@@ -715,7 +715,8 @@ def test_python_m(folder):
         ("", "upscale doctor train models bench --version --verbose -v --help"),
         (
             "upscale",
-            "INPUT --output -o --scale -s --model -m --tile --tile-overlap --device --backend --json",
+            "INPUT --output -o --scale -s --model -m --glob --overwrite --format --quality --suffix --tile"
+            " --tile-overlap --device --backend --json",
         ),
         ("models", "list"),
         ("models list", "--json"),

@@ -460,6 +460,15 @@ def test_devices(monkeypatch, gpus, mps, name, device):
     assert resolve_device(name) == torch.device(device)
 
 
+@pytest.mark.parametrize(("rank", "device"), [("0", "cuda:0"), ("1", "cuda:1"), ("2", "cuda:0")])
+def test_processes_of_torchrun_take_one_gpu_each(monkeypatch, rank, device):
+    pretend(monkeypatch, 2)
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    assert resolve_device("auto") == resolve_device("cuda") == torch.device(device)
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+    assert resolve_device("cpu") == torch.device("cpu")
+
+
 def pretend(monkeypatch, gpus, mps=False):
     """Make PyTorch see these devices."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)

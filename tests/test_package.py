@@ -26,12 +26,13 @@ every_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(pat
 
 # Each part imports only from the layers before its own; ops and archs also from themselves.
 LAYERS = (
-    {"errors"},
+    {"errors", "exif"},
+    {"image_decode"},
     {"ops", "tiling", "metrics", "resize", "registry", "runtime", "image_io"},
     {"archs", "datasets"},
     {"weights"},
     {"engine", "train"},
-    {"bench", "doctor"},
+    {"batch", "bench", "doctor"},
     {"cli"},
     {"__main__"},
 )
@@ -102,9 +103,11 @@ def test_light_modules_import_nothing_heavy(name):
 
 def test_the_package_imports_its_dependencies_and_nothing_else():
     distributions = {"PIL": "pillow", "cv2": "opencv-python-headless", "llvmlite": "numba"}
+    distributions["pillow_heif"] = "pillow-heif"
     imported = {name.split(".")[0] for path in MODULES for name in imports(path)}
     imported -= {"mambair_cli", "tomllib", *sys.stdlib_module_names}
-    declared = {re.match(r"[\w-]+", line)[0] for line in PROJECT["project"]["dependencies"]}
+    required = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["heif"]
+    declared = {re.match(r"[\w-]+", line)[0] for line in required}
     assert {distributions.get(name, name) for name in imported} == declared
     assert not declared & {"torchvision", "timm", "basicsr", "einops", "opencv-python"}
 

@@ -1,0 +1,43 @@
+"""A Restorer that needs no network, for tests of all around it; as a program, it restores a folder: IN OUT."""
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from types import SimpleNamespace
+
+from mambair_cli.batch import Batch, Manifest, find_jobs
+from mambair_cli.image_io import Image
+
+SETTINGS = {"model": "abc", "scale": 2, "quality": None}
+
+
+class Doubler:
+    """Every pixel becomes four. `at_work` is called with each image."""
+
+    scale, backend, device = 2, "numba", "cpu"
+
+    def __init__(self, at_work=lambda image: None):
+        self.at_work = at_work
+        self.count = 0
+
+    def plan(self, height, width):
+        return SimpleNamespace(boxes=[(0, 0)])
+
+    def restore_image(self, image, scale=None, progress=None):
+        progress(0.5)
+        self.count += 1
+        self.at_work(image)
+        progress(1.0)
+        return Image(doubled(image.pixels))
+
+
+def doubled(pixels):
+    return pixels.repeat(2, axis=0).repeat(2, axis=1)
+
+
+if __name__ == "__main__":
+    restorer, records = Doubler(lambda image: time.sleep(0.01)), []
+    jobs, folder = find_jobs([sys.argv[1]], sys.argv[2])
+    Batch(restorer, 2, None, Manifest(folder, SETTINGS)).run(jobs, records.append, lambda *_: None)
+    print(json.dumps({"count": restorer.count, "records": [asdict(record) for record in records]}))
