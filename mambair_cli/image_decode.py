@@ -339,7 +339,7 @@ def _from_deep_tiff(data: bytes, block: exif.Block) -> Samples:
     if channels == colours or fourth == 0:
         return pixels, None
     alpha = _in_range(np.ascontiguousarray(samples[..., -1]))
-    return _straight(pixels, alpha) if fourth == 1 else pixels, alpha
+    return _in_range(_straight(pixels, alpha)) if fourth == 1 else pixels, alpha
 
 
 def _as_gray_tiff(data: bytes, block: exif.Block, channels: int) -> np.ndarray:
@@ -420,8 +420,9 @@ def _straight(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     white = WHITE[pixels.dtype]
 
     def divide(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-        gain = np.divide(white, alpha, out=np.zeros(alpha.shape, np.float32), where=alpha > 0)
-        result = pixels * (gain if pixels.ndim == 2 else gain[..., None])
+        gain = np.divide(white, alpha, out=np.zeros(alpha.shape, np.float32), where=alpha > white / 2**17)
+        with np.errstate(over="ignore"):
+            result = pixels * (gain if pixels.ndim == 2 else gain[..., None])
         return result if white == 1 else np.rint(result.clip(0, white))
 
     return in_bands(divide, pixels.dtype, pixels, alpha)

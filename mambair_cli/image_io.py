@@ -264,7 +264,7 @@ def _on_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     white = WHITE[pixels.dtype]
 
     def lay(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-        share = (alpha if pixels.ndim == 2 else alpha[..., None]) / np.float32(white)
+        share = (alpha if pixels.ndim == 2 else alpha[..., None]).clip(0, white) / np.float32(white)
         laid = pixels * share + np.float32(white) * (1 - share)
         return laid if white == 1 else np.rint(laid)
 
@@ -273,8 +273,9 @@ def _on_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 def _reduced(samples: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Round samples to the nearest of a narrower type of integers; floats are cut off outside 0..1."""
-    scale = WHITE[dtype] / WHITE[samples.dtype]
-    return in_bands(lambda samples: np.rint((samples * np.float32(scale)).clip(0, WHITE[dtype])), dtype, samples)
+    white = WHITE[samples.dtype]
+    scale = np.float32(WHITE[dtype] / white)
+    return in_bands(lambda samples: np.rint(samples.clip(0, white) * scale), dtype, samples)
 
 
 def _samples(image: Image) -> np.ndarray:

@@ -1,5 +1,8 @@
 import io
+import json
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -603,3 +606,17 @@ def test_png_of_whole_chunks_with_too_few_samples(bits, monkeypatch):
     monkeypatch.setattr(zlib, "compress", lambda rows: compress(rows)[:-2000])
     data = png_bytes(noise((32, 24 * 3 * bits // 8)), bits, 2)
     fails(lambda: read(data), ImageError, "input")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
+@pytest.mark.parametrize("count", [20, pytest.param(2000, marks=pytest.mark.long)])
+def test_mutated_files(count):
+    """They give an image or a MambairError, within 10 seconds and 2 GB."""
+    script = Path(__file__).parent / "fuzz_images.py"
+    run = subprocess.run([sys.executable, script, str(count)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-200:] + run.stderr[-3000:]
+    rows = [json.loads(line) for line in run.stdout.splitlines()]
+    assert [row["name"] for row in rows] == list(PHOTOS)
+    assert max(row["slowest"] for row in rows) < 10
+    assert max(row["peak"] for row in rows) < 2 * 2**30
+    assert min(sum(row.get(word, 0) for row in rows) for word in ("read", "ImageError")) > 5 * len(rows)
