@@ -197,6 +197,8 @@ def test_samples_that_are_reduced_are_said():
     assert image.notes == ("input: its samples of 16 bits are reduced to 8",)
     deep = noise((32, 32, 3), "uint16")
     for suffix, options in ((".jp2", []), (".avif", [cv2.IMWRITE_AVIF_DEPTH, 10])):
+        if not cv2.haveImageWriter("a" + suffix):  # as in older versions of OpenCV
+            continue
         image = read(cv2.imencode(suffix, deep // (64 if options else 1), options)[1].tobytes())
         assert image.notes == (f"input: its samples of {10 if options else 16} bits are reduced to 8",)
 
