@@ -397,13 +397,13 @@ def _in_range(samples: np.ndarray) -> np.ndarray:
     """Integers as uint16 and floats as float32. Raises ImageError for integers outside 0..65535, infinity and NaN."""
     if samples.dtype.kind == "f":
         with np.errstate(over="ignore"):
-            samples = samples.astype(np.float32)
+            samples = samples.astype(np.float32, copy=False)
         if not np.isfinite(samples).all():
             raise ImageError("some of its samples are infinite or not a number; export it again")
         return samples
     if not (samples.min() >= 0 and samples.max() <= 65535):
         raise ImageError("its samples run outside 0..65535; scale them into that range")
-    return samples.astype(np.uint16)
+    return samples.astype(np.uint16, copy=False)
 
 
 def _stretched(samples: np.ndarray, maximum: int) -> np.ndarray:
