@@ -531,13 +531,15 @@ def test_unknown_back_end():
 
 @pytest.mark.parametrize("dtype", WHITE)
 @pytest.mark.parametrize(("scale", "size"), [(None, (96, 128)), (4, (96, 128)), (3, (72, 96)), (2, (48, 64))])
-def test_a_picture_keeps_its_alpha_and_profile(scale, size, dtype):
+def test_a_picture_keeps_its_alpha_and_metadata(scale, size, dtype):
     r = restorer(network("light_c"))
     pixels, alpha = as_type(SCENE, dtype), as_type(SCENE[..., 2], dtype)
-    result = r.restore_image(Image(pixels, alpha, b"profile"), scale)
+    image = Image(pixels, alpha, b"profile", b"EXIF", b"XMP", (300, 300), {"Title": "Scene"}, ("note",))
+    result = r.restore_image(image, scale)
     assert result.pixels.shape == (*size, 3)
     assert result.pixels.dtype == result.alpha.dtype == dtype
-    assert result.icc_profile == b"profile"
+    for name in ("icc_profile", "exif", "xmp", "dpi", "text", "notes"):
+        assert getattr(result, name) == getattr(image, name)
     white = WHITE[dtype]
     np.testing.assert_array_equal(result.alpha, bicubic(alpha, *size).clip(0, white))
     np.testing.assert_array_equal(result.pixels, bicubic(r.restore(pixels), *size).clip(0, white))
