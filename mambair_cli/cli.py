@@ -398,7 +398,7 @@ def bench(
         )
         for r in [*facts["images"], facts["mean"]]
     ]
-    _print_table(("image", "PSNR-Y", "SSIM-Y", "bicubic", "bicubic"), rows)
+    _print_table(("image", "PSNR-Y", "SSIM-Y", "bicubic PSNR-Y", "SSIM-Y"), rows)
     print(f"{facts['model']} x{scale}, {facts['backend']} on {facts['device']}, {facts['seconds']:.1f} s")
 
 

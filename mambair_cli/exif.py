@@ -94,6 +94,8 @@ def _directory(data: bytes, order: str, big: bool, start: int, parent: int) -> B
     damaged, budget = False, len(data)  # values that overlap could take more memory than the file
     for place in range(start, end, 4 + 2 * inline):
         tag, kind, length = struct.unpack_from(order + "HH" + number, data, place)
+        if not length:  # as some cameras write what they do not know
+            continue
         size = _SIZES.get(kind, 0) * length
         at = place + 4 + inline
         if size > inline:

@@ -8,6 +8,7 @@ uint8, uint16 or float32.
 import contextlib
 import io
 import logging
+import math
 import re
 import struct
 import threading
@@ -112,12 +113,11 @@ def _decode(data: bytes, max_pixels: int) -> dict[str, Any]:
 
 def _samples(data: bytes, file: Any) -> Samples:
     """Load and return what Pillow has opened, or have it read by others."""
-    tile = file.tile[0] if file.format == "PPM" else None
+    if file.format == "PPM" and file.tile[0][0] != "raw" and file.tile[0][3][1] > 255:
+        return _from_deep_ppm(data, file.size, file.tile[0]), None
     file.load()
     if file.format == "PNG" and file.mode in {"RGB", "RGBA"} and data[24] == 16:
         pixels, alpha = _from_deep_png(data)
-    elif tile and file.mode == "RGB" and tile[0] != "raw" and tile[3][1] > 255:
-        pixels, alpha = _from_deep_ppm(data, file.size, tile), None
     elif file.format == "HEIF":
         pixels, alpha = _from_heif(data, file)
     else:
@@ -252,14 +252,18 @@ def _from_pillow(file: PIL.Image.Image) -> Samples:
     if mode == "F" or mode.startswith("I"):
         return _in_range(np.asarray(file)), None
     if mode in {"1", "L"}:
-        return np.asarray(file.convert("L")), None
+        return np.asarray(_converted(file, "L")), None
     if mode in {"LA", "La"}:
-        samples = np.asarray(file.convert("LA"))
+        samples = np.asarray(_converted(file, "LA"))
         return samples[..., 0], samples[..., 1]
     if mode in {"RGBA", "RGBa", "PA"} or (mode == "P" and file.has_transparency_data):
-        samples = np.asarray(file.convert("RGBA"))
+        samples = np.asarray(_converted(file, "RGBA"))
         return samples[..., :3], samples[..., 3]
     return np.asarray(_to_rgb(file)), None
+
+
+def _converted(file: PIL.Image.Image, mode: str) -> PIL.Image.Image:
+    return file if file.mode == mode else file.convert(mode)  # which would copy
 
 
 def _to_rgb(file: PIL.Image.Image) -> PIL.Image.Image:
@@ -271,7 +275,7 @@ def _to_rgb(file: PIL.Image.Image) -> PIL.Image.Image:
             converted = ImageCms.profileToProfile(file, source, srgb, outputMode="RGB")
             assert converted is not None  # it is None only with inPlace
             return converted
-    return file.convert("RGB")
+    return _converted(file, "RGB")
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -301,14 +305,15 @@ def _from_deep_png(data: bytes) -> Samples:
 
 
 def _from_deep_ppm(data: bytes, size: tuple[int, int], tile: Any) -> np.ndarray:
-    """The samples of a PPM file of more than 8 bits; tile: where Pillow finds them."""
+    """The samples of a PPM or PGM file of more than 8 bits; tile: where Pillow finds them, but is slow to read them."""
     codec, _, offset, (_, maximum) = tile
-    width, height = size
+    shape = (size[1], size[0], 3) if data[1:2] in b"36" else (size[1], size[0])
     if codec == "ppm_plain":
-        samples = np.array(data[offset:].split()[: width * height * 3], np.uint32)
+        values = re.sub(rb"#[^\r\n]*", b"", data[offset:]).split()
+        samples = np.array(values[: math.prod(shape)], np.uint32)
     else:
-        samples = np.frombuffer(data, ">u2", width * height * 3, offset)
-    return _stretched(samples.reshape(height, width, 3), maximum)
+        samples = np.frombuffer(data, ">u2", math.prod(shape), offset)
+    return _stretched(samples.reshape(shape), maximum)
 
 
 def _is_deep_tiff(block: exif.Block) -> bool:
@@ -339,7 +344,7 @@ def _from_deep_tiff(data: bytes, block: exif.Block) -> Samples:
     if channels == colours or fourth == 0:
         return pixels, None
     alpha = _in_range(np.ascontiguousarray(samples[..., -1]))
-    return _straight(pixels, alpha) if fourth == 1 else pixels, alpha
+    return _in_range(_straight(pixels, alpha)) if fourth == 1 else pixels, alpha
 
 
 def _as_gray_tiff(data: bytes, block: exif.Block, channels: int) -> np.ndarray:
@@ -397,13 +402,13 @@ def _in_range(samples: np.ndarray) -> np.ndarray:
     """Integers as uint16 and floats as float32. Raises ImageError for integers outside 0..65535, infinity and NaN."""
     if samples.dtype.kind == "f":
         with np.errstate(over="ignore"):
-            samples = samples.astype(np.float32)
+            samples = samples.astype(np.float32, copy=False)
         if not np.isfinite(samples).all():
             raise ImageError("some of its samples are infinite or not a number; export it again")
         return samples
     if not (samples.min() >= 0 and samples.max() <= 65535):
         raise ImageError("its samples run outside 0..65535; scale them into that range")
-    return samples.astype(np.uint16)
+    return samples.astype(np.uint16, copy=False)
 
 
 def _stretched(samples: np.ndarray, maximum: int) -> np.ndarray:
@@ -420,8 +425,9 @@ def _straight(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     white = WHITE[pixels.dtype]
 
     def divide(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-        gain = np.divide(white, alpha, out=np.zeros(alpha.shape, np.float32), where=alpha > 0)
-        result = pixels * (gain if pixels.ndim == 2 else gain[..., None])
+        gain = np.divide(white, alpha, out=np.zeros(alpha.shape, np.float32), where=alpha > white / 2**17)
+        with np.errstate(over="ignore"):
+            result = pixels * (gain if pixels.ndim == 2 else gain[..., None])
         return result if white == 1 else np.rint(result.clip(0, white))
 
     return in_bands(divide, pixels.dtype, pixels, alpha)

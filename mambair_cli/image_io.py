@@ -264,7 +264,7 @@ def _on_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     white = WHITE[pixels.dtype]
 
     def lay(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-        share = (alpha if pixels.ndim == 2 else alpha[..., None]) / np.float32(white)
+        share = (alpha if pixels.ndim == 2 else alpha[..., None]).clip(0, white) / np.float32(white)
         laid = pixels * share + np.float32(white) * (1 - share)
         return laid if white == 1 else np.rint(laid)
 
@@ -273,8 +273,9 @@ def _on_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 def _reduced(samples: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Round samples to the nearest of a narrower type of integers; floats are cut off outside 0..1."""
-    scale = WHITE[dtype] / WHITE[samples.dtype]
-    return in_bands(lambda samples: np.rint((samples * np.float32(scale)).clip(0, WHITE[dtype])), dtype, samples)
+    white = WHITE[samples.dtype]
+    scale = np.float32(WHITE[dtype] / white)
+    return in_bands(lambda samples: np.rint(samples.clip(0, white) * scale), dtype, samples)
 
 
 def _samples(image: Image) -> np.ndarray:
@@ -419,7 +420,8 @@ _COLOUR = frozenset({"alpha", "colour profile", "EXIF", "XMP"})
 _JPEG_HOLDS = frozenset({"gray", "colour profile", "EXIF", "XMP", "resolution", "comment"})
 _JPEG = _Format("JPEG", _encode_jpeg, _JPEG_HOLDS, quality=95, max_side=65500, longest=65500)
 _WEBP = _Format("WebP", partial(_encode_pillow, name="WEBP", exact=True), _COLOUR, quality=95, max_side=16383)
-_AVIF = _Format("AVIF", _encode_avif, _COLOUR | {"gray"}, quality=90, max_side=32768)
+_AVIF_HOLDS = _COLOUR | ({"gray"} if int(PIL.__version__.split(".")[0]) >= 13 else set())
+_AVIF = _Format("AVIF", _encode_avif, _AVIF_HOLDS, quality=90, max_side=32768)
 _HEIC = _Format("HEIC", _encode_heic, _COLOUR | {"gray", "gray with alpha"}, 10, quality=90, max_side=16384)
 _TIFF = _Format("TIFF", _encode_tiff, _COLOUR | {"gray", "gray with alpha"}, 32)
 _PNG = _Format("PNG", _encode_png, _COLOUR | {"gray", "gray with alpha", "resolution", "text"}, 16)

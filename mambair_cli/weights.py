@@ -84,20 +84,21 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             with safe_open(path, framework="pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is no readable safetensors file: {error}") from None
+            raise CheckpointError(f"{path} is no readable safetensors file: {error}; fetch it again") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles of others, which are refused next
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         if not zipfile.is_zipfile(path) and path.read_bytes()[:1] != b"\x80":
-            raise CheckpointError(f"{path} is no checkpoint") from None
+            raise CheckpointError(f"{path} is no checkpoint; name a .pth, .pt or .safetensors file") from None
         raise CheckpointError(
             f"{path} holds more than tensors, so loading it could run code: refused; "
             "save its state_dict alone, or as safetensors"
         ) from None
     except Exception as error:  # torch.load raises nearly anything on damaged files
-        raise CheckpointError(f"{path} is no readable checkpoint: {type(error).__name__}") from error
+        reason = type(error).__name__
+        raise CheckpointError(f"{path} is no checkpoint, or a damaged one ({reason}); fetch it again") from error
     for name in WRAPPINGS:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
@@ -107,7 +108,7 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         or not content
         or not all(isinstance(v, Tensor) for v in content.values())
     ):
-        raise CheckpointError(f"{path} holds no state dict of tensors")
+        raise CheckpointError(f"{path} holds no state dict of tensors; save the state_dict of a network")
     return {str(key).removeprefix("module."): value for key, value in content.items()}, {}
 
 
@@ -146,7 +147,7 @@ def load_network(path: Path) -> tuple[nn.Module, str]:
         if any("embeddingA" in k or "win_mhsa" in k for k in state)
         else ""
     )
-    raise CheckpointError(f"{path} is a checkpoint of another architecture{hint}")
+    raise CheckpointError(f"{path} is a checkpoint of another architecture than MambaIR{hint}")
 
 
 def save_network(path: Path, model: nn.Module, state: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:

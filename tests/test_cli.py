@@ -238,6 +238,14 @@ def test_what_a_format_cannot_hold_is_said(call, folder):
     assert "uint16" in err
 
 
+def test_what_was_not_read_is_said(call, folder):
+    frame = PIL.Image.fromarray(PHOTO)
+    frame.save("moving.gif", save_all=True, append_images=[frame.rotate(180)])
+    code, out, err = call("upscale", "moving.gif", "-s", 2, "-o", "out.png", "--json")
+    assert (code, json.loads(out)["size_out"]) == (0, [48, 36])
+    assert re.fullmatch(r"mambair: moving\.gif: [^\n]+first[^\n]+\n", err)
+
+
 def test_model_by_name_and_by_file(call, folder):
     state = load_file(bundled_folder() / "tiny-x2.safetensors")
     Path("my net.safetensors").write_bytes((bundled_folder() / "tiny-x2.safetensors").read_bytes())

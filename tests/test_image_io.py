@@ -58,6 +58,8 @@ HOLDS = {
     ".bmp": {"gray", "dpi"},
     ".ppm": {"gray", "16"},
 }
+if int(PIL.__version__.split(".")[0]) < 13:
+    HOLDS[".avif"] -= {"gray"}
 LOSSY = {".jpg", ".webp", ".avif", ".heic"}
 FILES = [
     *((".png", "uint8", kind) for kind in ("gray", "gray alpha", "rgb", "rgba", "palette")),
@@ -68,7 +70,7 @@ FILES = [
     (".tiff", "uint16", "cmyk"),
     *((".jpg", "uint8", kind) for kind in ("gray", "rgb", "cmyk")),
     *((".webp", "uint8", kind) for kind in ("rgb", "rgba")),
-    *((".avif", "uint8", kind) for kind in ("gray", "rgb", "rgba")),
+    *((".avif", "uint8", kind) for kind in (*(HOLDS[".avif"] & {"gray"}), "rgb", "rgba")),
     *((".heic", dtype, kind) for dtype in ("uint8", "uint16") for kind in ("gray", "gray alpha", "rgb", "rgba")),
     *((".bmp", "uint8", kind) for kind in ("gray", "rgb", "palette")),
     *((".ppm", dtype, kind) for dtype in ("uint8", "uint16") for kind in ("gray", "rgb")),
@@ -86,7 +88,8 @@ def foreign_file(suffix, dtype, kind):
     profile = GRAY_PROFILE if "gray" in kind else RGB_PROFILE
     orientation = None if suffix == ".avif" else 1  # with one, Pillow would write an EXIF block of its own
     block = exif_block(orientation, order=">" if kind == "gray" else "<")
-    picture = PIL.Image.fromarray(samples.squeeze(), "CMYK" if kind == "cmyk" else None) if dtype == "uint8" else None
+    mode = "CMYK" if kind == "cmyk" else {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
+    picture = PIL.Image.frombytes(mode, SIZE[::-1], samples.tobytes()) if dtype == "uint8" else None
     if kind == "palette":
         picture = picture.quantize(256, dither=PIL.Image.Dither.NONE)
         samples = np.asarray(picture.convert("RGB"))
@@ -119,7 +122,7 @@ def foreign_file(suffix, dtype, kind):
         return tiff_bytes(samples, **tags), samples
     if suffix == ".heic":
         file = io.BytesIO()
-        mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels] + (";16" if dtype == "uint16" else "")
+        mode += ";16" if dtype == "uint16" else ""
         del metadata["dpi"]
         pillow_heif.encode(mode, SIZE[::-1], samples.tobytes(), file, quality=95, **metadata)
         return file.getvalue(), samples
