@@ -26,7 +26,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import CallError, ImageError, MambairError
-from .image_io import OUTPUT_SUFFIXES, Image, check_writable, decode_image, encode_image, read_image, write_image
+from .image_io import (
+    MAX_PIXELS,
+    OUTPUT_SUFFIXES,
+    Image,
+    check_writable,
+    decode_image,
+    encode_image,
+    read_image,
+    write_image,
+)
 from .registry import MAX_SCALE
 
 if sys.platform != "win32":
@@ -368,6 +377,7 @@ class Batch:
         manifest: of the output folder. Without one, for a single file, nothing is recorded or skipped, and the
             first error is raised.
         overwrite: also restore what is finished.
+        max_pixels: of an input; larger ones fail (a guard against decompression bombs).
     """
 
     upscaler: "Upscaler"
@@ -375,6 +385,7 @@ class Batch:
     quality: int | None = None
     manifest: Manifest | None = None
     overwrite: bool = False
+    max_pixels: int = MAX_PIXELS
 
     def run(self, jobs: Sequence[Job], done: Callable[[Record], None], progress: Callable[[float, str], None]) -> None:
         """Restore what is not finished. Under torchrun the processes share the work, and the first tells of it.
@@ -501,7 +512,10 @@ class Batch:
         with _timed(record):
             if self.manifest and job.source:
                 record.key = self.manifest.key(job.source)  # before it is read: it could change
-            image = _read_image(job.source)
+            if job.source:
+                image = read_image(job.source, max_pixels=self.max_pixels)
+            else:
+                image = decode_image(sys.stdin.buffer.read(), "stdin", max_pixels=self.max_pixels)
             height, width = image.pixels.shape[:2]
             record.size_in = [width, height]
             record.notes += image.notes
@@ -529,10 +543,6 @@ class Batch:
         record.status = "ok"
         if self.manifest:
             self.manifest.append(record)
-
-
-def _read_image(source: Path | None) -> Image:
-    return read_image(source) if source else decode_image(sys.stdin.buffer.read(), "stdin")
 
 
 def _write_image(job: Job, image: Image, quality: int | None) -> list[str]:

@@ -154,6 +154,9 @@ def _command(task: Task) -> Callable[..., None]:
             int | None,
             typer.Option(parser=_parse_bytes, metavar="SIZE", help="What may be taken of memory, such as 4GB."),
         ] = None,
+        max_pixels: Annotated[
+            int | None, typer.Option(min=1, help="Refuse larger inputs. Default: 536,870,912.", show_default=False)
+        ] = None,
         ensemble: Annotated[
             bool, typer.Option("--ensemble", help="Average over eight flips and turns: better, 8 times slower.")
         ] = False,
@@ -163,6 +166,7 @@ def _command(task: Task) -> Callable[..., None]:
         as_json: Json = False,
     ) -> None:
         from .batch import Batch, Manifest, Record, find_jobs
+        from .image_io import MAX_PIXELS
         from .resize import Size
 
         started = time.perf_counter()
@@ -218,7 +222,8 @@ def _command(task: Task) -> Callable[..., None]:
 
         try:
             with _progress(as_json) as progress:
-                Batch(upscaler, size, quality, manifest, overwrite).run(jobs, done, progress)
+                batch = Batch(upscaler, size, quality, manifest, overwrite, max_pixels or MAX_PIXELS)
+                batch.run(jobs, done, progress)
         finally:  # an interrupt ends after saying what is done; under torchrun, one process has the records
             facts["model"] = ", ".join(upscaler.restorers)
             facts |= {"backend": upscaler.backend, "device": str(upscaler.device)}
