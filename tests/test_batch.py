@@ -529,8 +529,8 @@ def test_an_interrupt_ends_after_what_is_computed(monkeypatch, place):
             interrupt(image)
         return write(path, image)
 
-    def read(path, read=read_image):
-        image = read(path)
+    def read(path, **options):
+        image = read_image(path, **options)
         if place == "read":
             interrupt(image)
         return image
@@ -552,9 +552,9 @@ def test_an_interrupt_ends_after_what_is_computed(monkeypatch, place):
 def stages(monkeypatch, read, write):
     """Have `read` and `write` called by the threads that read and write, with the number of the file."""
 
-    def reading(path):
+    def reading(path, **options):
         read(int(path.stem))
-        return read_image(path)
+        return read_image(path, **options)
 
     def writing(path, image, quality):
         write(int(path.stem))
