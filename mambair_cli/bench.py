@@ -53,9 +53,7 @@ def quality(
     """
     restorer = load_restorer(name_or_file, device=device, backend=backend, tile=tile)
     if restorer.scale < scale:
-        raise CallError(
-            f"{name_or_file} enlarges {restorer.scale} times, not {scale}; choose another model with -m"
-        )
+        raise CallError(f"{name_or_file} enlarges {restorer.scale} times, not {scale}; choose another model with -m")
     started = time.perf_counter()
     rows: list[Facts] = []
     for path in list_images(dataset):
@@ -213,9 +211,7 @@ def _numba(*inputs: Tensor) -> Tensor:
 def _op_rows(quick: bool) -> list[Facts]:
     exact = _gradients(ss2d_scan_sequential, _scan_inputs_like(48, torch.float64))
     found = _gradients(_numba, _scan_inputs_like(48, torch.float32))
-    errors = [
-        ((a.double() - b).abs().max() / b.abs().max()).item() for a, b in zip(found, exact, strict=True)
-    ]
+    errors = [((a.double() - b).abs().max() / b.abs().max()).item() for a, b in zip(found, exact, strict=True)]
     rows = [
         _row("scan, forward error, of max|y| (48x48)", f"{errors[0]:.1e}", "<= 5e-6", errors[0] <= 5e-6),
         _row(
@@ -441,7 +437,5 @@ def _compile_rows() -> list[Facts]:
     with tempfile.TemporaryDirectory() as folder:
         for state, bar in (("compiled", 10.0), ("from the cache", 0.5)):
             seconds = float(_python(_COMPILE, NUMBA_CACHE_DIR=folder))
-            rows.append(
-                _row(f"numba and its kernels, {state}", f"{seconds:.2f} s", f"<= {bar:g} s", seconds <= bar)
-            )
+            rows.append(_row(f"numba and its kernels, {state}", f"{seconds:.2f} s", f"<= {bar:g} s", seconds <= bar))
     return rows

@@ -39,13 +39,9 @@ def report() -> dict[str, Any]:
         devices[f"cuda:{index}"] = torch.cuda.get_device_name(index)
     if not torch.cuda.is_available():
         devices["cuda"] = "unavailable: " + (
-            "no GPU is visible"
-            if torch.version.cuda or torch.version.hip
-            else "PyTorch is built without CUDA"
+            "no GPU is visible" if torch.version.cuda or torch.version.hip else "PyTorch is built without CUDA"
         )
-    devices["mps"] = (
-        "available" if torch.backends.mps.is_available() else "unavailable: it needs an Apple GPU"
-    )
+    devices["mps"] = "available" if torch.backends.mps.is_available() else "unavailable: it needs an Apple GPU"
     fastest = "cuda" if torch.cuda.is_available() else "cpu"
     backends = {b.name: b.unavailable(fastest, torch.float32) for b in BACKENDS}
     return {"versions": versions, "devices": devices, "backends": backends}

@@ -1,11 +1,9 @@
 """From an image to a restored image: device, memory, tiles, precision; `load_restorer` is the way in."""
 
 import logging
-import math
-import os
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,11 +15,11 @@ from torch import nn
 
 from . import runtime, tiling
 from .archs.ss2d import SS2D, use_backend
-from .errors import BackendError, CallError, MemoryLimitError, RestorationError
+from .devices import free_memory, resolve_device, used_memory
+from .errors import CallError, MemoryLimitError, RestorationError
 from .image_io import Image
 from .ops import resolve_backend
-from .registry import find_models
-from .resize import Size, bicubic
+from .resize import bicubic
 from .weights import find_checkpoint, load_network
 
 log = logging.getLogger(__name__)
@@ -35,59 +33,6 @@ MEMORY_SHARE = 0.6  # of what is free now
 MEMORY_ERROR = 1.25  # the estimate may be this much too low (`mambair bench memory`)
 TRANSFORMS = [(quarters, mirrored) for mirrored in (False, True) for quarters in range(4)]
 FULL = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto` (the fastest there is), `cpu`, `cuda`, `cuda:N` or `mps` as a device that works here.
-
-    Raises CallError for an unknown name, BackendError for a device this machine or PyTorch build lacks.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    kind, colon, index = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (colon and (kind != "cuda" or not index.isdecimal())):
-        raise CallError(f"unknown device {name!r}; there are auto, cpu, cuda, cuda:N and mps")
-    if kind == "cuda" and not torch.cuda.is_available():
-        built = torch.version.cuda or torch.version.hip
-        reason = "no GPU is visible to it" if built else "this PyTorch is built without CUDA"
-        raise BackendError(f"the device {name!r} cannot be used: {reason}; try --device cpu")
-    if index and int(index) >= torch.cuda.device_count():
-        raise BackendError(f"there is no {name}: this machine has {torch.cuda.device_count()} CUDA device(s)")
-    if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun: one GPU for each process
-        name = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise BackendError("the device 'mps' cannot be used: it needs an Apple GPU; try --device cpu")
-    return torch.device(name)
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that can be taken now: of the GPU's memory, or of the system's within the process's limit."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):  # not Linux: assume that half of all memory is free, or else 4 GiB
-        pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
-        return pages * os.sysconf("SC_PAGE_SIZE") // 2 if pages > 0 else 4 * 2**30
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        parts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        cache = int(parts["inactive_file"])  # counts as used, but is given back on demand
-    except (OSError, ValueError, KeyError):  # no limit
-        return free
-    return max(0, min(free, limit - used + cache))
-
-
-def used_memory(device: torch.device) -> int:
-    """Bytes that this process holds now, of the GPU's memory or of the system's."""
-    if device.type == "cuda":
-        return int(torch.cuda.memory_reserved(device))
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:  # not Linux: what a process with torch holds at least
-        return 2**29
 
 
 @dataclass(frozen=True)
@@ -313,63 +258,8 @@ class Restorer:
         if by_model:
             alpha = self.restore(image.alpha, lambda share: report(0.5 + share / 2))
         else:
-            alpha = _resized(image.alpha, *pixels.shape[:2])
+            alpha = resized(image.alpha, *pixels.shape[:2])
         return replace(image, pixels=pixels, alpha=alpha)
-
-
-class Upscaler:
-    """Restores pictures to any size: with the networks that reach it, then antialiased bicubic downwards.
-
-    Attributes:
-        restorers: the networks loaded so far, by name. device, backend: where and by which scan they run.
-    """
-
-    def __init__(self, model: str | Path | None, options: Options, task: str = "upscale"):
-        """Load `model`, a name or a file, which repeats for factors above its own; None: the task's bundled ones."""
-        self.model, self.options, self.task = model, options, task
-        self.device = resolve_device(options.device)
-        self.backend = resolve_backend(options.backend, self.device.type).name
-        self.restorers: dict[str, Restorer] = {}
-        if model:
-            self._load(str(model))
-
-    def chain(self, scale: float) -> list[Restorer]:
-        """The networks to run one after the other. Raises CallError where none reach the factor."""
-        if self.model is None:
-            return [self._load(row.name) for row in find_models(self.task, scale)]
-        restorer = self._load(str(self.model))
-        if restorer.scale == 1 and scale > 1:
-            raise CallError(f"{restorer.name} does not enlarge; choose another model with -m")
-        return [restorer] * (max(1, math.ceil(round(math.log(scale, restorer.scale), 9))) if scale > 1 else 1)
-
-    def _load(self, name: str) -> Restorer:
-        if name not in self.restorers:
-            self.restorers[name] = load_restorer(name, **asdict(self.options))
-        return self.restorers[name]
-
-    def tiles(self, size: Size, height: int, width: int) -> int:
-        """How many tiles a picture of this height and width is cut into now, by all networks together."""
-        count = 0
-        for restorer in self.chain(size.factor(height, width)):
-            count += len(restorer.plan(height, width).boxes)
-            height, width = restorer.scale * height, restorer.scale * width
-        return count
-
-    def restore_image(self, image: Image, size: Size, progress: Progress | None = None) -> Image:
-        """Restore a picture and all that belongs to it to a size.
-
-        `progress` is called with the share done, from 0 to 1.
-        Raises as `Restorer.restore_image`; CallError where no network reaches the size.
-        """
-        height, width = image.pixels.shape[:2]
-        chain, report = self.chain(size.factor(height, width)), progress or (lambda share: None)
-        height, width = size.of(height, width)
-        work = np.cumprod([1, *(restorer.scale**2 for restorer in chain[:-1])])  # pixels each one sees
-        for i, restorer in enumerate(chain):
-            before, share = work[:i].sum() / work.sum(), work[i] / work.sum()
-            image = restorer.restore_image(image, lambda part: report(round(before + share * part, 9)))  # noqa: B023
-        alpha = None if image.alpha is None else _resized(image.alpha, height, width)
-        return replace(image, pixels=_resized(image.pixels, height, width), alpha=alpha)
 
 
 def load_restorer(
@@ -428,9 +318,7 @@ def _parse_tile(tile: str | int, overlap: int) -> str | int:
     if not str(tile).isdecimal() or int(tile) == 0:
         raise CallError(f"--tile must be auto, off or a number of pixels, not {tile!r}")
     if int(tile) <= overlap:
-        raise CallError(
-            f"a tile of {tile} pixels must be larger than the overlap of {overlap} (--tile-overlap)"
-        )
+        raise CallError(f"a tile of {tile} pixels must be larger than the overlap of {overlap} (--tile-overlap)")
     return int(tile)
 
 
@@ -448,7 +336,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     return any(words in str(error) for words in ("allocate memory", "out of memory"))  # on CPU, on MPS
 
 
-def _resized(pixels: Array, height: int, width: int) -> Array:
+def resized(pixels: Array, height: int, width: int) -> Array:
     """By antialiased bicubic, whose overshoot stays in the range of the pixels."""
     if pixels.shape[:2] == (height, width):
         return pixels

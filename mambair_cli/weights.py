@@ -103,11 +103,7 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
             break
-    if (
-        not isinstance(content, Mapping)
-        or not content
-        or not all(isinstance(v, Tensor) for v in content.values())
-    ):
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise CheckpointError(f"{path} holds no state dict of tensors; save the state_dict of a network")
     return {str(key).removeprefix("module."): value for key, value in content.items()}, {}
 
@@ -129,8 +125,7 @@ def load_network(path: Path) -> tuple[nn.Module, str]:
                 raise ValueError("its tensors are not all finite floating-point numbers")
             if metadata.get("mambair.arch") == arch:
                 stored = {
-                    k: tuple(v) if isinstance(v, list) else v
-                    for k, v in json.loads(metadata["mambair.config"]).items()
+                    k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(metadata["mambair.config"]).items()
                 }
                 for key, seen in asdict(config).items():  # the tensors tell all but the exact fractions
                     if not isinstance(seen, float) and stored.get(key, seen) != seen:

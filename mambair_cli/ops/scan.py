@@ -71,9 +71,7 @@ torch.library.register_autograd("mambair::ss2d_scan_numba_backward", _no_second_
 torch.library.register_autograd("mambair::ss2d_scan_numba", _numba_autograd, setup_context=_save_for_backward)
 
 
-def _scan_numba(
-    x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor
-) -> Tensor:
+def _scan_numba(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor) -> Tensor:
     inputs = (x, x_dbl, dt_weight, dt_bias, A_log, D)
     save = torch.is_grad_enabled() and any(v.requires_grad for v in inputs)
     y: Tensor = _numba_op(*inputs, save)[0]
