@@ -67,6 +67,11 @@ class Pointwise(nn.Conv2d):
         """(B,C,H,W) -> (B,M,H,W), channels-last."""
         return to_image(pointwise(to_tokens(image), self.weight[:, :, 0, 0], self.bias))
 
+    def half_of(self, tokens: Tensor, index: int) -> Tensor:
+        """(B,H,W,C) -> (B,H,W,M/2): the first (0) or second (1) half of the result, contiguous."""
+        bias = None if self.bias is None else self.bias.chunk(2)[index]
+        return pointwise(tokens, self.weight[:, :, 0, 0].chunk(2)[index], bias)
+
 
 def _parities(image: Tensor) -> Tensor:
     """(B,C,H,W) -> (4B,C,ceil(H/2),ceil(W/2)): rows and columns of equal parity, zeros where a side is odd."""
@@ -147,11 +152,7 @@ def pixel_shuffle(channels: int, scale: int) -> nn.Sequential:
     else:
         raise ValueError(f"no upsampler of this network reaches x{scale}")
     return nn.Sequential(
-        *(
-            layer
-            for r in steps
-            for layer in (nn.Conv2d(channels, channels * r * r, 3, padding=1), nn.PixelShuffle(r))
-        )
+        *(layer for r in steps for layer in (nn.Conv2d(channels, channels * r * r, 3, padding=1), nn.PixelShuffle(r)))
     )
 
 

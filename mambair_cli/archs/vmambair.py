@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import ss2d_scan
-from .layers import LayerNorm, Pointwise, pointwise, to_image, to_tokens
+from .layers import LayerNorm, Pointwise, to_image, to_tokens
 from .ss2d import SpatialScan, reset_scan
 from .unet import UNet, UNetConfig, read_shape
 
@@ -75,10 +75,10 @@ class OmniSelectiveScan(SpatialScan):
             self.conv_cin = nn.Conv2d(1, width, 1)
             self.conv_cout = nn.Conv2d(width, 1, 1)
         self.channel_norm = _norm(D)
-        self.in_conv = nn.Conv2d(C, 2 * D, 1)
+        self.in_conv = Pointwise(C, 2 * D)
         self.conv2d = nn.Conv2d(D, D, 3, padding=1, groups=D)
         self.out_norm = _norm(D)
-        self.out_conv = nn.Conv2d(D, C, 1)
+        self.out_conv = Pointwise(D, C)
         self.reset_scan()
         reset_scan(self.xc_proj_weight, self.dtc_projs_weight, self.dtc_projs_bias, self.Ac_logs)
 
@@ -100,14 +100,11 @@ class OmniSelectiveScan(SpatialScan):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B,H,W,C) -> (B,H,W,C)."""
-        x, z = (
-            pointwise(tokens, weight, bias)
-            for weight, bias in zip(self.in_conv.weight.flatten(1).chunk(2), self.in_conv.bias.chunk(2), strict=True)
-        )
-        y = self.out_norm[0](self.scan(x), z)
+        y = self.scan(self.in_conv.half_of(tokens, 0))
+        y = self.out_norm[0](y, self.in_conv.half_of(tokens, 1))
         c = self._channels(y)
         y = y + c if self.adds_channels else torch.addcmul(y, y, c)
-        return pointwise(y, self.out_conv.weight.flatten(1), self.out_conv.bias)
+        return to_tokens(self.out_conv(to_image(y)))
 
 
 class EFFN(nn.Module):
@@ -121,7 +118,11 @@ class EFFN(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B,H,W,C) -> (B,H,W,C)."""
-        gate, value = self.dwconv(self.project_in(to_image(tokens))).chunk(2, 1)
+        # One half of the channels after the other: both come out contiguous, which makes the gate twice as fast.
+        gate, value = (
+            F.conv2d(to_image(self.project_in.half_of(tokens, i)), kernel, padding=1, groups=len(kernel))
+            for i, kernel in enumerate(self.dwconv.weight.chunk(2))
+        )
         return to_tokens(self.project_out(F.gelu(gate) * value))
 
 
@@ -153,9 +154,6 @@ def detect(state: Mapping[str, Tensor]) -> VmambaIRConfig | None:
     if not {"patch_embed.proj.weight", "encoder_level1.0.attn.Ac_logs"} <= state.keys():
         return None
     shape = read_shape(state, "attn.A_logs")
-    hidden = state["latent.0.ffn.project_out.weight"].shape[1]
-    return VmambaIRConfig(
-        **shape,
-        ffn_expand=hidden / (8 * shape["dim"]),
-        channel_inner=state["latent.0.attn.Dsc"].shape[0] // 2,
-    )
+    shape["ffn_expand"] = state["latent.0.ffn.project_out.weight"].shape[1] / (8 * shape["dim"])
+    shape["channel_inner"] = state["latent.0.attn.Dsc"].shape[0] // 2
+    return VmambaIRConfig(**shape)
