@@ -357,7 +357,8 @@ def _fill_transparent(pixels: Array, alpha: Array) -> Array:
         weight, colour = cv2.blur(weight, side), cv2.blur(colour, side)
         near = hidden & (weight > 1e-6 * FULL.get(alpha.dtype, 1))
         share = weight[near] if pixels.ndim == 2 else weight[near][:, None]
-        filled[near] = colour[near] / share
+        found = colour[near] / share
+        filled[near] = found if pixels.dtype == np.float32 else np.rint(found)
         hidden &= ~near
     return filled
 

@@ -272,6 +272,15 @@ def test_colour_under_transparency_comes_from_the_nearest():
     assert filled.max() <= 200
 
 
+@pytest.mark.parametrize(("dtype", "mean"), [("uint8", 101), ("uint16", 101), ("float32", 100.875)])
+def test_colour_under_transparency_is_rounded(dtype, mean):
+    pixels, alpha = np.full((3, 3), 101, dtype), np.full((3, 3), WHITE[dtype], dtype)
+    pixels[0, 0], pixels[1, 1], alpha[1, 1] = 100, 0, 0
+    filled = engine._fill_transparent(pixels, alpha)
+    assert filled.dtype == dtype
+    assert filled[1, 1] == pytest.approx(mean, rel=1e-6)
+
+
 def test_unknown_way_with_alpha():
     fails(lambda: load(alpha="sharp"), CallError, "'sharp'", "--alpha", "bicubic")
 
