@@ -129,7 +129,9 @@ def test_every_module_has_its_tests(path):
     assert (ROOT / "tests" / f"test_{prefix}{names.get(path.stem, path.stem)}.py").is_file()
 
 
-@pytest.mark.parametrize("command", [["ruff", "check"], ["mypy"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [["ruff", "check"], ["ruff", "format", "--check", "mambair_cli", "tests"], ["mypy"]], ids=" ".join
+)
 def test_checkers_are_content(command):
     done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
