@@ -11,6 +11,7 @@ import PIL.Image
 import pillow_heif
 import pytest
 import tifffile
+from failing import fails
 from pictures import (
     GRAY_PROFILE,
     MAKER_NOTE,
@@ -21,7 +22,6 @@ from pictures import (
     exif_block,
     exif_facts,
     exif_tags,
-    fails,
     noise,
     pillow_bytes,
     png_bytes,
