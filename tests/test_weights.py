@@ -16,7 +16,9 @@ from networks import FORMS, network, picture
 from safetensors import safe_open
 
 from mambair_cli import weights
-from mambair_cli.archs.mambair import MambaIR
+from mambair_cli.archs.mambair import MambaIRConfig
+from mambair_cli.archs.mambair_unet import MambaIRUNetConfig
+from mambair_cli.archs.vmambair import VmambaIRConfig
 from mambair_cli.errors import CallError, CheckpointError
 from mambair_cli.registry import MODELS
 from mambair_cli.weights import (
@@ -56,7 +58,7 @@ def load(tmp_path):
 
 
 def assert_same_network(found, expected):
-    assert type(found) is MambaIR
+    assert type(found) is type(expected)
     assert found.config == expected.config
     assert not found.training
     assert {p.dtype for p in found.parameters()} == {torch.float32}
@@ -128,13 +130,22 @@ def test_names_of_nothing(tmp_path, monkeypatch, name, words):
 # Files that are right
 
 
+# What the tensors do not tell, or not exactly.
+HIDDEN = {
+    MambaIRConfig: ("mambair", {"drop_path_rate": 0.25}),
+    MambaIRUNetConfig: ("mambair_unet", {"expand": 1.51}),
+    VmambaIRConfig: ("vmambair", {"ffn_expand": 2.51}),
+}
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_own_files_keep_the_network(tmp_path, form):
-    model = network(form, drop_path_rate=0.25)
+    expected_arch, changes = HIDDEN[type(FORMS[form])]
+    model = network(form, **changes)
     path = tmp_path / "own.safetensors"
     save_network(path, model, model.state_dict(), {"iterations": 7, "psnr": 30.5})
     found, arch = load_network(path)
-    assert arch == "mambair"
+    assert arch == expected_arch
     assert_same_network(found, model)
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
@@ -177,6 +188,23 @@ def test_official_files_are_recognised(load, form, wrapping):
 )
 def test_shapes_are_read_off_the_tensors(load, form, changes, depths):
     expected = network(form, depths=depths, **changes)
+    assert_same_network(load(saved(expected.state_dict())), expected)
+
+
+@pytest.mark.parametrize("blocks", [(1, 1, 1, 1), (2, 3, 1, 2)])
+@pytest.mark.parametrize(
+    ("form", "changes"),
+    [
+        ("unet", {"dim": 12, "expand": 1.25, "refinement": 0}),
+        ("unet", {"in_chans": 1, "upscale": 2}),
+        ("derain", {"dim": 10, "d_state": 3, "expand": 1.5}),
+        *(("derain_variant", {"ffn_expand": 1.75, "upscale": s}) for s in (1, 2, 3, 4, 8)),
+        *(("real_sr", {"expand": 0.5, "upscale": s}) for s in (1, 4)),
+    ],
+    ids=str,
+)
+def test_shapes_of_u_nets_are_read_off_the_tensors(load, form, changes, blocks):
+    expected = network(form, blocks=blocks, **changes)
     assert_same_network(load(saved(expected.state_dict())), expected)
 
 
@@ -302,6 +330,27 @@ BAD_TENSORS = {
         "x7",
     ),
 }
+OMNI = network("derain").state_dict()
+U_NET = network("unet").state_dict()
+BAD_TENSORS |= {
+    "Restormer": ({k: v for k, v in OMNI.items() if ".attn." not in k} | {"a.attn.temperature": torch.ones(1)}, OTHER),
+    "U-Net of one convolution": ({"patch_embed.proj.weight": torch.zeros(48, 3, 3, 3)}, OTHER),
+    "two networks": (U_NET | STATE, "mambair, but does not fit"),
+    "two U-Nets": (U_NET | OMNI, "mambair_unet, but does not fit"),
+    "two ends": (OMNI | {"tail.0.0.weight": torch.zeros(64, 16, 3, 3)}, NO_FIT),
+    "no latent level": ({k: v for k, v in OMNI.items() if not k.startswith("latent")}, NO_FIT),
+    "no first level": ({k: v for k, v in U_NET.items() if not k.startswith("encoder_level1")}, OTHER),
+    "no decoder": ({k: v for k, v in U_NET.items() if not k.startswith("decoder_level2")}, "decoder_level2"),
+    "no block between": ({k: v for k, v in OMNI.items() if not k.startswith("encoder_level2.0.")}, "encoder_level2"),
+    "odd width": (OMNI | {"patch_embed.proj.weight": torch.zeros(9, 3, 3, 3)}, "even number"),
+    "no width": (OMNI | {"patch_embed.proj.weight": torch.zeros(0, 3, 3, 3)}, NO_FIT),
+    "flat convolution": (U_NET | {"patch_embed.proj.weight": torch.zeros(8)}, NO_FIT),
+    "three inner channels": (OMNI | {"latent.0.attn.Dsc": torch.zeros(6)}, "channel_inner"),
+    "another inner width": (OMNI | {"latent.0.attn.Dsc": torch.zeros(4)}, NO_FIT),
+    "no gate": (OMNI | {"latent.0.ffn.project_out.weight": torch.zeros(64, 0, 1, 1)}, NO_FIT),
+    "a scalar scan": (U_NET | {"latent.0.self_attention.A_logs": torch.tensor(1.0)}, NO_FIT),
+    "nan in a U-Net": (U_NET | {"output.weight": U_NET["output.weight"] * torch.nan}, "finite"),
+}
 BAD_METADATA = {
     "broken": {"text": "{"},
     "deep": {"text": "[" * 100_000},
@@ -368,6 +417,25 @@ def test_tensors_of_no_network(refuse, case):
 @pytest.mark.parametrize("case", BAD_METADATA)
 def test_metadata_that_do_not_fit(refuse, case):
     refuse(safe(**BAD_METADATA[case]), "file.safetensors", NO_FIT)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({key: value} for key in ("dim", "d_state") for value in (-1, 0, 7, "8", None)),
+        *({"blocks": value} for value in (3, [], [1, 2, 1], [1, 2, 1, 3, 1], [1, 2, 1, "3"], [2, 2, 1, 3])),
+        *({key: value} for key in ("ffn_expand", "expand") for value in (float("nan"), -1.0, 0.0, 1e300, "2")),
+        *({"refinement": value} for value in (-1, 0, 1)),
+        *({"channel_inner": value} for value in (1, 2, 3, "4")),
+        *({"upscale": value} for value in (0, 2, 4)),
+        {"embed_dim": 8},
+        {"multiple": 8},
+    ],
+    ids=str,
+)
+def test_metadata_that_do_not_fit_a_u_net(refuse, changes):
+    config = json.dumps(asdict(FORMS["derain"]) | changes)
+    refuse(safe(OMNI, "vmambair", config), "file.safetensors", "vmambair", NO_FIT)
 
 
 def test_metadata_without_configuration(refuse):
