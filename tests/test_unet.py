@@ -89,6 +89,9 @@ def test_shapes_are_read_off_a_state_dict(form):
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_gradients_reach_every_parameter_and_are_right(form, backend):
     model = network(form).train()
+    for name, value in model.named_parameters():
+        if name.endswith("attention.1.bias"):  # else some ReLUs let nothing through
+            value.detach().fill_(5)
     image = picture(9, 14, channels=model.config.in_chans, batch=2)
 
     def gradients(model, image):
@@ -100,12 +103,13 @@ def test_gradients_reach_every_parameter_and_are_right(form, backend):
     found = gradients(model, image)
     use_backend(model, "auto")
     expected = gradients(model.double(), image.double())
+    largest = max(gradient.abs().max() for gradient in expected)
     for (name, _), a, b in zip(model.named_parameters(), found, expected, strict=True):
         if name.endswith("conv_cout.bias"):  # a layer norm takes it away again
             assert b.abs().max() < 1e-9, name
         else:
             assert b.abs().max() > 1e-6, name
-            assert (a - b).abs().max() < 3e-3 * b.abs().max(), name
+            assert (a - b).abs().max() < 1e-3 * largest, name
 
 
 @pytest.mark.parametrize("form", U_NETS)

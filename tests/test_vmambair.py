@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from failing import fails
 from networks import FORMS, GOLDEN, assert_golden, network, published
 
+from mambair_cli.archs.ss2d import use_backend
 from mambair_cli.archs.vmambair import (
     DERAIN,
     DERAIN_VARIANT,
@@ -13,6 +14,7 @@ from mambair_cli.archs.vmambair import (
     REAL_SR_X4,
     SISR_X4,
     OmniSelectiveScan,
+    OSSBlock,
     VmambaIR,
     detect,
 )
@@ -123,6 +125,26 @@ def test_all_six_directions_run_on_the_back_end(monkeypatch, backend, calls):
     module.backend = backend
     assert module(torch.randn(2, 3, 5, 8)).shape == (2, 3, 5, 8)
     assert len(made) == calls
+
+
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+@pytest.mark.parametrize("form", OMNI)
+def test_gradients_of_a_block(form, backend):
+    torch.manual_seed(1)
+    block = OSSBlock(12, FORMS[form])
+    tokens = torch.randn(2, 5, 7, 12)
+    target = torch.randn(2, 5, 7, 12)
+
+    def gradients(block, tokens, target):
+        return torch.autograd.grad(((block(tokens) - target) ** 2).sum(), list(block.parameters()))
+
+    use_backend(block, backend)
+    found = gradients(block, tokens, target)
+    use_backend(block, "auto")
+    expected = gradients(block.double(), tokens.double(), target.double())
+    for (name, _), a, b in zip(block.named_parameters(), found, expected, strict=True):
+        if not name.endswith("conv_cout.bias"):  # a layer norm takes it away again
+            assert (a - b).abs().max() < 1e-2 * b.abs().max(), name  # the mean of the channels is nearly zero
 
 
 @pytest.mark.parametrize("with_gradients", [True, False])
