@@ -1,7 +1,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-
 from failing import fails
 
 from mambair_cli.archs.layers import (
