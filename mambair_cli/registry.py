@@ -1,6 +1,7 @@
 """What mambair can do and with which weights: tables of data, no torch."""
 
 import csv
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -96,6 +97,9 @@ TASKS = {
     "derain": Task("derain", "Take the rain out of photographs.", scale=1, suffix="_derained"),
     "dejpeg": Task("dejpeg", "Take out what JPEG compression put in.", scale=1, suffix="_dejpeg", level="quality"),
 }
+
+# What models of a task have to beat: task and method in PUBLISHED, and the setting of a scale or level.
+BASELINES = {"upscale": ("classic_sr", "Bicubic", "x{}"), "dejpeg": ("jpeg_gray", "JPEG input", "q{}")}
 
 BICUBIC = "bicubic downsampling"
 CLASSIC = {"embed_dim": 180, "depths": (6,) * 6, "d_state": 16, "expand": 2.0}
@@ -307,12 +311,25 @@ def find_models(task: str, scale: float = 1) -> list[Model]:
         raise CallError(f"the scale must lie between 1 and {MAX_SCALE}, not {scale:g}")
     candidates = sorted((m for m in MODELS if m.bundled and m.task == task), key=lambda m: m.scale)
     if not candidates or candidates[-1].scale < min(scale, 2):
+        reach = f" reaches x{scale:g}" if scale > 1 else " yet"
         hint = f"a file, or a name of mambair models list --task {task}"
-        raise CallError(f"no bundled model for {task} reaches x{scale:g}; give one with -m: {hint}")
+        raise CallError(f"no bundled model for {task}{reach}; give one with -m: {hint}")
     largest = candidates[-1]
     if scale > largest.scale:
         return [largest, *find_models(task, scale / largest.scale)]
     return [next(m for m in candidates if m.scale >= scale)]
+
+
+def check_task(command: str, name: str, task: str | None, scale: int) -> None:
+    """Raise CallError, with the command that fits, where a network cannot serve `command` (a name of TASKS).
+
+    task: what it is known to be for; None: only its scale tells, and one that does not enlarge may be for any other.
+    """
+    if (task or command) == command and (scale > 1) == (TASKS[command].scale > 1):
+        return
+    what = f"is for {task}" if task else f"enlarges {scale} times" if scale > 1 else "does not enlarge"
+    fitting = [task] if task else [t.name for t in TASKS.values() if (t.scale > 1) == (scale > 1)]
+    raise CallError(f"{name} {what}; use mambair {' or '.join(fitting)} INPUT -m {shlex.quote(name)}")
 
 
 def model_named(name: str) -> Model | None:
