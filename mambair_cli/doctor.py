@@ -21,6 +21,8 @@ PACKAGES = (
     "rich",
     "tqdm",
     "safetensors",
+    "platformdirs",
+    "filelock",
 )
 
 

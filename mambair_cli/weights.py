@@ -183,8 +183,7 @@ def _check_values(state: Mapping[str, Tensor]) -> None:
 def _closest(state: Mapping[str, Tensor]) -> str:
     """Which published network has the most similar names of tensors, and what is off; empty where none is near."""
     seen, best, nearest = _forms(state), 0.3, ""
-    families = {row.source: row for row in MODELS if row.arch in ARCHITECTURES and not row.bundled}
-    for row in families.values():
+    for row in (row for row in MODELS if row.arch in ARCHITECTURES and not row.bundled):
         config_class, network, _ = ARCHITECTURES[row.arch]
         depths = {key: (1,) * len(value) for key, value in row.config.items() if isinstance(value, tuple)}
         expected = network(config_class(**{**row.config, **depths})).state_dict()
@@ -198,7 +197,7 @@ def _closest(state: Mapping[str, Tensor]) -> str:
 
 def _form(key: str) -> str:
     """The name of a tensor without the numbers of layers and blocks."""
-    return re.sub(r"\d+", "#", key)
+    return re.sub(r"\b(layers|blocks|\w+_level\d|latent|refinement)\.\d+\.", r"\1.#.", key)
 
 
 def _forms(keys: Iterable[str]) -> set[str]:
