@@ -122,6 +122,17 @@ def test_read_state(tmp_path):
     assert read_state(tmp_path / "file.pth").wrapping == "state_dict, module."
 
 
+# What lies with the package
+
+
+def test_weights_lie_inside_a_wheel_and_beside_the_package_in_a_clone(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "__file__", str(tmp_path / "site" / "mambair_cli" / "weights.py"))
+    assert bundled_folder() == tmp_path / "site" / "weights"
+    inside = tmp_path / "site" / "mambair_cli" / "weights"
+    inside.mkdir(parents=True)
+    assert bundled_folder() == inside
+
+
 # What a file is
 
 
@@ -215,7 +226,12 @@ def test_files_that_cannot_be_converted(tmp_path):
         (tmp_path / name).write_bytes(content)
     fails(lambda: convert(tmp_path / "a.pth", tmp_path / "b.pth"), CallError, "b.pth", ".safetensors")
     fails(lambda: convert(tmp_path / "c.pth", tmp_path / "b.safetensors"), CallError, "c.pth is missing")
-    fails(lambda: convert(tmp_path / "bad.pth", tmp_path / "b.safetensors"), CheckpointError, "bad.pth", "another architecture")
+    fails(
+        lambda: convert(tmp_path / "bad.pth", tmp_path / "b.safetensors"),
+        CheckpointError,
+        "bad.pth",
+        "another architecture",
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pth", "bad.pth"]
 
 
