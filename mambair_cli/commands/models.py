@@ -64,10 +64,12 @@ def models_info(
     name: Annotated[str, typer.Argument(metavar="NAME|FILE", show_default=False)], as_json: Json = False
 ) -> None:
     """Say all that is known of a model, or what a checkpoint file holds."""
-    from ..weights import describe
-
     row, path = model_named(name), _file_of(name)
-    facts = describe(path or Path(name)) if path or not row else {}
+    facts: dict[str, Any] = {}
+    if path or not row:
+        from ..weights import describe
+
+        facts = describe(path or Path(name))
     if row:
         facts |= {**_facts(row), "file": str(path) if path else None}
     if as_json:
@@ -151,10 +153,12 @@ def fetch(row: Model, quiet: bool = False) -> Path:
 
 def _file_of(name: str) -> Path | None:
     """Of a bundled or cached model."""
+    row = model_named(name)
+    if row is None or row.file is None:
+        return cached_file(name)
     from ..weights import bundled_folder
 
-    row = model_named(name)
-    return bundled_folder() / row.file if row and row.file else cached_file(name)
+    return bundled_folder() / row.file
 
 
 def _facts(model: Model) -> dict[str, Any]:
