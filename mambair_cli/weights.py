@@ -7,7 +7,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +17,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from .archs import mambair
+from .archs import mambair, mambair_unet, vmambair
 from .errors import CallError, CheckpointError
 from .registry import MODELS, Model
 
 WRAPPINGS = ("params_ema", "params", "state_dict")  # preferred first
 ARCHITECTURES: dict[str, tuple[type[Any], type[nn.Module], Callable[..., Any]]] = {
-    "mambair": (mambair.MambaIRConfig, mambair.MambaIR, mambair.detect)
+    "mambair": (mambair.MambaIRConfig, mambair.MambaIR, mambair.detect),
+    "mambair_unet": (mambair_unet.MambaIRUNetConfig, mambair_unet.MambaIRUNet, mambair_unet.detect),
+    "vmambair": (vmambair.VmambaIRConfig, vmambair.VmambaIR, vmambair.detect),
 }
 
 
@@ -149,7 +151,7 @@ def build_network(checkpoint: Checkpoint, path: Path) -> tuple[nn.Module, str]:
             if widest**2 > sum(value.numel() for value in state.values()):  # before it takes all the memory
                 raise ValueError(f"its tensors are too small for a network of width {widest}")
             model = network(config)
-            if off := _differences(state, model.state_dict(), exact=True):
+            if off := _differences(state, model.state_dict()):
                 raise ValueError(off)
             model.load_state_dict(state, strict=True)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -166,8 +168,10 @@ def build_network(checkpoint: Checkpoint, path: Path) -> tuple[nn.Module, str]:
 def _detected(detect: Callable[..., Any], state: Mapping[str, Tensor]) -> Any:
     try:
         return detect(state)
+    except ValueError as error:
+        raise ValueError(f"{error}; {_closest(state)}") from None
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError):  # tensors it counts on are off
-        raise ValueError(_closest(state) or "its tensors are of no published form") from None
+        raise ValueError(_closest(state)) from None
 
 
 def _check_values(state: Mapping[str, Tensor]) -> None:
@@ -181,16 +185,22 @@ def _check_values(state: Mapping[str, Tensor]) -> None:
 
 
 def _closest(state: Mapping[str, Tensor]) -> str:
-    """Which published network has the most similar names of tensors, and what is off; empty where none is near."""
-    seen, best, nearest = _forms(state), 0.3, ""
+    """Which published network has the most similar names of tensors, and what is off; empty where none is near.
+
+    Numbers of layers and blocks, and widths, take no part.
+    """
+    seen, best, nearest = {_form(key) for key in state}, 0.3, ""
     for row in (row for row in MODELS if row.arch in ARCHITECTURES and not row.bundled):
         config_class, network, _ = ARCHITECTURES[row.arch]
-        depths = {key: (1,) * len(value) for key, value in row.config.items() if isinstance(value, tuple)}
-        expected = network(config_class(**{**row.config, **depths})).state_dict()
-        forms = _forms(expected)
+        small: dict[str, Any] = {
+            key: (1,) * len(value) for key, value in row.config.items() if isinstance(value, tuple)
+        }
+        small |= {key: 12 for key in ("embed_dim", "dim") if key in row.config}  # or to build it would take seconds
+        expected = network(config_class(**{**row.config, **small})).state_dict()
+        forms = {_form(key) for key in expected}
         if (share := len(seen & forms) / len(seen | forms)) > best:
             best = share
-            off = _differences(state, expected, exact=False)
+            off = _differences(state, expected, _form, lambda tensor: f"{tensor.ndim} axes")
             nearest = f"the closest is {row.arch}, as in {row.name}{': ' if off else ''}{off}"
     return nearest
 
@@ -200,19 +210,20 @@ def _form(key: str) -> str:
     return re.sub(r"\b(layers|blocks|\w+_level\d|latent|refinement)\.\d+\.", r"\1.#.", key)
 
 
-def _forms(keys: Iterable[str]) -> set[str]:
-    return {_form(key) for key in keys}
-
-
-def _differences(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, exact: bool) -> str:
-    """The first missing, unexpected and mis-shaped tensors; not exact: whatever the number of layers."""
-    have, want = (set(state), set(expected)) if exact else (_forms(state), _forms(expected))
-    missing = [key for key in expected if (key if exact else _form(key)) not in have]
-    unexpected = [key for key in state if (key if exact else _form(key)) not in want]
+def _differences(
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    form: Callable[[str], str] = str,
+    shape: Callable[[Tensor], str] = lambda tensor: str(tuple(tensor.shape)),
+) -> str:
+    """The first missing, unexpected and mis-shaped tensors; names and shapes are the same where these functions say."""
+    have, want = {form(key) for key in state}, {form(key) for key in expected}
+    missing = [key for key in expected if form(key) not in have]
+    unexpected = [key for key in state if form(key) not in want]
     shaped = [
-        f"{key}, {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
-        for key in expected
-        if key in state and state[key].shape != expected[key].shape
+        f"{key}, {shape(state[key])} instead of {shape(value)}"
+        for key, value in expected.items()
+        if key in state and shape(state[key]) != shape(value)
     ]
     groups = (("missing", missing), ("unexpected", unexpected), ("of another shape", shaped))
     return "; ".join(

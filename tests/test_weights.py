@@ -14,6 +14,8 @@ from safetensors import safe_open
 
 from mambair_cli import weights
 from mambair_cli.archs.mambair import MambaIR, MambaIRConfig
+from mambair_cli.archs.mambair_unet import MambaIRUNetConfig
+from mambair_cli.archs.vmambair import VmambaIRConfig
 from mambair_cli.errors import CallError, CheckpointError
 from mambair_cli.registry import MODELS, model_named
 from mambair_cli.weights import (
@@ -31,13 +33,22 @@ from mambair_cli.weights import (
 # Files that are right
 
 
+# What the tensors do not tell, or not exactly.
+HIDDEN = {
+    MambaIRConfig: ("mambair", {"drop_path_rate": 0.25}),
+    MambaIRUNetConfig: ("mambair_unet", {"expand": 1.51}),
+    VmambaIRConfig: ("vmambair", {"ffn_expand": 2.51}),
+}
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_own_files_keep_the_network(tmp_path, form):
-    model = network(form, drop_path_rate=0.25)
+    expected_arch, changes = HIDDEN[type(FORMS[form])]
+    model = network(form, **changes)
     path = tmp_path / "own.safetensors"
     save_network(path, model, model.state_dict(), {"iterations": 7, "psnr": 30.5})
     found, arch = load_network(path)
-    assert arch == "mambair"
+    assert arch == expected_arch
     assert_same_network(found, model)
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
@@ -80,6 +91,23 @@ def test_official_files_are_recognised(load, form, wrapping):
 )
 def test_shapes_are_read_off_the_tensors(load, form, changes, depths):
     expected = network(form, depths=depths, **changes)
+    assert_same_network(load(saved(expected.state_dict())), expected)
+
+
+@pytest.mark.parametrize("blocks", [(1, 1, 1, 1), (2, 3, 1, 2)])
+@pytest.mark.parametrize(
+    ("form", "changes"),
+    [
+        ("unet", {"dim": 12, "expand": 1.25, "refinement": 0}),
+        ("unet", {"in_chans": 1, "upscale": 2}),
+        ("derain", {"dim": 10, "d_state": 3, "expand": 1.5}),
+        *(("derain_variant", {"ffn_expand": 1.75, "upscale": s}) for s in (1, 2, 3, 4, 8)),
+        *(("real_sr", {"expand": 0.5, "upscale": s}) for s in (1, 4)),
+    ],
+    ids=str,
+)
+def test_shapes_of_u_nets_are_read_off_the_tensors(load, form, changes, blocks):
+    expected = network(form, blocks=blocks, **changes)
     assert_same_network(load(saved(expected.state_dict())), expected)
 
 

@@ -6,13 +6,14 @@ import pickle
 import struct
 import time
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 from failing import fails
-from networks import STATE, assert_same_network, network, safe, saved
+from networks import FORMS, STATE, assert_same_network, network, safe, saved
 
 from mambair_cli import weights
 from mambair_cli.errors import CallError, CheckpointError
@@ -160,7 +161,10 @@ BAD_TENSORS = {
     "one integer": (STATE | {"norm.weight": torch.ones(12, dtype=torch.int64)}, "floating"),
     "nan": (STATE | {"norm.weight": torch.full((12,), torch.nan)}, "finite"),
     "infinite": (STATE | {"norm.weight": torch.full((12,), torch.inf)}, "finite"),
-    "first of one axis": (STATE | {"conv_first.weight": torch.zeros(12)}, NO_FIT),
+    "first of one axis": (
+        STATE | {"conv_first.weight": torch.zeros(12)},
+        "the closest is mambair, as in mambair-light-c-x2: of another shape: conv_first.weight, 1 axes instead of 4",
+    ),
     "first of no axis": (STATE | {"conv_first.weight": torch.tensor(1.0)}, NO_FIT),
     "no channels": (STATE | {"conv_first.weight": torch.zeros(12, 0, 3, 3)}, NO_FIT),
     "states of one axis": (STATE | {f"{BLOCK}.self_attention.A_logs": torch.zeros(60)}, NO_FIT),
@@ -172,6 +176,30 @@ BAD_TENSORS = {
         network("classic").state_dict() | {"upsample.0.weight": torch.zeros(64 * 49, 64, 3, 3)},
         "x7",
     ),
+}
+OMNI = network("derain").state_dict()
+U_NET = network("unet").state_dict()
+BAD_TENSORS |= {
+    "Restormer": ({k: v for k, v in OMNI.items() if ".attn." not in k} | {"a.attn.temperature": torch.ones(1)}, OTHER),
+    "U-Net of one convolution": ({"patch_embed.proj.weight": torch.zeros(48, 3, 3, 3)}, OTHER),
+    "two networks": (U_NET | STATE, "mambair, but does not fit"),
+    "two U-Nets": (U_NET | OMNI, "mambair_unet, but does not fit"),
+    "two ends": (OMNI | {"tail.0.0.weight": torch.zeros(64, 16, 3, 3)}, NO_FIT),
+    "no latent level": ({k: v for k, v in OMNI.items() if not k.startswith("latent")}, NO_FIT),
+    "no first level": (
+        {k: v for k, v in U_NET.items() if not k.startswith("encoder_level1")},
+        "the closest is mambair_unet, as in mambair-denoise-real: missing: encoder_level1.0.",
+    ),
+    "no decoder": ({k: v for k, v in U_NET.items() if not k.startswith("decoder_level2")}, "decoder_level2"),
+    "no block between": ({k: v for k, v in OMNI.items() if not k.startswith("encoder_level2.0.")}, "encoder_level2"),
+    "odd width": (OMNI | {"patch_embed.proj.weight": torch.zeros(9, 3, 3, 3)}, "even number"),
+    "no width": (OMNI | {"patch_embed.proj.weight": torch.zeros(0, 3, 3, 3)}, NO_FIT),
+    "flat convolution": (U_NET | {"patch_embed.proj.weight": torch.zeros(8)}, NO_FIT),
+    "three inner channels": (OMNI | {"latent.0.attn.Dsc": torch.zeros(6)}, "channel_inner"),
+    "another inner width": (OMNI | {"latent.0.attn.Dsc": torch.zeros(4)}, NO_FIT),
+    "no gate": (OMNI | {"latent.0.ffn.project_out.weight": torch.zeros(64, 0, 1, 1)}, NO_FIT),
+    "a scalar scan": (U_NET | {"latent.0.self_attention.A_logs": torch.tensor(1.0)}, NO_FIT),
+    "nan in a U-Net": (U_NET | {"output.weight": U_NET["output.weight"] * torch.nan}, "finite"),
 }
 BAD_METADATA = {
     "broken": {"text": "{"},
@@ -258,6 +286,25 @@ def test_tensors_of_other_kinds(refuse, value):
 @pytest.mark.parametrize("case", BAD_METADATA)
 def test_metadata_that_do_not_fit(refuse, case):
     refuse(safe(**BAD_METADATA[case]), "file.safetensors", NO_FIT)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({key: value} for key in ("dim", "d_state") for value in (-1, 0, 7, "8", None)),
+        *({"blocks": value} for value in (3, [], [1, 2, 1], [1, 2, 1, 3, 1], [1, 2, 1, "3"], [2, 2, 1, 3])),
+        *({key: value} for key in ("ffn_expand", "expand") for value in (float("nan"), -1.0, 0.0, 1e300, "2")),
+        *({"refinement": value} for value in (-1, 0, 1)),
+        *({"channel_inner": value} for value in (1, 2, 3, "4")),
+        *({"upscale": value} for value in (0, 2, 4)),
+        {"embed_dim": 8},
+        {"multiple": 8},
+    ],
+    ids=str,
+)
+def test_metadata_that_do_not_fit_a_u_net(refuse, changes):
+    config = json.dumps(asdict(FORMS["derain"]) | changes)
+    refuse(safe(OMNI, "vmambair", config), "file.safetensors", "vmambair", NO_FIT)
 
 
 def test_metadata_without_configuration(refuse):
