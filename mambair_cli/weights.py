@@ -192,9 +192,7 @@ def _closest(state: Mapping[str, Tensor]) -> str:
     seen, best, nearest = {_form(key) for key in state}, 0.3, ""
     for row in (row for row in MODELS if row.arch in ARCHITECTURES and not row.bundled):
         config_class, network, _ = ARCHITECTURES[row.arch]
-        small: dict[str, Any] = {
-            key: (1,) * len(value) for key, value in row.config.items() if isinstance(value, tuple)
-        }
+        small: dict[str, Any] = {k: (1,) * len(v) for k, v in row.config.items() if isinstance(v, tuple)}
         small |= {key: 12 for key in ("embed_dim", "dim") if key in row.config}  # or to build it would take seconds
         expected = network(config_class(**{**row.config, **small})).state_dict()
         forms = {_form(key) for key in expected}

@@ -190,7 +190,8 @@ def _step(model: Model) -> str:
 
 
 def _cell(score: Score, name: bool = True) -> str:
-    figures = f"{score.psnr:.2f}" + (f" / {score.ssim:.4f}" if score.ssim else "")
+    ssim = f"{score.ssim:.4f}".removesuffix("0") if score.ssim else ""  # some give three digits
+    figures = f"{score.psnr:.2f}{' / ' if ssim else ''}{ssim}"
     return f"{score.dataset} {figures} ({score.channel})" if name else figures
 
 
