@@ -1,9 +1,12 @@
-"""Small networks of every published form, and the published ones on golden files; shared by tests."""
+"""Small networks of every published form, files of them, and the published ones on golden files; shared by tests."""
 
-from dataclasses import replace
+import io
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 from golden.fill import fill_state
 
@@ -64,3 +67,30 @@ def assert_golden(config, path, single):
 def picture(*size, channels=3, batch=1):
     """Random (B,C,H,W) in [0,1]."""
     return torch.rand(batch, channels, *size, generator=torch.Generator().manual_seed(0))
+
+
+STATE = network().state_dict()
+
+
+def saved(content, **options):
+    """The bytes of torch.save."""
+    file = io.BytesIO()
+    torch.save(content, file, **options)
+    return file.getvalue()
+
+
+def safe(state=STATE, arch="mambair", text=None, **changes):
+    """The bytes of a safetensors file as training writes it; changes: of the configuration, text: instead."""
+    text = text or json.dumps(asdict(FORMS["light_c"]) | changes)
+    return safetensors.torch.save(dict(state), {"mambair.arch": arch, "mambair.config": text})
+
+
+def assert_same_network(found, expected):
+    """Ready to use, with the same configuration and results."""
+    assert type(found) is type(expected)
+    assert found.config == expected.config
+    assert not found.training
+    assert {p.dtype for p in found.parameters()} == {torch.float32}
+    image = picture(7, 9, channels=expected.config.in_chans)
+    with torch.inference_mode():
+        assert torch.equal(found(image), expected(image))

@@ -11,6 +11,7 @@ import pytest
 from failing import fails
 
 import mambair_cli
+from mambair_cli.registry import PUBLISHED
 from mambair_cli.train import RECIPES
 
 if sys.version_info >= (3, 11):
@@ -27,13 +28,14 @@ every_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(pat
 # Each part imports only from the layers before its own; folders also from themselves.
 LAYERS = (
     {"errors", "exif"},
-    {"scratch"},
+    {"scratch", "cache", "download"},
     {"image"},
     {"image_decode"},
     {"image_encode"},
     {"ops", "tiling", "metrics", "resize", "registry", "runtime", "image_io", "devices"},
     {"archs", "datasets", "jobs"},
     {"weights", "manifest"},
+    {"checkpoints"},
     {"engine", "train", "peers"},
     {"upscaler"},
     {"batch", "bench", "doctor"},
@@ -42,7 +44,7 @@ LAYERS = (
     {"__main__"},
 )
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
-LIGHT = ("cli", "registry", "errors", "runtime")  # loaded by `mambair --help`
+LIGHT = ("cli", "registry", "cache", "errors", "runtime")  # loaded by `mambair --help`
 HEAVY = {"torch", "numpy", "numba", "cv2", "PIL", "safetensors", "tqdm"}
 
 
@@ -160,6 +162,6 @@ def test_the_wheel(tmp_path):
     assert wheel.name == f"mambair-{mambair_cli.__version__}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as file:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
-    expected = {path.relative_to(ROOT).as_posix() for path in (*MODULES, *RECIPES.glob("*.toml"))}
+    expected = {path.relative_to(ROOT).as_posix() for path in (*MODULES, PUBLISHED, *RECIPES.glob("*.toml"))}
     expected |= {f"mambair_cli/weights/{path.name}" for path in (ROOT / "weights").iterdir()}
     assert names == expected
