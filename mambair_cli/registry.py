@@ -362,6 +362,7 @@ def check_task(command: str, name: str, task: str | None, scale: int) -> None:
 
     task: what it is known to be for; None: only its scale tells, and one that does not enlarge may be for any other.
     """
+    task = task if task in TASKS else None
     if (task or command) == command and (scale > 1) == (TASKS[command].scale > 1):
         return
     what = f"is for {task}" if task else f"enlarges {scale} times" if scale > 1 else "does not enlarge"
