@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from scan_inputs import definition, errors, scan_inputs, y_and_gradients
 
-from mambair_cli.ops import scan_triton
+from mambair_cli.ops import scan_triton, triton_kernels
 from mambair_cli.ops.scan import BACKENDS
 
 scan = next(backend.scan for backend in BACKENDS if backend.name == "triton")
@@ -38,9 +38,9 @@ def run(dtype="float32", module=None, **arguments):
 @triton.jit
 def _apply(V, OUT, SLOPE, BLOCK: tl.constexpr):
     i = tl.arange(0, BLOCK)
-    softplus = scan_triton._softplus(tl.load(V + i))
+    softplus = triton_kernels.softplus(tl.load(V + i))
     tl.store(OUT + i, softplus)
-    tl.store(SLOPE + i, scan_triton._softplus_slope(softplus))
+    tl.store(SLOPE + i, triton_kernels.softplus_slope(softplus))
 
 
 def softplus():

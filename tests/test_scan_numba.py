@@ -225,9 +225,10 @@ def test_operations_that_run():
 def test_operations_are_registered_rightly():
     inputs = scan_inputs(5, 7, batch=2)
     states = scan_numba.forward(*inputs, True)[1]
-    torch.library.opcheck(torch.ops.mambair.ss2d_scan_numba.default, (*inputs, False))
-    torch.library.opcheck(torch.ops.mambair.ss2d_scan_numba.default, (*[v.detach().requires_grad_() for v in inputs], True))
-    torch.library.opcheck(torch.ops.mambair.ss2d_scan_numba_backward.default, (torch.randn_like(inputs[0]), *inputs, states))
+    forward, backward = torch.ops.mambair.ss2d_scan_numba.default, torch.ops.mambair.ss2d_scan_numba_backward.default
+    torch.library.opcheck(forward, (*inputs, False))
+    torch.library.opcheck(forward, (*[v.detach().requires_grad_() for v in inputs], True))
+    torch.library.opcheck(backward, (torch.randn_like(inputs[0]), *inputs, states))
 
 
 def test_a_compiled_graph_holds_the_operations():

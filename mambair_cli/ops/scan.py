@@ -61,7 +61,9 @@ def _define(name: str, device: str) -> Scan:
         return (*backward_op(gy, *ctx.saved_tensors), None)
 
     def no_second_derivative(ctx, *_):  # type: ignore[no-untyped-def]
-        raise RuntimeError(f"the {name} scan has no autograd formula for second derivatives; use the reference back end")
+        raise RuntimeError(
+            f"the {name} scan has no autograd formula for second derivatives; use the reference back end"
+        )
 
     torch.library.register_autograd(backward, no_second_derivative)
     torch.library.register_autograd(forward, gradients, setup_context=save_for_backward)
@@ -75,9 +77,7 @@ def _define(name: str, device: str) -> Scan:
     return scan
 
 
-def _scan_mamba_ssm(
-    x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor
-) -> Tensor:
+def _scan_mamba_ssm(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor) -> Tensor:
     from . import scan_mamba_ssm
 
     return scan_mamba_ssm.ss2d_scan(x, x_dbl, dt_weight, dt_bias, A_log, D)

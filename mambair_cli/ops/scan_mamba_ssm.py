@@ -24,9 +24,7 @@ def _merge(y: Tensor, H: int, W: int) -> Tensor:
     return rows.unflatten(2, (H, W)) + columns.unflatten(2, (W, H)).transpose(2, 3)
 
 
-def ss2d_scan(
-    x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor
-) -> Tensor:
+def ss2d_scan(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor) -> Tensor:
     """Arguments and result as in `scan.ss2d_scan`; computed in float32."""
     batch, H, W, channels = x.shape
     K, _, R = dt_weight.shape
