@@ -11,7 +11,7 @@ import pytest
 from networks import fails
 
 import mambair_cli
-from mambair_cli.train import RECIPES
+from mambair_cli.training.recipe import RECIPES
 
 if sys.version_info >= (3, 11):
     import tomllib

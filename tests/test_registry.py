@@ -10,7 +10,7 @@ import mambair_cli
 from mambair_cli import registry
 from mambair_cli.errors import CallError
 from mambair_cli.registry import MODELS, TASKS, find_models, model_named
-from mambair_cli.train import RECIPES, build_network, read_recipe
+from mambair_cli.training.recipe import RECIPES, build_network, read_recipe
 from mambair_cli.weights import ARCHITECTURES, bundled_folder, load_network, sha256
 
 every_model = pytest.mark.parametrize("row", MODELS, ids=lambda row: row.name)

@@ -177,12 +177,16 @@ class MambaIR(nn.Module):
             out = x + self.conv_last(deep)
         return out + self.mean
 
-    def start_as_bilinear(self) -> None:
-        """Set the outer layers so that the untrained net enlarges bilinearly (`pixelshuffledirect` only).
+    def start_simply(self) -> None:
+        """Set the outer layers so that the untrained net gives the input back, or enlarges it bilinearly.
 
-        The first channels carry the image itself through; training starts from there and learns faster.
+        Training starts from there and learns faster. To enlarge, the first channels carry the image itself
+        through; only for `pixelshuffledirect` after one convolution, other upsamplers stay as they are.
         """
         channels, s = self.config.in_chans, self.config.upscale
+        if self.config.upsampler == "":
+            for parameter in self.conv_last.parameters():
+                nn.init.zeros_(parameter)
         if self.config.upsampler != "pixelshuffledirect" or self.config.resi_connection != "1conv":
             return
         position = (torch.arange(s) + 0.5) / s - 0.5  # of the new pixels, in old ones

@@ -14,22 +14,21 @@ def train(
     batch: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
     patch: Annotated[int | None, typer.Option(min=1, help="Low-resolution pixels, instead of the recipe's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on exactly where the run in --out stopped.")] = False,
-    init: Annotated[Path | None, typer.Option(help="Weights to start from; tensors that fit are taken.")] = None,
+    init: Annotated[str | None, typer.Option(help="Model or file to start from; tensors that fit are taken.")] = None,
     val: Annotated[Path | None, typer.Option(help="Folder of validation photographs.")] = None,
 ) -> None:
     """Train a network by a recipe."""
     from dataclasses import replace
 
     from ..runtime import keep_freed_memory
-    from ..train import read_recipe
-    from ..train import train as run
+    from ..training.loop import train as run
+    from ..training.recipe import read_recipe
 
     keep_freed_memory()
     config = read_recipe(recipe)
-    data_changes = {"patch": patch or config.data.patch, "batch": batch or config.data.batch}
     config = replace(
         config,
-        data=replace(config.data, **data_changes),
+        data=replace(config.data, patch=patch or config.data.patch, batch=batch or config.data.batch),
         schedule=replace(config.schedule, iterations=iterations or config.schedule.iterations),
     )
     print(run(config, data, out, resume=resume, init=init, val=val))
