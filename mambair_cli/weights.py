@@ -17,13 +17,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from .archs import mambair
+from .archs import mambair, mambair_unet, vmambair
 from .errors import CallError, CheckpointError
 from .registry import MODELS, model_named
 
 WRAPPINGS = ("params_ema", "params", "state_dict")  # preferred first
 ARCHITECTURES: dict[str, tuple[type[Any], type[nn.Module], Callable[..., Any]]] = {
-    "mambair": (mambair.MambaIRConfig, mambair.MambaIR, mambair.detect)
+    "mambair": (mambair.MambaIRConfig, mambair.MambaIR, mambair.detect),
+    "mambair_unet": (mambair_unet.MambaIRUNetConfig, mambair_unet.MambaIRUNet, mambair_unet.detect),
+    "vmambair": (vmambair.VmambaIRConfig, vmambair.VmambaIR, vmambair.detect),
 }
 
 
@@ -142,7 +144,7 @@ def load_network(path: Path) -> tuple[nn.Module, str]:
         if any("embeddingA" in k or "win_mhsa" in k for k in state)
         else ""
     )
-    raise CheckpointError(f"{path} is a checkpoint of another architecture than MambaIR{hint}")
+    raise CheckpointError(f"{path} is a checkpoint of another architecture than MambaIR and VmambaIR{hint}")
 
 
 def save_network(path: Path, model: nn.Module, state: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
