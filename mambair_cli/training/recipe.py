@@ -4,11 +4,12 @@ import difflib
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+import numpy as np
 from torch import nn
 
 from ..degrade import Degradation, Jpeg, Noise, Sensor
@@ -30,6 +31,11 @@ LIMITS: dict[str, tuple[float, float]] = {  # of numbers in recipes; others: int
     "clip": (1e-9, math.inf),
     "ema": (0, 1),
     "warmup": (0, 1),
+    "halve_at": (0, 1),
+    "flat": (0, 1),
+    "floor": (0, 1),
+    "epsilon": (1e-9, 1),
+    "discriminator_lr": (1e-9, 1),
     "embed_dim": (6, 4096),
     "expand": (0.25, 16),
     "in_chans": (1, 3),
@@ -41,40 +47,72 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What a batch is. `patch` is in pixels of the low-resolution image.
+    """What a batch is. Several numbers are those of the stages of `ScheduleConfig.iterations`; one is for all.
 
-    `degradation` holds its `kind`, one of DEGRADATIONS, and the fields of that class but the scale; without
-    it photographs are shrunk as the benchmarks do.
+    patch: pixels a side of the degraded image. batch: samples of an iteration, on all devices together.
+    validation: images held out where no folder of them is given. degradation: its `kind`, one of DEGRADATIONS,
+    and the fields of that class but the scale; without it photographs are shrunk as the benchmarks do.
+    mixup: of half of the batches each sample is mixed with another, in shares drawn from Beta(mixup, mixup).
     """
 
-    patch: int
-    batch: int
-    validation: int
+    patch: tuple[int, ...]
+    batch: tuple[int, ...]
+    validation: int = 8
     degradation: dict[str, Any] = field(default_factory=dict)
+    mixup: float = 0.0
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What is minimised: the mean over pixels of |error| (l1) or of sqrt(error^2 + epsilon^2) (charbonnier).
+
+    perceptual, adversarial: weights of the distance of VGG19 features and of the vanilla GAN loss.
+    discriminator_lr: of the discriminator's Adam.
+    """
+
+    pixel: Literal["l1", "charbonnier"] = "l1"
+    epsilon: float = 1e-3**0.5
+    perceptual: float = 0.0
+    adversarial: float = 0.0
+    discriminator_lr: float = 1e-4
 
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """AdamW on L1; weight decay on matrices only; `ema` is the decay of the averaged weights."""
+    """AdamW, which without weight decay is Adam; only matrices decay.
+
+    clip: largest norm of the gradient. ema: decay of the averaged weights, which are the result.
+    """
 
     lr: float
     betas: tuple[float, float]
-    weight_decay: float
-    clip: float
-    ema: float
+    weight_decay: float = 0.0
+    clip: float = math.inf
+    ema: float = 0.999
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """`warmup` is the share of the iterations in which the rate rises; then it falls to zero as a cosine."""
+    """How long, and how the rate goes; but for the iterations and `floor` all numbers are shares of the run.
 
-    iterations: int
-    warmup: float
+    iterations: of each stage. warmup: in which the rate rises to `lr`. halve_at: where it halves; without these
+    it stays up to `flat` and then falls as a cosine to `floor`.
+    """
+
+    iterations: tuple[int, ...]
+    warmup: float = 0.0
+    halve_at: tuple[float, ...] = ()
+    flat: float = 0.0
+    floor: float = 0.0
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A recipe. `network` holds `arch` and the fields of that architecture's configuration but the scale."""
+    """A recipe.
+
+    network: `arch` and the fields of that architecture's configuration but the scale. summary: one line.
+    init: the recipe whose weights this one starts from.
+    """
 
     scale: int
     seed: int
@@ -82,6 +120,19 @@ class TrainConfig:
     data: DataConfig
     optimiser: OptimiserConfig
     schedule: ScheduleConfig
+    loss: LossConfig = LossConfig()
+    summary: str = ""
+    init: str = ""
+
+    @property
+    def iterations(self) -> int:
+        """Of all stages."""
+        return sum(self.schedule.iterations)
+
+    @property
+    def channels(self) -> int:
+        """Of the images: 3, or 1 for gray."""
+        return int(self.network.get("in_chans", 3))
 
 
 def _strict(kind: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -108,8 +159,9 @@ def _typed(value: Any, kind: Any, key: str, where: str, limits: Mapping[str, tup
         expected = f"{'a whole' if kind is int else 'a'} number from {low:g} to {high:g}"
         value = kind(value) if fits else value
     elif origin is tuple:
+        value = (value,) if parts[1] is ... and isinstance(value, (int, float)) else value
         count = "" if parts[1] is ... else f"{len(parts)} "
-        fits = isinstance(value, (list, tuple)) and (len(value) == len(parts) if count else len(value) > 0)
+        fits = isinstance(value, (list, tuple)) and (not count or len(value) == len(parts))
         expected = f"a list of {count}numbers"
         value = tuple(_typed(v, parts[0], key, where, limits) for v in value) if fits else value
     elif origin is Literal:
@@ -124,16 +176,45 @@ def _typed(value: Any, kind: Any, key: str, where: str, limits: Mapping[str, tup
     return value
 
 
-def read_recipe(name_or_file: str) -> TrainConfig:
-    """A bundled recipe by name, a TOML file, or the recipe.json of a run.
+def recipe_names() -> list[str]:
+    """Of the bundled recipes."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def read_recipe(name_or_file: str, changes: Sequence[str] = (), iterations: int | None = None) -> TrainConfig:
+    """A bundled recipe by name, a TOML file, or the recipe.json of a run, with changes to it.
+
+    A recipe may build on another one, whose name or file it gives as `base`: what it says itself goes first, key
+    by key within sections.
+
+    Args:
+        name_or_file: of the recipe.
+        changes: such as `optimiser.lr=1e-4`, the values as in TOML; quotes around words may be left out.
+        iterations: of all stages together, which keep their proportions; None: the recipe's.
 
     Raises:
         CallError: there is no such recipe or it has errors; names the file, the key and what is expected.
     """
-    bundled = {path.stem: path for path in sorted(RECIPES.glob("*.toml"))}
-    path = bundled.get(name_or_file, Path(name_or_file))
+    table = _read_table(name_or_file)
+    where = Path(name_or_file).name
+    for change in changes:
+        where = f"--set {change}"
+        table = _changed(table, change)
+        checked(table, where)
+    config = checked(table, where)
+    if iterations is None:
+        return config
+    ends = np.cumsum(config.schedule.iterations)
+    counts = np.diff([0, *(np.rint(ends * (iterations / ends[-1])).astype(int).tolist())])
+    return checked(_changed(table, f"schedule.iterations={[max(1, int(n)) for n in counts]}"), "--iterations")
+
+
+def _read_table(name_or_file: str) -> dict[str, Any]:
+    path = RECIPES / f"{name_or_file}.toml" if name_or_file in recipe_names() else Path(name_or_file)
     if not path.is_file():
-        raise CallError(f"no recipe {name_or_file!r}; there are {', '.join(bundled)}, or give a .toml file")
+        near = difflib.get_close_matches(name_or_file, recipe_names(), 1)
+        hint = f"did you mean {near[0]!r}?" if near else "see mambair train --list, or give a .toml file"
+        raise CallError(f"no recipe {name_or_file!r}; {hint}")
     try:
         text = path.read_text(encoding="utf-8")
         table: Any = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
@@ -142,7 +223,34 @@ def read_recipe(name_or_file: str) -> TrainConfig:
         raise CallError(f"{path} is no valid {kind}: {error}") from None
     if not isinstance(table, Mapping):
         raise CallError(f"{path} holds no recipe; it must be a table")
-    return checked(table, path.name)
+    table = dict(table)
+    if (base := table.pop("base", None)) is not None:
+        if not isinstance(base, str) or base == name_or_file:
+            raise CallError(f"{path}: base must be the name of another recipe, not {base!r}")
+        for key, value in _read_table(base).items():
+            if isinstance(value, dict) and isinstance(table.get(key, {}), dict):
+                table[key] = value | table.get(key, {})
+            else:
+                table.setdefault(key, value)
+    return table
+
+
+def _changed(table: Mapping[str, Any], change: str) -> dict[str, Any]:
+    """The table with `SECTION.KEY=VALUE` put in. Raises CallError where that is none."""
+    path, equals, text = change.partition("=")
+    first, *rest = path.strip().split(".")
+    if not equals or not all([first, *rest]):
+        raise CallError(f"--set {change}: give SECTION.KEY=VALUE, such as optimiser.lr=1e-4")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    if rest:
+        section = table.get(first, {})
+        if not isinstance(section, Mapping):
+            raise CallError(f"--set {change}: {first} is no section")
+        value = _changed(section, f"{'.'.join(rest)}={text}")
+    return {**table, first: value}
 
 
 def checked(table: Mapping[str, Any], where: str) -> TrainConfig:
@@ -150,6 +258,14 @@ def checked(table: Mapping[str, Any], where: str) -> TrainConfig:
     config = _strict(TrainConfig, table, where)
     _network(config, where)
     build_degradation(config, where)
+    stages = config.schedule.iterations
+    if not stages:
+        raise CallError(f"{where}, [schedule]: iterations must be a number or a list of numbers, not []")
+    for key in ("patch", "batch"):
+        if len(getattr(config.data, key)) not in (1, len(stages)):
+            raise CallError(f"{where}, [data]: {key} must be one number, or one for each of {len(stages)} stages")
+    if config.channels == 1 and config.loss.perceptual:
+        raise CallError(f"{where}, [loss]: perceptual needs colour, but in_chans is 1")
     return config
 
 
@@ -162,9 +278,9 @@ def _network(config: TrainConfig, where: str) -> tuple[type[nn.Module], Any]:
         raise CallError(f"{where}: arch must be one of {', '.join(ARCHITECTURES)}, not {arch!r}")
     if "upscale" in values:
         raise CallError(f"{where}: unknown key 'upscale'; the recipe's 'scale' sets it")
-    kind, network, _ = ARCHITECTURES[arch]
+    kind, network, _ = ARCHITECTURES[str(arch)]
     built = _strict(kind, values | {"upscale": config.scale}, where)
-    if getattr(built, "in_chans", 3) == 2:
+    if config.channels == 2:
         raise CallError(f"{where}: in_chans must be 1 (gray) or 3 (RGB)")
     if hasattr(built, "upsampler") and (built.upsampler == "") != (config.scale == 1):
         raise CallError(f"{where}: upsampler must be empty where the scale is 1, and only there")
@@ -187,7 +303,8 @@ def build_degradation(config: TrainConfig, where: str = "recipe") -> Degradation
         raise CallError(f"{where}: {kind!r} does not fit the scale {config.scale}")
     if "scale" in values:
         raise CallError(f"{where}: unknown key 'scale'; the recipe's 'scale' sets it")
-    return _strict(DEGRADATIONS[kind], values | ({"scale": config.scale} if shrinks else {}), where)
+    degradation: Degradation = _strict(DEGRADATIONS[kind], values | ({"scale": config.scale} if shrinks else {}), where)
+    return degradation
 
 
 def build_network(config: TrainConfig) -> nn.Module:
