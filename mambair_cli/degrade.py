@@ -8,7 +8,7 @@ import io
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import cv2
@@ -18,7 +18,6 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from .errors import CallError
-from .resize import modcrop
 
 Float = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -32,6 +31,9 @@ BILINEAR = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]], np.float32) / 4
 BILINEAR_GREEN = np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]], np.float32) / 4
 """Demosaicing of a Bayer pattern: they interpolate a plane that is zero where the sensor has other colours."""
 
+CODES = 16 * 255
+"""Steps in which the tones of images are turned into light: those of 8 bits, and 15 between them."""
+
 COLOUR = 1.35
 """How much a camera's colour matrix, from its sensor's colours to sRGB, enlarges differences between channels."""
 
@@ -42,18 +44,10 @@ class Degradation(ABC):
     Subclasses are frozen dataclasses. LIMITS holds what each range among their fields must stay within.
     """
 
-    LIMITS: ClassVar[Mapping[str, Range]]
+    LIMITS: ClassVar[Mapping[str, Range]] = {}
 
     def __post_init__(self) -> None:
-        """Raises CallError where a range is none or leaves its limits."""
-        for name, (low, high) in self.LIMITS.items():
-            value = getattr(self, name)
-            numbers = isinstance(value, tuple) and all(isinstance(v, (int, float)) for v in value)
-            if not (numbers and len(value) == 2 and low <= value[0] <= value[1] <= high):
-                kind = type(self).__name__.lower()
-                raise CallError(
-                    f"{kind}: {name} must be a smaller and a larger number from {low:g} to {high:g}, not {value!r}"
-                )
+        check_ranges(self, self.LIMITS)
 
     def __call__(self, image: Float, rng: Generator) -> Float:
         """A degraded copy.
@@ -75,11 +69,21 @@ class Degradation(ABC):
             raise ValueError(f"expected an image of H x W x 3, got the shape {image.shape}")
         if not (image.min() >= 0 and image.max() <= 1):
             raise ValueError("expected values in [0, 1], got others or NaN")
-        return self.degrade(image, rng)
+        return self._degrade(image, rng)
 
     @abstractmethod
-    def degrade(self, image: Float, rng: Generator) -> Float:
+    def _degrade(self, image: Float, rng: Generator) -> Float:
         """What `__call__` does with an image that it has checked."""
+
+
+def check_ranges(owner: object, limits: Mapping[str, Range]) -> None:
+    """Raises CallError where a field of these names is no range or leaves its limits."""
+    for name, (low, high) in limits.items():
+        value = getattr(owner, name)
+        numbers = isinstance(value, tuple) and all(isinstance(v, (int, float)) for v in value)
+        if not (numbers and len(value) == 2 and low <= value[0] <= value[1] <= high):
+            kind = type(owner).__name__.lower()
+            raise CallError(f"{kind}: {name} must be two numbers from {low:g} to {high:g} in order, not {value!r}")
 
 
 def draw_log(rng: Generator, limits: Range) -> float:
@@ -94,7 +98,7 @@ def to_pixels(image: Float) -> Pixels:
 
 def from_pixels(pixels: Pixels) -> Float:
     """0..255 as float32 in [0, 1]."""
-    return pixels.astype(np.float32) / 255
+    return pixels.astype(np.float32) / np.float32(255)
 
 
 def published_noise(height: int, width: int, sigma: float) -> NDArray[np.float64]:
@@ -154,9 +158,9 @@ class Noise(Degradation):
 
     sigma: Range = (0, 55)
 
-    LIMITS = {"sigma": (0, 255)}
+    LIMITS: ClassVar[Mapping[str, Range]] = {"sigma": (0, 255)}
 
-    def degrade(self, image: Float, rng: Generator) -> Float:
+    def _degrade(self, image: Float, rng: Generator) -> Float:
         sigma = np.float32(rng.uniform(*self.sigma) / 255)
         return image + sigma * rng.standard_normal(image.shape, np.float32)
 
@@ -170,9 +174,9 @@ class Jpeg(Degradation):
 
     quality: tuple[int, int] = (10, 60)
 
-    LIMITS = {"quality": (1, 100)}
+    LIMITS: ClassVar[Mapping[str, Range]] = {"quality": (1, 100)}
 
-    def degrade(self, image: Float, rng: Generator) -> Float:
+    def _degrade(self, image: Float, rng: Generator) -> Float:
         quality = int(rng.integers(*self.quality, endpoint=True))
         return recompress(image, quality, (FULL_CHROMA, HALF_CHROMA)[rng.integers(2)], rng)
 
@@ -201,7 +205,7 @@ class Sensor(Degradation):
     contrast: Range = (0.35, 0.85)
     quality: tuple[int, int] = (70, 95)
 
-    LIMITS = {
+    LIMITS: ClassVar[Mapping[str, Range]] = {
         "shot": (1e-9, 1),
         "read": (1e-9, 1),
         "gain": (0.1, 10),
@@ -211,15 +215,16 @@ class Sensor(Degradation):
         "quality": (1, 100),
     }
 
-    def degrade(self, image: Float, rng: Generator) -> Float:
+    def _degrade(self, image: Float, rng: Generator) -> Float:
         shot, read = draw_log(rng, self.shot), draw_log(rng, self.read)
         red, blue = rng.uniform(*self.gain, size=2)
         gains = np.array([red, 1, blue], np.float32)
         contrast = rng.uniform(*self.contrast)
-        codes = np.linspace(0, 1, 1024)
-        light = np.interp(image, _tone(codes, contrast), codes**2.2).astype(np.float32)
+        codes = np.linspace(0, 1, CODES + 1)
+        light_of_code = np.float32(np.interp(codes, _tone(codes, contrast), codes) ** 2.2)
+        light = light_of_code[(image * CODES + 0.5).astype(np.int32)]
         noise = self._noise(np.sqrt(gains * shot * light + (gains * read) ** 2), rng)
-        toned = _tone((light + noise).clip(0, 1) ** np.float32(1 / 2.2), contrast)
+        toned = _tone(cv2.pow((light + noise).clip(0, 1), 1 / 2.2), contrast)
         quality = int(rng.integers(*self.quality, endpoint=True))
         return recompress(toned, quality, HALF_CHROMA, rng)
 
