@@ -1,70 +1,35 @@
-"""Photographs as training and validation pairs: patches are cropped first, then spoilt on the fly."""
+"""Training and validation pairs: patches are cropped first, then spoilt on the fly, ahead of the loop."""
 
-from collections.abc import Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..datasets import Pixels, list_images, read_rgb
+from ..datasets import Pixels
 from ..degrade import Degradation, from_pixels
 from ..errors import CallError, ImageError
-from ..metrics import to_y
-from ..resize import downscale, modcrop
+from ..resize import downscale
+from .photos import Photos, Source, read_photo
 
 VALIDATION_SEED = 0
-VALIDATION_CROP = 192  # low-resolution pixels a side at most, so that a validation takes seconds
-VALIDATION_SMALLEST = 8  # low-resolution pixels a side, so that something is left within the border
+VALIDATION_SMALLEST = 8  # degraded pixels a side, so that something is left within the border
+MIXED_SHARE = 0.5  # of the batches, with mixup
+ATTEMPTS = 100  # photographs drawn for one sample before all count as damaged
 
 
-def split(data: Path, val: Path | None, held_out: int) -> tuple[list[Path], list[Path]]:
-    """Training and validation files: those of `data` and `val`, or some held out of `data`; none is both.
+@dataclass(frozen=True)
+class Pair:
+    """A degraded image and its truth: h x w x C (uint8, or float32 of which 1 is white), s*h x s*w x C uint8."""
 
-    Raises CallError where no file is left for one of the two.
-    """
-    files = list_images(data)
-    if val:
-        chosen = list_images(val)
-    elif len(files) > held_out:
-        chosen = [files[i] for i in np.random.default_rng(0).choice(len(files), held_out, replace=False)]
-    else:
-        raise CallError(f"{data} holds too few images to put {held_out} aside for validation; give --val")
-    held = {path.resolve() for path in chosen}
-    files = [path for path in files if path.resolve() not in held]
-    if not files:
-        raise CallError(f"all images of {data} are in {val} too; none is left to train on")
-    return files, chosen
-
-
-def read_images(files: Sequence[Path], smallest: int, channels: int) -> tuple[list[Pixels], list[str]]:
-    """All images that can be used, H x W x `channels` uint8, and for each of the others the reason why not.
-
-    Args:
-        files: high-resolution images.
-        smallest: pixels that the shorter side needs.
-        channels: 3, or 1 for luma (BT.601, as the metrics take it).
-
-    Raises:
-        CallError: no image can be used.
-    """
-    images, skipped = [], []
-    for path in files:
-        try:
-            image = read_rgb(path)
-        except ImageError as error:
-            skipped.append(str(error))
-            continue
-        if min(image.shape[:2]) < smallest:
-            skipped.append(f"{path}: smaller than {smallest} pixels a side")
-            continue
-        images.append(image if channels == 3 else (to_y(image) + 0.5).astype(np.uint8)[:, :, None])
-    if not images:
-        raise CallError(f"none of {len(files)} images can be used; the first: {''.join(skipped[:1])}")
-    return images, skipped
+    low: NDArray[Any]
+    high: Pixels
 
 
 def _degraded(image: Pixels, degradation: Degradation, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -73,32 +38,49 @@ def _degraded(image: Pixels, degradation: Degradation, rng: np.random.Generator)
     return degradation(from_pixels(np.repeat(image, 3 // channels, 2)), rng)[:, :, :channels]
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A degraded image (h x w x C float32, 1 is white) and its truth (s*h x s*w x C uint8)."""
-
-    low: NDArray[np.float32]
-    high: Pixels
-
-
 def validation_pairs(
-    files: Sequence[Path], scale: int, degradation: Degradation | None, channels: int
+    sources: Sequence[Source], scale: int, degradation: Degradation | None, channels: int, crop: int | None = None
 ) -> tuple[list[Pair], list[str]]:
-    """The centres of images as pairs that are the same in every run, and why others are left out.
+    """Whole images, or their centres, as pairs that are the same in every run, and why others are left out.
 
     A degradation of one strength that varies (noise, JPEG) takes values spread evenly over its range.
-    Raises CallError: no image can be used.
+
+    Args:
+        sources: the files.
+        scale: how many times smaller the degraded images are.
+        degradation: makes them where no file has them; None: they are shrunk as the benchmarks do.
+        channels: 3, or 1 for luma.
+        crop: degraded pixels a side at most.
+
+    Raises:
+        CallError: no image can be used.
     """
-    images, skipped = read_images(files, VALIDATION_SMALLEST * scale, channels)
-    crop, pairs = VALIDATION_CROP * scale, []
-    for i, image in enumerate(images):
-        top, left = (max(0, side - crop) // 2 for side in image.shape[:2])
-        high = modcrop(image[top : top + crop, left : left + crop], scale)
-        if degradation is None:
-            pairs.append(Pair(from_pixels(downscale(high, scale)), high))
+    photos, skipped, pairs = [], [], []
+    for source in sources:
+        try:
+            photo = read_photo(source, scale, channels, shrink=False)
+        except ImageError as error:
+            skipped.append(str(error))
+            continue
+        if min(photo.high.shape[:2]) < VALIDATION_SMALLEST * scale:
+            skipped.append(f"{source.high}: smaller than {VALIDATION_SMALLEST * scale} pixels a side")
+            continue
+        photos.append(photo)
+    for i, photo in enumerate(photos):
+        high, low = photo
+        if crop:
+            top, left = (max(0, side // scale - crop) // 2 for side in high.shape[:2])
+            high = high[top * scale : (top + crop) * scale, left * scale : (left + crop) * scale]
+            low = None if low is None else low[top : top + crop, left : left + crop]
+        if low is not None:
+            pairs.append(Pair(low, high))
+        elif degradation is None:
+            pairs.append(Pair(downscale(high, scale), high))
         else:
-            level = _at(degradation, (i + 0.5) / len(images))
+            level = _at(degradation, (i + 0.5) / len(photos))
             pairs.append(Pair(_degraded(high, level, np.random.default_rng((VALIDATION_SEED, i))), high))
+    if not pairs:
+        raise CallError(f"none of {len(sources)} images can be used; the first: {''.join(skipped[:1])}")
     return pairs, skipped
 
 
@@ -113,52 +95,66 @@ def _at(degradation: Any, position: float) -> Any:
 
 
 class TrainingPairs:
-    """Random patches of photographs that are held decoded in memory, with flips and transposition.
+    """Random patches of photographs, with flips and transposition, degraded on the fly.
 
-    A sample depends on (seed, iteration, index) alone. Images are drawn in proportion to their area; those
-    that cannot be read or are smaller than a patch are left out; `skipped` holds the reasons.
+    A sample depends on (seed, iteration, index) alone. Images are drawn in proportion to their area, among those
+    that are as large as a patch.
 
     Args:
-        files: high-resolution images.
-        scale: how many times smaller the low-resolution ones are.
-        degradation: what makes a low-resolution patch of a high-resolution one; None: each whole image is
-            shrunk once, as the benchmarks do.
-        patch: low-resolution pixels a side that an image needs.
-        channels: 3, or 1 for luma.
+        photos: to cut from.
+        degradation: what makes a degraded patch of a patch; None: the photographs' own degraded forms are cut.
         seed: of all that is random.
+        mixup: parameter of the Beta distribution of the shares in which samples are mixed; 0: they are not.
     """
 
-    def __init__(
-        self,
-        files: Sequence[Path],
-        scale: int,
-        degradation: Degradation | None,
-        patch: int,
-        channels: int,
-        seed: int,
-    ):
-        self.scale, self.degradation, self.patch, self.seed = scale, degradation, patch, seed
-        images, self.skipped = read_images(files, scale * patch, channels)
-        self._highs = [modcrop(image, scale) for image in images]
-        self._lows = [] if degradation else [downscale(image, scale) for image in self._highs]
-        self._up_to = np.cumsum([high.size for high in self._highs])
+    def __init__(self, photos: Photos, degradation: Degradation | None, seed: int, mixup: float = 0.0):
+        self.photos, self.degradation, self.seed, self.mixup = photos, degradation, seed, mixup
+        self._drawn_by: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
 
-    def sample(self, iteration: int, index: int) -> tuple[NDArray[Any], Pixels]:
-        """(p,p,C) and (s*p,s*p,C); the first is uint8 where it was only shrunk, else float32."""
-        rng, s, p = np.random.default_rng((self.seed, iteration, index)), self.scale, self.patch
-        image = int(np.searchsorted(self._up_to, rng.integers(self._up_to[-1]), side="right"))
-        high = self._highs[image]
-        top, left = (int(rng.integers(side // s - p + 1)) for side in high.shape[:2])
+    def check(self, patch: int) -> None:
+        """Raises CallError where no photograph is as large as such a patch."""
+        smallest = patch * self.photos.scale
+        fit = np.flatnonzero(self.photos.shorter >= smallest)
+        if not len(fit):
+            raise CallError(
+                f"no image can be used for patches of {patch}: all are smaller than {smallest} pixels a side"
+            )
+        self._drawn_by[patch] = fit, np.cumsum(self.photos.area[fit])
+
+    def sample(self, iteration: int, index: int, patch: int) -> tuple[NDArray[Any], Pixels]:
+        """(p,p,C) and (s*p,s*p,C); the first is uint8, or float32 where it was spoilt on the fly.
+
+        Raises CallError where photographs are damaged, time and again.
+        """
+        rng, s = np.random.default_rng((self.seed, iteration, index)), self.photos.scale
+        if patch not in self._drawn_by:
+            self.check(patch)
+        numbers, up_to = self._drawn_by[patch]
+        for _ in range(ATTEMPTS):
+            drawn = np.searchsorted(up_to, rng.integers(up_to[-1]), side="right")
+            photo = self.photos.get(int(numbers[drawn]))
+            if photo:
+                break
+        else:
+            raise CallError(f"the images can hardly be used; the last: {self.photos.skipped[-1]}")
+        top, left = (int(rng.integers(side // s - patch + 1)) for side in photo.high.shape[:2])
         flips = rng.integers(2, size=3)
-        high = _flipped(high[top * s : (top + p) * s, left * s : (left + p) * s], flips)
+        high = _flipped(photo.high[top * s : (top + patch) * s, left * s : (left + patch) * s], flips)
         if self.degradation:
             return _degraded(high, self.degradation, rng), high
-        return _flipped(self._lows[image][top : top + p, left : left + p], flips), high
+        assert photo.low is not None
+        return _flipped(photo.low[top : top + patch, left : left + patch], flips), high
 
-    def batch(self, iteration: int, size: int) -> tuple[Tensor, Tensor]:
-        """(size,C,p,p) and (size,C,s*p,s*p) float32, 1 is white, the batch of this iteration."""
-        lows, highs = zip(*(self.sample(iteration, index) for index in range(size)), strict=True)
-        return to_tensor(np.stack(lows)), to_tensor(np.stack(highs))
+    def batch(self, iteration: int, indices: range, patch: int) -> tuple[Tensor, Tensor]:
+        """(B,C,p,p) and (B,C,s*p,s*p) float32, 1 is white: these samples of an iteration, each maybe mixed."""
+        lows, highs = zip(*(self.sample(iteration, index, patch) for index in indices), strict=True)
+        low, high = to_tensor(np.stack(lows)), to_tensor(np.stack(highs))
+        if self.mixup:
+            rng = np.random.default_rng((self.seed, iteration))
+            mixed, share = rng.random() < MIXED_SHARE, rng.beta(self.mixup, self.mixup)
+            if mixed:
+                low, high = (torch.lerp(batch.roll(1, 0), batch, share) for batch in (low, high))
+        return low, high
 
 
 def _flipped(image: Pixels, flips: NDArray[Any]) -> Pixels:
@@ -170,3 +166,44 @@ def to_tensor(images: NDArray[Any]) -> Tensor:
     """B x H x W x C uint8 (255 is white) or float32 -> (B,C,H,W) float32 in channels-last, 1 is white."""
     tensor = torch.from_numpy(images).permute(0, 3, 1, 2)
     return tensor.float().div_(255) if tensor.dtype == torch.uint8 else tensor
+
+
+class Part(NamedTuple):
+    """What a device takes at once: some of the samples of an iteration."""
+
+    iteration: int
+    indices: range
+    patch: int
+
+
+class Loader:
+    """Makes parts in threads, ahead of the loop that takes them in order.
+
+    Attributes:
+        waited: seconds that the loop waited for them.
+    """
+
+    def __init__(self, make: Callable[[int, range, int], tuple[Tensor, Tensor]], parts: Iterator[Part], workers: int):
+        self._make, self._parts = make, parts
+        self._pool = ThreadPoolExecutor(workers)
+        self._coming: deque[Future[tuple[Tensor, Tensor]]] = deque()
+        self.waited = 0.0
+        for _ in range(workers + 1):
+            self._send()
+
+    def _send(self) -> None:
+        part = next(self._parts, None)
+        if part:
+            self._coming.append(self._pool.submit(self._make, *part))
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """The next part: degraded patches and their truths."""
+        started = time.perf_counter()
+        result = self._coming.popleft().result()
+        self.waited += time.perf_counter() - started
+        self._send()
+        return result
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
