@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from . import runtime, tiling
-from .archs.ss2d import SS2D, use_backend
+from . import runtime, scratch, tiling
+from .archs.ss2d import SpatialScan, use_backend
 from .devices import free_memory, resolve_device, used_memory
 from .errors import CallError, MemoryLimitError, RestorationError
-from .image_io import Image
+from .image import Image, in_bands
 from .ops import resolve_backend
 from .resize import bicubic
 from .weights import find_checkpoint, load_network
@@ -32,6 +32,9 @@ LARGEST_TILE = 2**31
 MEMORY_SHARE = 0.6  # of what is free now
 MEMORY_ERROR = 1.25  # the estimate may be this much too low (`mambair bench memory`)
 TRANSFORMS = [(quarters, mirrored) for mirrored in (False, True) for quarters in range(4)]
+RADII = (1, 3, 9, 27)  # in which colour is looked for under transparent pixels, one blur after the other
+SPREAD = sum(RADII)
+FILL_ROWS = 256  # of a picture, at a time
 FULL = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 
 
@@ -83,40 +86,40 @@ class Restorer:
 
     def bytes_per_pixel(self) -> int:
         """Estimated peak memory of the network for each pixel of a tile (`mambair bench memory` measures it)."""
-        c = self.config
-        C, D, N, M = c.embed_dim, c.inner, c.d_state, -(-c.embed_dim // 16) + 2 * c.d_state
-        scan = 4 * D + 4 * M  # x, z, two planes, x_dbl
-        if self.backend == "reference":  # sequences of x, dt, inputs; B, C; four buffers of states
-            scan += 4 * (5 * D + 4 * N) + 4 * 4 * N * D // 32
-        tail = {"pixelshuffle": 2 * 64 * c.upscale**2, "pixelshuffledirect": 9 * c.upscale**2, "": 9}
-        return int(4 * 1.25 * (6 * C + max(scan, 4 * C, tail[c.upsampler])))
+        return int(4 * 1.25 * self.config.floats_per_pixel(self.backend))
 
     def peak_memory(self, tiles: tiling.TilePlan, itemsize: int = 1) -> int:
         """Estimated bytes that restoring a colour image in these tiles takes; of a GPU, those of its memory.
 
-        The finished image counts with `itemsize` bytes a sample: 0 where it is handed out in strips.
+        The finished image counts with `itemsize` bytes a sample (0 where it is handed out in strips), unless it
+        is so large that it lies on disk.
         """
         network = self.bytes_per_pixel() * tiles.tile_height * tiles.tile_width
         if self.device.type != "cpu":
             return network
         band = tiles.tile_height * tiles.width * self.scale**2 * 3
-        return network + 3 * 4 * band + tiles.height * tiles.width * self.scale**2 * 3 * itemsize
+        result = tiles.height * tiles.width * self.scale**2 * 3 * itemsize
+        return network + 3 * 4 * band + (result if result < scratch.LARGE else 0)
 
     def plan(self, height: int, width: int, itemsize: int = 1) -> tiling.TilePlan:
         """The tiles for an image of this size: one where it fits into memory, unless a size was asked for.
 
+        They cover sides that are rounded up to the multiple that the network needs.
         Raises MemoryLimitError where not even small tiles fit; CallError for a tile not above the overlap.
         """
+        multiple = self.config.multiple
+        rows, columns = (-(-side // multiple) * multiple for side in (height, width))
         if self.tile == "off":
-            return tiling.plan(height, width, max(height, width), 0)
+            return tiling.plan(rows, columns, max(rows, columns), 0)
         if isinstance(self.tile, int):
-            return tiling.plan(height, width, self.tile, self.tile_overlap)
+            return tiling.plan(rows, columns, self.tile, self.tile_overlap, multiple)
         budget = self._budget()
         least = self.tile_overlap + MIN_TILE
         plans = []
-        for rows in _sides(height, least):
-            for columns in _sides(width, least):
-                tiles = tiling.plan(height, width, (max(rows, least), max(columns, least)), self.tile_overlap)
+        for high in _sides(rows, least):
+            for wide in _sides(columns, least):
+                largest = max(high, least), max(wide, least)
+                tiles = tiling.plan(rows, columns, largest, self.tile_overlap, multiple)
                 if self.peak_memory(tiles, itemsize) <= budget:
                     plans.append(tiles)
                     break
@@ -146,12 +149,13 @@ class Restorer:
         low, full = _value_range(image)
         height, width = image.shape[:2]
         tiles = self.plan(height, width, image.itemsize)
-        result = np.empty((self.scale * height, self.scale * width, *image.shape[2:]), image.dtype)
+        result = scratch.allocate((self.scale * height, self.scale * width, *image.shape[2:]), image.dtype)
         row = 0
         with closing(self._strips(image, low, full, tiles, progress)) as strips:
             for strip in strips:
                 result[row : row + len(strip)] = strip
                 row += len(strip)
+                scratch.release(image, result)
         return result
 
     def restore_rows(self, image: Array, progress: Progress | None = None) -> Generator[Array, None, None]:
@@ -171,11 +175,15 @@ class Restorer:
             for top, left in tiles.boxes:
                 crop = image[top : top + tiles.tile_height, left : left + tiles.tile_width]
                 crop = crop.reshape(*crop.shape[:2], -1).astype(np.float32)
+                missing = [(0, tiles.tile_height - len(crop)), (0, tiles.tile_width - crop.shape[1]), (0, 0)]
+                crop = np.pad(crop, missing, mode="reflect")  # where the plan reaches beyond the image
                 yield self._restore_tile((crop - np.float32(low)) / np.float32(full), (top, left), counter, share)
 
+        rows, columns = self.scale * image.shape[0], self.scale * image.shape[1]
         with counter, closing(outputs()) as results:
             for strip in tiling.merge_rows(tiles, results, self.scale):
-                strip = strip[:, :, 0] if image.ndim == 2 else strip
+                strip = strip[:rows, :columns, 0] if image.ndim == 2 else strip[:rows, :columns]
+                rows -= len(strip)
                 strip.clip(0, 1, out=strip)
                 strip *= np.float32(full)
                 strip += np.float32(low if image.dtype == np.float32 else 0.5)
@@ -186,7 +194,9 @@ class Restorer:
         """(h,w,c) float32 -> (sh,sw,c); in smaller tiles where memory runs out, then and from then on."""
         height, width = crop.shape[:2]
         if max(height, width) > self._largest:
-            tiles = tiling.plan(height, width, self._largest, min(self.tile_overlap, self._largest // 2))
+            tiles = tiling.plan(
+                height, width, self._largest, min(self.tile_overlap, self._largest // 2), self.config.multiple
+            )
             results = (
                 self._restore_tile(
                     crop[y : y + tiles.tile_height, x : x + tiles.tile_width],
@@ -276,7 +286,7 @@ def load_restorer(
     """Load a model by its name or from a checkpoint file and make it ready on a device.
 
     Args:
-        name_or_file: such as "tiny-x4", or a .safetensors, .pth or .pt file of any published MambaIR form.
+        name_or_file: such as "tiny-x4", or a .safetensors, .pth or .pt file of any published MambaIR or VmambaIR form.
         device: see `Options`.
         backend: see `Options`.
         tile: see `Options`.
@@ -340,24 +350,38 @@ def resized(pixels: Array, height: int, width: int) -> Array:
     """By antialiased bicubic, whose overshoot stays in the range of the pixels."""
     if pixels.shape[:2] == (height, width):
         return pixels
-    resized = bicubic(pixels, height, width)
-    return resized.clip(min(0, pixels.min()), max(1, pixels.max())) if pixels.dtype == np.float32 else resized
+    result = bicubic(pixels, height, width)
+    if pixels.dtype == np.float32:
+        low, high = min(0, pixels.min()), max(1, pixels.max())
+        return in_bands(lambda band: band.clip(low, high), result.dtype, result)
+    return result
 
 
 def _fill_transparent(pixels: Array, alpha: Array) -> Array:
-    """Give what is fully transparent the colour of its visible neighbours, within 40 pixels of them."""
-    hidden = alpha == 0
-    if not hidden.any() or hidden.all():
+    """Give what is fully transparent the colour of its visible neighbours, within SPREAD pixels of them."""
+    if alpha.min() > 0 or not alpha.max():
         return pixels
+    filled = scratch.allocate(pixels.shape, pixels.dtype)
+    for top in range(0, len(pixels), FILL_ROWS):
+        first = max(0, top - SPREAD)
+        seen = slice(first, top + FILL_ROWS + SPREAD)
+        filled[top : top + FILL_ROWS] = _filled(pixels[seen], alpha[seen])[top - first :][:FILL_ROWS]
+        scratch.release(pixels, alpha, filled)
+    return filled
+
+
+def _filled(pixels: Array, alpha: Array) -> Array:
+    hidden = alpha == 0
     weight: Array = alpha.astype(np.float32)
     colour: Array = pixels.astype(np.float32) * (weight if pixels.ndim == 2 else weight[:, :, None])
     filled = pixels.copy()
-    for radius in (1, 3, 9, 27):  # the nearest colour that there is
+    for radius in RADII:  # the nearest colour that there is
         side = (2 * radius + 1, 2 * radius + 1)
         weight, colour = cv2.blur(weight, side), cv2.blur(colour, side)
         near = hidden & (weight > 1e-6 * FULL.get(alpha.dtype, 1))
         share = weight[near] if pixels.ndim == 2 else weight[near][:, None]
-        filled[near] = colour[near] / share
+        found = colour[near] / share
+        filled[near] = found if pixels.dtype == np.float32 else np.rint(found)
         hidden &= ~near
     return filled
 
@@ -366,7 +390,7 @@ class _Counter:
     """Counts the share of the work that is done, block by block of the network, and reports it."""
 
     def __init__(self, model: nn.Module, report: Progress):
-        self.scans = [m for m in model.modules() if isinstance(m, SS2D)]
+        self.scans = [m for m in model.modules() if isinstance(m, SpatialScan)]
         self.done, self.step, self.report = 0.0, 0.0, report
 
     def begin(self, share: float) -> float:

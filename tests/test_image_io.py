@@ -11,6 +11,7 @@ import PIL.Image
 import pillow_heif
 import pytest
 import tifffile
+from failing import fails
 from pictures import (
     GRAY_PROFILE,
     MAKER_NOTE,
@@ -21,7 +22,6 @@ from pictures import (
     exif_block,
     exif_facts,
     exif_tags,
-    fails,
     noise,
     pillow_bytes,
     png_bytes,
@@ -30,7 +30,7 @@ from pictures import (
 )
 from PIL.PngImagePlugin import PngInfo
 
-from mambair_cli import image_io
+from mambair_cli import image_decode, image_encode
 from mambair_cli.errors import CallError, ImageError, MambairError
 from mambair_cli.image_io import (
     OUTPUT_SUFFIXES,
@@ -278,7 +278,7 @@ def test_odd_sizes_and_every_bit(suffix, dtype, channels, size):
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_tiff_is_read_by_others(monkeypatch, channels, dtype, big, order):
     if big:
-        monkeypatch.setattr(image_io, "MAX_TIFF", 1000)
+        monkeypatch.setattr(image_encode, "MAX_TIFF", 1000)
     pixels = noise((150, 31) if channels < 3 else (150, 31, 3), dtype)  # three strips
     alpha = noise((150, 31), dtype, seed=1) if channels in {2, 4} else None
     image = Image(
@@ -441,7 +441,7 @@ def test_quality_that_makes_no_sense(tmp_path):
 def test_heic_without_its_package(tmp_path, monkeypatch):
     image = Image(noise((32, 32, 3)))
     data, _ = encode_image(image, "heic")
-    monkeypatch.setattr(image_io, "pillow_heif", None)
+    monkeypatch.setattr(image_decode, "pillow_heif", None)
     monkeypatch.setattr(PIL.Image, "ID", [name for name in PIL.Image.ID if name != "HEIF"])
     words = "HEIC", "pip install mambair[heif]"
     fails(lambda: decode_image(data, "a.heic"), ImageError, "a.heic", *words)

@@ -7,7 +7,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from .layers import (
     to_image,
     to_tokens,
 )
-from .ss2d import SS2D
+from .ss2d import SS2D, scan_floats
 
 ConvBlock = Literal["classic", "light_a", "light_b", "light_c"]
 Upsampler = Literal["", "pixelshuffle", "pixelshuffledirect"]
@@ -48,11 +48,18 @@ class MambaIRConfig:
     in_chans: int = 3
     resi_connection: Literal["1conv", "3conv"] = "1conv"
     drop_path_rate: float = 0.0
+    multiple: ClassVar[int] = 1  # sides that the net takes without padding
 
     @property
     def inner(self) -> int:
         """D, channels of the scan."""
         return int(self.expand * self.embed_dim + 1e-6)
+
+    def floats_per_pixel(self, backend: str) -> int:
+        """Estimate of the floats that the net holds for each pixel of its input at its peak."""
+        C, s = self.embed_dim, self.upscale
+        tail = {"pixelshuffle": 2 * 64 * s**2, "pixelshuffledirect": 9 * s**2, "": 9}[self.upsampler]
+        return 6 * C + max(scan_floats(C, self.inner, self.d_state, backend), 4 * C, tail)
 
 
 def _conv_block(form: ConvBlock, C: int) -> nn.Module:

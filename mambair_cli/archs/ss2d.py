@@ -28,6 +28,15 @@ def reset_scan(x_proj: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor
         A_log.copy_(torch.log(torch.arange(1.0, A_log.shape[1] + 1)).expand_as(A_log))
 
 
+def scan_floats(width: int, inner: int, d_state: int, backend: str) -> int:
+    """How many floats a scanning module of this shape holds for each pixel at its peak."""
+    D, N, M = inner, d_state, -(-width // 16) + 2 * d_state
+    floats = 4 * D + 4 * M  # x, z, two planes, x_dbl
+    if backend == "reference":  # sequences of x, dt, inputs; B, C; four buffers of states
+        floats += 4 * (5 * D + 4 * N) + 4 * 4 * N * D // 32
+    return floats
+
+
 class SpatialScan(nn.Module):
     """What the scanning modules share: depthwise convolution, SiLU, selective scan in four directions.
 

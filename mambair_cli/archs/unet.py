@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import Pointwise, pixel_shuffle, scale_of_pixel_shuffle, to_image, to_tokens
+from .ss2d import scan_floats
 
 LEVELS = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
 
@@ -35,6 +36,16 @@ class UNetConfig:
     def inner(self, width: int) -> int:
         """D, channels of the scan in a block of this width."""
         return int(self.expand * width + 1e-6)
+
+    def block_floats(self, width: int, backend: str) -> int:
+        """Estimate of the floats that a block of this width holds for each of its pixels at its peak."""
+        return max(scan_floats(width, self.inner(width), self.d_state, backend), 4 * width)
+
+    def floats_per_pixel(self, backend: str) -> int:
+        """Estimate of the floats that the net holds for each pixel of its input at its peak."""
+        width = 2 * self.dim  # of the blocks at full resolution on the way up
+        tail = 2 * width * self.upscale**2
+        return 8 * width + max(self.block_floats(width, backend), tail)
 
 
 def read_shape(state: Mapping[str, Tensor], A_logs: str) -> dict[str, Any]:

@@ -40,6 +40,14 @@ class VmambaIRConfig(UNetConfig):
         """Whether the result c of the channel scan is added to y, as in the first deraining net; else y*c + y."""
         return self.channel_inner == 4 and self.upscale == 1
 
+    def hidden(self, width: int) -> int:
+        """Inner width of the feed-forward network in a block of this width."""
+        return int(self.ffn_expand * width + 1e-6)
+
+    def block_floats(self, width: int, backend: str) -> int:
+        """Estimate of the floats that a block of this width holds for each of its pixels at its peak."""
+        return max(super().block_floats(width, backend), 5 * self.hidden(width))
+
 
 DERAIN = VmambaIRConfig()
 DERAIN_VARIANT = VmambaIRConfig(channel_inner=2)
@@ -134,7 +142,7 @@ class OSSBlock(nn.Module):
         self.norm1 = _norm(C)
         self.attn = OmniSelectiveScan(C, config)
         self.norm2 = _norm(C)
-        self.ffn = EFFN(C, int(config.ffn_expand * C + 1e-6))
+        self.ffn = EFFN(C, config.hidden(C))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B,H,W,C) -> (B,H,W,C)."""
