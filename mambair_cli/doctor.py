@@ -19,7 +19,6 @@ PACKAGES = (
     "opencv-python-headless",
     "typer",
     "rich",
-    "tqdm",
     "safetensors",
 )
 

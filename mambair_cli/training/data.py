@@ -1,10 +1,9 @@
-"""Training and validation pairs: patches are cropped first, then spoilt on the fly, ahead of the loop."""
+"""Training pairs: patches are cropped first, then spoilt on the fly, ahead of the loop."""
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,84 +13,17 @@ from torch import Tensor
 
 from ..datasets import Pixels
 from ..degrade import Degradation, from_pixels
-from ..errors import CallError, ImageError
-from ..resize import downscale
-from .photos import Photos, Source, read_photo
+from ..errors import CallError
+from .photos import Photos
 
-VALIDATION_SEED = 0
-VALIDATION_SMALLEST = 8  # degraded pixels a side, so that something is left within the border
 MIXED_SHARE = 0.5  # of the batches, with mixup
 ATTEMPTS = 100  # photographs drawn for one sample before all count as damaged
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A degraded image and its truth: h x w x C (uint8, or float32 of which 1 is white), s*h x s*w x C uint8."""
-
-    low: NDArray[Any]
-    high: Pixels
-
-
-def _degraded(image: Pixels, degradation: Degradation, rng: np.random.Generator) -> NDArray[np.float32]:
-    """H x W x C uint8 -> h x w x C float32; gray goes through as three equal channels."""
+def degraded(image: Pixels, degradation: Degradation, rng: np.random.Generator) -> NDArray[np.float32]:
+    """H x W x C uint8 -> h x w x C float32, 1 is white; gray goes through as three equal channels."""
     channels = image.shape[2]
     return degradation(from_pixels(np.repeat(image, 3 // channels, 2)), rng)[:, :, :channels]
-
-
-def validation_pairs(
-    sources: Sequence[Source], scale: int, degradation: Degradation | None, channels: int, crop: int | None = None
-) -> tuple[list[Pair], list[str]]:
-    """Whole images, or their centres, as pairs that are the same in every run, and why others are left out.
-
-    A degradation of one strength that varies (noise, JPEG) takes values spread evenly over its range.
-
-    Args:
-        sources: the files.
-        scale: how many times smaller the degraded images are.
-        degradation: makes them where no file has them; None: they are shrunk as the benchmarks do.
-        channels: 3, or 1 for luma.
-        crop: degraded pixels a side at most.
-
-    Raises:
-        CallError: no image can be used.
-    """
-    photos, skipped, pairs = [], [], []
-    for source in sources:
-        try:
-            photo = read_photo(source, scale, channels, shrink=False)
-        except ImageError as error:
-            skipped.append(str(error))
-            continue
-        if min(photo.high.shape[:2]) < VALIDATION_SMALLEST * scale:
-            skipped.append(f"{source.high}: smaller than {VALIDATION_SMALLEST * scale} pixels a side")
-            continue
-        photos.append(photo)
-    for i, photo in enumerate(photos):
-        high, low = photo
-        if crop:
-            top, left = (max(0, side // scale - crop) // 2 for side in high.shape[:2])
-            high = high[top * scale : (top + crop) * scale, left * scale : (left + crop) * scale]
-            low = None if low is None else low[top : top + crop, left : left + crop]
-        if low is not None:
-            pairs.append(Pair(low, high))
-        elif degradation is None:
-            pairs.append(Pair(downscale(high, scale), high))
-        else:
-            level = _at(degradation, (i + 0.5) / len(photos))
-            pairs.append(Pair(_degraded(high, level, np.random.default_rng((VALIDATION_SEED, i))), high))
-    if not pairs:
-        raise CallError(f"none of {len(sources)} images can be used; the first: {''.join(skipped[:1])}")
-    return pairs, skipped
-
-
-def _at(degradation: Any, position: float) -> Any:
-    """The degradation at a position from 0 to 1 in its range, where it has just one; else as it is."""
-    ranges = [f.name for f in fields(degradation) if isinstance(getattr(degradation, f.name), tuple)]
-    if len(ranges) != 1:
-        return degradation
-    low, high = getattr(degradation, ranges[0])
-    level = type(low)(low + position * (high - low))
-    return replace(degradation, **{ranges[0]: (level, level)})
 
 
 class TrainingPairs:
@@ -141,7 +73,7 @@ class TrainingPairs:
         flips = rng.integers(2, size=3)
         high = _flipped(photo.high[top * s : (top + patch) * s, left * s : (left + patch) * s], flips)
         if self.degradation:
-            return _degraded(high, self.degradation, rng), high
+            return degraded(high, self.degradation, rng), high
         assert photo.low is not None
         return _flipped(photo.low[top : top + patch, left : left + patch], flips), high
 

@@ -1,219 +1,348 @@
 """One flat training loop that resumes exactly where it stopped."""
 
-import io
 import json
 import math
+import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from tqdm import tqdm
+from torch import Tensor, nn
 
-from ..archs.mambair import MambaIR
-from ..errors import CallError, CheckpointError, TrainingError
-from ..metrics import psnr, psnr_y
-from ..weights import find_checkpoint, read_state, save_network, write_atomically
-from .data import Pair, TrainingPairs, split, to_tensor, validation_pairs
-from .recipe import OptimiserConfig, TrainConfig, build_degradation, build_network, checked
+from ..devices import free_memory
+from ..errors import CallError, TrainingError
+from ..weights import save_network
+from . import checkpoints, parallel
+from .data import Loader, Part, TrainingPairs
+from .losses import Adversary, pixel_loss
+from .memory import device_batches
+from .network import build_optimiser, recompute_blocks, start_weights
+from .photos import Photos, find_sources, split
+from .recipe import TrainConfig, build_degradation, build_network, checked
+from .schedule import learning_rate, stage_at, stages
+from .validation import Pair, metric_of, restored, score, validation_pairs
+from .watch import Watch, write_crops, write_curves
 
 CHECKPOINT_SECONDS = 300
-METRICS = {"rain": "psnr_y"}  # of networks that do not enlarge; others: psnr
+LOG_ENTRIES, VALIDATIONS = 500, 25  # of a run
+VALIDATION_CROP = 192  # degraded pixels a side of images held out, so that a validation takes seconds
+BAD_STEPS = 10  # in a row end the run
+CACHE_SHARE = 0.5  # of the free memory, for decoded images
 
 
-def learning_rate(config: TrainConfig, iteration: int) -> float:
-    """Linear warm-up, then a cosine that would reach zero in the iteration after the last one."""
-    total = config.schedule.iterations
-    warmup = max(1, round(config.schedule.warmup * total))
-    rise = min(1.0, (iteration + 1) / warmup)
-    fall = 0.5 * (1 + math.cos(math.pi * max(0, iteration - warmup) / max(1, total - warmup)))
-    return config.optimiser.lr * rise * fall
+@dataclass(frozen=True)
+class Folders:
+    """Images to train on and to validate with (None: some of the former), and their degraded forms if given."""
+
+    data: Path
+    val: Path | None = None
+    low: Path | None = None
+    val_low: Path | None = None
 
 
-def _decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay is for it: matrices, but no bias (that of the scan's steps has two axes) and no A."""
-    return parameter.ndim > 1 and not name.endswith(("bias", "A_logs", "Ac_logs"))
+@dataclass(frozen=True)
+class Settings:
+    """How to run a recipe on this machine; nothing here changes what is computed but for rounding.
 
-
-def _optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
-    named = list(model.named_parameters())
-    groups: list[dict[str, Any]] = [
-        {"params": [p for n, p in named if _decays(n, p)]},
-        {"params": [p for n, p in named if not _decays(n, p)], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, config.lr, config.betas, weight_decay=config.weight_decay, fused=True)
-
-
-def _load_init(model: nn.Module, name_or_file: str | Path) -> str:
-    """Take over every tensor of a checkpoint whose name and shape fit; says which did not."""
-    given, own = read_state(find_checkpoint(name_or_file))[0], model.state_dict()
-    fitting = {k: v.float() for k, v in given.items() if k in own and v.shape == own[k].shape}
-    if not fitting:
-        raise CallError(f"no tensor of {name_or_file} fits this network")
-    model.load_state_dict(fitting, strict=False)
-    new, unused = (", ".join(sorted(keys - fitting.keys())) or "nothing" for keys in (own.keys(), given.keys()))
-    return f"from {name_or_file}: {len(fitting)} of {len(own)} tensors; new: {new}; not taken: {unused}"
-
-
-def validate(model: nn.Module, pairs: list[Pair], scale: int, metric: str) -> float:
-    """Mean PSNR in dB over the pairs, a border of `scale` pixels left out where the network enlarges.
-
-    metric: `psnr_y` or `psnr`, the names of `metrics`.
+    device: auto, cpu, cuda, cuda:N or mps. precision: a name of `parallel.Precision`. device_batch: samples that
+    a device takes at once; None: as many as fit. workers: threads that make batches. cache: bytes of decoded
+    images; None: half of the free memory. recompute: keep less for the backward pass (gradient checkpointing).
+    tensorboard: log there too. vgg: file of VGG19's weights, for perceptual losses.
     """
-    model.eval()
-    measure: Callable[..., float] = psnr_y if metric == "psnr_y" else psnr
-    scores = []
-    with torch.inference_mode():
-        for pair in pairs:
-            out = model(to_tensor(pair.low[None]))[0].clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
-            scores.append(measure(out, pair.high, border=scale if scale > 1 else 0))
-    return float(np.mean(scores))
+
+    device: str = "auto"
+    precision: str = "fp32"
+    device_batch: int | None = None
+    workers: int = 1
+    cache: float | None = None
+    recompute: bool = False
+    tensorboard: bool = False
+    vgg: Path | None = None
 
 
-def _load_checkpoint(path: Path, recipe: str) -> dict[str, Any]:
-    """The state of a run. Raises CallError (of another recipe) and CheckpointError (damaged)."""
+def open_data(config: TrainConfig, folders: Folders, settings: Settings) -> tuple[TrainingPairs, list[Pair], list[str]]:
+    """The recipe's pairs to train on and to validate with, and why images are left out. Raises CallError."""
+    sources = find_sources(folders.data, folders.low, config.scale)
+    chosen = find_sources(folders.val, folders.val_low, config.scale) if folders.val else None
+    sources, chosen = split(sources, chosen, config.data.validation)
+    degradation = build_degradation(config)
+    photos = Photos(
+        sources,
+        config.scale,
+        config.channels,
+        shrink=degradation is None,
+        smallest=min(stage.patch for stage in stages(config)),
+        memory=settings.cache or CACHE_SHARE * free_memory(torch.device("cpu")) / parallel.processes_here(),
+    )
+    pairs = TrainingPairs(photos, None if folders.low else degradation, config.seed, config.data.mixup)
+    for stage in stages(config):
+        pairs.check(stage.patch)
+    crop = None if folders.val else VALIDATION_CROP
+    validation, skipped = validation_pairs(chosen, config.scale, degradation, config.channels, crop)
+    return pairs, validation, photos.skipped + skipped
+
+
+def parts_of(config: TrainConfig, sizes: dict[int, int], first: int, rank: int, world: int) -> Iterator[Part]:
+    """What process `rank` of `world` takes from iteration `first` on; `sizes`: samples at once, by patch."""
+    for iteration in range(first, config.iterations):
+        patch, batch = stage_at(config, iteration)
+        share = batch // world
+        for start in range(rank * share, (rank + 1) * share, sizes[patch]):
+            yield Part(iteration, range(start, start + sizes[patch]), patch)
+
+
+def add_gradients(
+    model: nn.Module, low: Tensor, high: Tensor, weight: float, config: TrainConfig, engine: Any, adversary: Any
+) -> Tensor:
+    """Forward and backward of a part with its weight in the batch; its share of both nets' losses, (2)."""
+    against = torch.zeros((), device=low.device)
+    with engine.autocast():
+        output = model(low)
+        loss = pixel_loss(config.loss, output, high)
+        if adversary:
+            loss = loss + adversary.generator_loss(output, high)
+    engine.backward(weight * loss)
+    if adversary and config.loss.adversarial:
+        with engine.autocast():
+            against = adversary.discriminator_loss(output, high)
+        engine.backward(weight * against)
+    return weight * torch.stack([loss.detach(), against.detach().to(loss.dtype)])
+
+
+@contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM are put into a list, to be obeyed between two iterations, where the state is whole."""
+    noted: list[int] = []
+    previous = [(s, signal.signal(s, lambda number, _: noted.append(number))) for s in (signal.SIGINT, signal.SIGTERM)]
     try:
-        saved = torch.load(path, weights_only=True)
-        same = saved["config"] == recipe
-    except Exception as error:  # torch.load raises nearly anything on damaged files
-        raise CheckpointError(f"{path} is no checkpoint of a training run: {type(error).__name__}") from error
-    if not same:
-        raise CallError(f"{path} was made with another recipe; resume with {path.parent}/recipe.json")
-    return saved
+        yield noted
+    finally:
+        for number, handler in previous:
+            signal.signal(number, handler)
 
 
 def train(
     config: TrainConfig,
-    data: Path,
+    folders: Folders,
     out: Path,
     *,
     resume: bool = False,
-    init: str | Path | None = None,
-    val: Path | None = None,
+    init: str = "",
+    settings: Settings = Settings(),
 ) -> Path:
     """Train a network and return the path of its weights (`out`/model.safetensors, averaged, float32).
 
-    Writes to `out`: recipe.json, log.jsonl (loss, rate, speed, validation PSNR), checkpoint.pt (all that a
-    resumed run needs to go on exactly; every few minutes and when interrupted) and model.safetensors.
+    Writes to `out`: recipe.json, log.jsonl, the last three checkpoints (all that a resumed run needs to go on
+    exactly; every few minutes and when interrupted), best.safetensors (by validation), and at the end
+    model.safetensors, its card, curves and validation crops. Of several processes only the first writes.
 
     Args:
         config: the recipe.
-        data: folder of high-resolution images.
+        folders: of images.
         out: folder of the run.
-        resume: go on from out/checkpoint.pt.
-        init: a model's name or a file of weights to start from; not read when resuming.
-        val: folder of validation images; those that are in `data` too are not trained on.
+        resume: go on from the newest checkpoint in `out`.
+        init: see `start_weights`; not read when resuming.
+        settings: how to run on this machine.
 
     Raises:
-        CallError: the recipe, a folder or a file does not fit.
-        CheckpointError: the checkpoint or the file of `init` is damaged.
-        TrainingError: the loss diverged, or `out` cannot be written. The last checkpoint is as it was.
+        CallError: the recipe, a folder or a file does not fit. CheckpointError: all checkpoints or the file of
+        `init` are damaged. BackendError: the device or what an option needs is not there.
+        TrainingError: ten steps in a row gave no numbers, or `out` cannot be written; checkpoints are as they were.
         KeyboardInterrupt: SIGINT or SIGTERM came; the state is saved.
     """
     config = checked(asdict(config), "recipe")
     recipe = json.dumps(asdict(config))
-    checkpoint, log, result = out / "checkpoint.pt", out / "log.jsonl", out / "model.safetensors"
-    if (checkpoint.exists() or result.exists()) and not resume:
+    result = out / "model.safetensors"
+    if (checkpoints.paths(out) or result.exists()) and not resume:
         raise CallError(f"{out} holds a run already; give --resume to go on with it, or another --out")
-    if resume and not checkpoint.exists():
-        raise CallError(f"{checkpoint} is missing: there is nothing to resume")
+    saved, notes = checkpoints.load(out, recipe) if resume else ({}, [])
+    engine = parallel.start(settings.device, settings.precision)
+    dtype = torch.float64 if settings.precision == "fp64" else torch.float32
+
     torch.manual_seed(config.seed)
     model, averaged = build_network(config), build_network(config)
-    files, held_out = split(data, val, config.data.validation)
-    degradation, channels = build_degradation(config), config.network.get("in_chans", 3)
-    metric = METRICS.get(config.data.degradation.get("kind", ""), "psnr") if config.scale == 1 else "psnr_y"
-    validation, skipped = validation_pairs(held_out, config.scale, degradation, channels)
-    pairs = TrainingPairs(files, config.scale, degradation, config.data.patch, channels, config.seed)
-    for reason in pairs.skipped + skipped:
-        print(f"skipped: {reason}", file=sys.stderr)
-    optimiser = _optimiser(model, config.optimiser)
-    first, best = 0, 0.0
-    kept: list[str] = []  # of the log: what was written after the checkpoint comes again
     if resume:
-        saved = _load_checkpoint(checkpoint, recipe)
         model.load_state_dict(saved["model"])
-        optimiser.load_state_dict(saved["optimiser"])
-        torch.set_rng_state(saved["rng"])
-        first, ema, best = saved["iteration"], saved["ema"], saved["best"]
-        if log.exists():
-            lines = log.read_text().splitlines(keepends=True)
-            kept = [x for x in lines if x.endswith("\n") and json.loads(x)["iteration"] <= first]
     else:
-        if isinstance(model, MambaIR) and (config.scale == 1 or not init):
-            model.start_simply()
-        if init:
-            print(_load_init(model, init), file=sys.stderr)
-        ema = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        notes.append(start_weights(model, config, init))
+    pairs, validation, skipped = open_data(config, folders, settings)
+    notes += [f"skipped: {reason}" for reason in skipped]
+    if settings.recompute:
+        recompute_blocks(model)
+    model = model.to(engine.device, dtype)
+    adversarial = config.loss.perceptual or config.loss.adversarial
+    adversary = Adversary(config.loss, settings.vgg, engine, dtype) if adversarial else None
 
-    def save_checkpoint(iteration: int) -> None:
-        state = {
-            "config": recipe, "iteration": iteration, "best": best, "ema": ema,
-            "model": model.state_dict(), "optimiser": optimiser.state_dict(), "rng": torch.get_rng_state(),
-        }  # fmt: skip
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_atomically(checkpoint, buffer.getvalue())
+    def loss_of(low: Tensor, high: Tensor) -> Tensor:
+        output = model(low)
+        loss = pixel_loss(config.loss, output, high)
+        return loss + adversary.generator_loss(output, high) if adversary else loss
 
-    stopping: list[int] = []  # a signal is noted and obeyed between two iterations, so the state is whole
-    signals = (signal.SIGINT, signal.SIGTERM)
-    previous = [(s, signal.signal(s, lambda number, _: stopping.append(number))) for s in signals]
-    total, every = config.schedule.iterations, max(1, config.schedule.iterations // 50)
+    world = engine.num_processes
+    sizes = saved.get("sizes", {}).get(world) or device_batches(model, config, loss_of, engine, settings.device_batch)
+    for patch, batch in stages(config):
+        times = f"{batch // world // sizes[patch]} times {sizes[patch]}"
+        notes.append(f"patches of {patch}: batch {batch}, that is {times} on each of {world} {engine.device.type}")
+
+    optimiser, shared = build_optimiser(model, config.optimiser), engine.prepare(model)
+    optimisers: dict[torch.optim.Optimizer, float] = {optimiser: config.optimiser.lr}  # and their highest rates
+    if adversary:
+        optimisers[adversary.optimiser] = config.loss.discriminator_lr
     names, weights = zip(*model.named_parameters(), strict=True)
-    losses: list[float] = []
-    iteration, saved_at, logged_at = first, time.monotonic(), time.monotonic()
-    bar = tqdm(total=total, initial=first, unit="it", dynamic_ncols=True)
+    ema = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    iteration, best, skips, bad, losses = (saved.get(k, 0) for k in ("iteration", "best", "skips", "bad", "losses"))
+    losses = losses or []
+    if resume:
+        optimiser.load_state_dict(saved["optimiser"])
+        ema = {k: v.to(engine.device) for k, v in saved["ema"].items()}
+        if adversary:
+            adversary.load_state_dict(saved["adversary"])
+    main, metric, total = engine.is_main_process, metric_of(config), config.iterations
+    log_every = max(1, total // LOG_ENTRIES)
+    validate_every = log_every * max(1, total // VALIDATIONS // log_every)
+    reported = len(pairs.photos.skipped)
+    for note in notes if main else ():
+        _say(note)
+
+    def save_checkpoint() -> None:
+        state = {
+            "config": recipe, "sizes": {world: sizes}, "best": best, "skips": skips, "bad": bad, "losses": losses,
+            "ema": ema, "model": model.state_dict(), "optimiser": optimiser.state_dict(),
+            "adversary": adversary.state_dict() if adversary else {},
+        }  # fmt: skip
+        checkpoints.save(out, iteration, state)
+
+    parts = parts_of(config, sizes, iteration, engine.process_index, world)
+    loader, watch = Loader(pairs.batch, parts, settings.workers), None
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "recipe.json").write_text(json.dumps(asdict(config), indent=1))
-        write_atomically(log, "".join(kept).encode())
-        while iteration < total:
-            model.train()
-            low, high = pairs.batch(iteration, config.data.batch)
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(config, iteration)
-            loss = (model(low) - high).abs().mean()
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(weights, config.optimiser.clip, foreach=True)
-            losses.append(loss.item())
-            if not math.isfinite(losses[-1] + norm.item()):
-                raise TrainingError(f"the loss diverged at iteration {iteration}; lower optimiser.lr")
-            optimiser.step()
-            iteration += 1
-            decay = min(config.optimiser.ema, iteration / (iteration + 10))
-            torch._foreach_lerp_([ema[n] for n in names], [w.detach() for w in weights], 1 - decay)
-            bar.update()
-            if iteration % every == 0 or iteration == total:
-                mean, seconds = sum(losses) / len(losses), time.monotonic() - logged_at
+        with noted_signals() as stopping:
+            if main:
+                out.mkdir(parents=True, exist_ok=True)
+                (out / "recipe.json").write_text(json.dumps(asdict(config), indent=1))
+                watch = Watch(out, total, iteration, settings.tensorboard)
+            saved_at = logged_at = time.perf_counter()
+            computing, since = 0.0, iteration
+            while iteration < total:
+                shared.train()
+                patch, batch = stage_at(config, iteration)
+                rate = learning_rate(config, iteration)
+                for each, highest in optimisers.items():
+                    for group in each.param_groups:
+                        group["lr"] = rate / config.optimiser.lr * highest
+                sums = torch.zeros(2, device=engine.device, dtype=dtype)
+                starts = range(0, batch // world, sizes[patch])
+                for start in starts:
+                    low, high = (x.to(engine.device, dtype, non_blocking=True) for x in loader.next())
+                    began = time.perf_counter()
+                    place = engine.process_index * (batch // world) + start
+                    seed = np.random.SeedSequence((config.seed, iteration, place)).generate_state(1)
+                    torch.manual_seed(int(seed[0]))  # so that what the network draws depends on nothing else
+                    with nullcontext() if start == starts[-1] else engine.no_sync(shared):
+                        sums += add_gradients(shared, low, high, 1 / len(starts), config, engine, adversary)
+                    computing += time.perf_counter() - began
+                began = time.perf_counter()
+                norm = nn.utils.clip_grad_norm_(weights, config.optimiser.clip, foreach=True)
+                told = torch.stack([*sums, norm.to(sums), sums.new_tensor(float(bool(stopping)))])
+                loss, against, size, stop = engine.reduce(told, "mean").tolist()
+                if math.isfinite(loss + against + size):
+                    for each in optimisers:
+                        each.step()
+                    decay = min(config.optimiser.ema, (iteration + 1) / (iteration + 11))
+                    torch._foreach_lerp_([ema[n] for n in names], [w.detach() for w in weights], 1 - decay)
+                    losses.append(loss)
+                    bad = 0
+                else:
+                    skips, bad = skips + 1, bad + 1
+                for each in optimisers:
+                    each.zero_grad(set_to_none=True)
+                computing += time.perf_counter() - began
+                iteration += 1
+                if bad == BAD_STEPS:
+                    raise TrainingError(
+                        f"{BAD_STEPS} steps in a row gave no numbers, up to iteration {iteration}; lower optimiser.lr"
+                        f" and start from {out}/best.safetensors with --init"
+                    )
+                if watch:
+                    watch.tick(iteration)
+                    if iteration % log_every == 0 or iteration == total:
+                        seconds = time.perf_counter() - logged_at
+                        entry = {
+                            "iteration": iteration, "loss": float(np.mean(losses)) if losses else None, "lr": rate,
+                            "it_per_s": (iteration - since) / seconds, "wait": loader.waited / seconds,
+                            "outside": 1 - computing / seconds, "skipped": skips,
+                        }  # fmt: skip
+                        if iteration % validate_every == 0 or iteration == total:
+                            averaged.load_state_dict(ema)
+                            results = restored(averaged, validation, str(engine.device))
+                            entry[metric] = score(results, validation, config.scale, metric)
+                            watch.show(results, validation, iteration)
+                            if entry[metric] > best:
+                                best = entry[metric]
+                                save_network(out / "best.safetensors", averaged, averaged.state_dict(), {})
+                        watch.log(entry)
+                        for reason in pairs.photos.skipped[reported:]:
+                            _say(f"skipped: {reason}")
+                        reported = len(pairs.photos.skipped)
+                        losses, since, computing, loader.waited = [], iteration, 0.0, 0.0
+                        logged_at = time.perf_counter()
+                    if time.perf_counter() - saved_at > CHECKPOINT_SECONDS or stop or iteration == total:
+                        save_checkpoint()
+                        saved_at = time.perf_counter()
+                if stop:
+                    if main:
+                        print(
+                            f"saved after iteration {iteration}; go on with: {how_to_resume(folders, out)}",
+                            file=sys.stderr,
+                        )
+                    raise KeyboardInterrupt
+            if main:
                 averaged.load_state_dict(ema)
-                score = validate(averaged, validation, config.scale, metric)
-                best = max(best, score)
-                entry = {"iteration": iteration, "loss": mean, "lr": learning_rate(config, iteration - 1),
-                         metric: score, "it_per_s": len(losses) / seconds}  # fmt: skip
-                with log.open("a") as file:
-                    file.write(json.dumps(entry) + "\n")
-                bar.set_postfix(loss=f"{mean:.5f}", psnr=f"{score:.3f}")
-                losses, logged_at = [], time.monotonic()
-            if time.monotonic() - saved_at > CHECKPOINT_SECONDS or stopping:
-                save_checkpoint(iteration)
-                saved_at = time.monotonic()
-            if stopping:
-                raise KeyboardInterrupt
-        save_checkpoint(iteration)
-        averaged.load_state_dict(ema)
-        score = validate(averaged, validation, config.scale, metric)
-        notes = {"iterations": total, "scale": config.scale, f"validation_{metric}": f"{score:.3f}"}
-        save_network(result, model, ema, notes)
+                results = restored(averaged, validation, str(engine.device))
+                facts = {
+                    "scale": config.scale, "iterations": total, "images": len(pairs.photos.sources),
+                    f"validation_{metric}": f"{score(results, validation, config.scale, metric):.3f}",
+                }  # fmt: skip
+                export(averaged, config, out, facts)
+                write_crops(results, validation, out / "validation.png")
     except OSError as error:
         raise TrainingError(f"{out} cannot be written: {error}") from error
     finally:
-        bar.close()
-        for number, handler in previous:
-            signal.signal(number, handler)
+        loader.close()
+        if watch:
+            watch.close()
     return result
+
+
+def how_to_resume(folders: Folders, out: Path) -> str:
+    """The command that goes on with a run."""
+    words = ["mambair", "train", "--resume", "--out", str(out)]
+    for option, folder in asdict(folders).items():
+        words += [f"--{option.replace('_', '-')}", str(folder)] if folder else []
+    return shlex.join(words)
+
+
+def export(model: nn.Module, config: TrainConfig, out: Path, facts: dict[str, Any]) -> None:
+    """Write the weights, a card that says what they are, and the curves. Raises OSError."""
+    save_network(out / "model.safetensors", model, model.state_dict(), facts)
+    parameters = sum(p.numel() for p in model.parameters())
+    lines = [
+        f"# {out.resolve().name}",
+        "",
+        f"{config.summary or 'A network of the user.'} {parameters:,} parameters.",
+        "",
+    ]
+    lines += [f"- {key.replace('_', ' ')}: {value}" for key, value in facts.items()]
+    (out / "model.md").write_text("\n".join([*lines, "- recipe: recipe.json", ""]))
+    if not write_curves(out / "log.jsonl", out / "curves.png"):
+        _say("no curves.png: that needs matplotlib, pip install 'mambair[train]'")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

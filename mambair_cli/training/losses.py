@@ -1,6 +1,6 @@
 """What is minimised: distances of pixels and of features, and what a discriminator says."""
 
-from collections import OrderedDict
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -81,17 +81,14 @@ class Discriminator(nn.Module):
         widths = [width, 2 * width, 4 * width, 8 * width]
         self.first = nn.Conv2d(3, width, 3, padding=1)
         self.down = nn.ModuleList(
-            spectral_norm(nn.Conv2d(a, b, 4, stride=2, padding=1, bias=False))
-            for a, b in zip(widths, widths[1:], strict=False)
+            spectral_norm(nn.Conv2d(a, b, 4, stride=2, padding=1, bias=False)) for a, b in itertools.pairwise(widths)
         )
         self.up = nn.ModuleList(
             spectral_norm(nn.Conv2d(b, a, 3, padding=1, bias=False))
             for a, b in zip(widths[-2::-1], widths[:0:-1], strict=True)
         )
         plain = [spectral_norm(nn.Conv2d(width, width, 3, padding=1, bias=False)) for _ in range(2)]
-        self.last = nn.Sequential(
-            OrderedDict(a=plain[0], b=nn.LeakyReLU(0.2), c=plain[1], d=nn.LeakyReLU(0.2)),
-        )
+        self.last = nn.Sequential(plain[0], nn.LeakyReLU(0.2), plain[1], nn.LeakyReLU(0.2))
         self.judge = nn.Conv2d(width, 1, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -114,12 +111,13 @@ class Adversary:
         config: the weights of both.
         vgg: file of VGG19's weights; may be None where the perceptual loss has no weight.
         engine: see `parallel.start`.
+        dtype: of the network.
 
     Raises:
         CallError: the file is needed, but not named. CheckpointError: it is another net's.
     """
 
-    def __init__(self, config: LossConfig, vgg: Path | None, engine: Any):
+    def __init__(self, config: LossConfig, vgg: Path | None, engine: Any, dtype: torch.dtype):
         self.config = config
         self.perceptual = PerceptualLoss()
         if config.perceptual:
@@ -129,8 +127,8 @@ class Adversary:
                     " vgg19-dcbb9e9d.pth with --vgg"
                 )
             self.perceptual.load(vgg)
-        self.perceptual.to(engine.device)
-        self.discriminator = Discriminator().to(engine.device)
+        self.perceptual.to(engine.device, dtype)
+        self.discriminator = Discriminator().to(engine.device, dtype)
         self._shared = engine.prepare(self.discriminator)  # its gradients are those of all processes
         self.optimiser = torch.optim.Adam(self.discriminator.parameters(), config.discriminator_lr, (0.9, 0.99))
 
@@ -150,12 +148,6 @@ class Adversary:
         """What the discriminator pays for taking one for the other."""
         real, made = self._shared(torch.cat([truth, output.detach()])).chunk(2)
         return F.softplus(-real).mean() + F.softplus(made).mean()
-
-    def step(self, share: float) -> None:
-        """Let the discriminator learn, at this share of its rate."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = share * self.config.discriminator_lr
-        self.optimiser.step()
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs."""

@@ -45,6 +45,11 @@ class SingleProcess:
         """Until all processes are here."""
 
 
+def processes_here() -> int:
+    """How many processes of this run share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def start(device: str, precision: str) -> Any:
     """The processes of this run: an Accelerator where torchrun or `accelerate launch` started several.
 

@@ -15,6 +15,7 @@ from torch import nn
 from ..degrade import Degradation, Jpeg, Noise, Sensor
 from ..errors import CallError
 from ..rain import Rain
+from ..real_world import RealWorld
 from ..weights import ARCHITECTURES
 
 if sys.version_info >= (3, 11):
@@ -41,7 +42,13 @@ LIMITS: dict[str, tuple[float, float]] = {  # of numbers in recipes; others: int
     "in_chans": (1, 3),
     "drop_path_rate": (0, 0.9),
 }
-DEGRADATIONS: dict[str, type[Any]] = {"noise": Noise, "jpeg": Jpeg, "rain": Rain, "sensor": Sensor}
+DEGRADATIONS: dict[str, type[Any]] = {
+    "noise": Noise,
+    "jpeg": Jpeg,
+    "rain": Rain,
+    "sensor": Sensor,
+    "real": RealWorld,
+}
 T = TypeVar("T")
 
 

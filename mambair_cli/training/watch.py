@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from ..datasets import Pixels
+from ..degrade import to_pixels
 from ..errors import BackendError
 from ..image_io import Image, write_image
 from ..weights import write_atomically
+from .validation import Pair
 
 CROP = 96  # pixels a side of what is shown of a validation image
 SHOWN = 4  # validation images
@@ -26,7 +28,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 def describe(entry: Mapping[str, Any], total: int) -> str:
     """One line of a log in words."""
     left = (total - entry["iteration"]) / entry["it_per_s"] / 60
-    parts = [f"{entry['iteration']}/{total}", f"loss {entry['loss']:.5f}"]
+    loss = "none" if entry["loss"] is None else f"{entry['loss']:.5f}"
+    parts = [f"{entry['iteration']}/{total}", f"loss {loss}"]
     parts += [f"{value:.3f} dB" for key, value in entry.items() if key.startswith("psnr")]
     parts += [f"{entry['it_per_s']:.2f} it/s", f"{left:.0f} min left"]
     if entry["skipped"]:
@@ -78,12 +81,13 @@ class Watch:
             print(text, file=sys.stderr)
         if self._board:
             for key in entry.keys() - {"iteration"}:
-                self._board.add_scalar(key, entry[key], entry["iteration"])
+                if entry[key] is not None:
+                    self._board.add_scalar(key, entry[key], entry["iteration"])
 
-    def show(self, picture: Pixels, iteration: int) -> None:
-        """Validation crops side by side."""
+    def show(self, results: Sequence[Pixels], pairs: Sequence[Pair], iteration: int) -> None:
+        """Validation crops side by side, in TensorBoard."""
         if self._board:
-            self._board.add_image("validation", picture, iteration, dataformats="HWC")
+            self._board.add_image("validation", side_by_side(results, pairs), iteration, dataformats="HWC")
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -98,23 +102,24 @@ def _tensorboard(folder: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise BackendError("--tensorboard needs TensorBoard: pip install 'mambair[train]'") from None
-    return SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder))
 
 
-def side_by_side(rows: Sequence[tuple[Pixels, Pixels, Pixels]]) -> Pixels:
-    """The middles of some degraded, restored and true images (H x W x C; the first may be smaller), a row for each."""
-    shown = []
-    for low, out, high in list(rows)[:SHOWN]:
-        scale = high.shape[0] // low.shape[0]
+def side_by_side(results: Sequence[Pixels], pairs: Sequence[Pair]) -> Pixels:
+    """The middles of some validation images, a row for each: degraded, restored, true; each pixel drawn twice."""
+    rows = []
+    for out, pair in list(zip(results, pairs, strict=True))[:SHOWN]:
+        low = pair.low if pair.low.dtype == np.uint8 else to_pixels(pair.low)
+        scale = pair.high.shape[0] // low.shape[0]
         crops = []
-        for image in (low.repeat(scale, 0).repeat(scale, 1), out, high):
+        for image in (low.repeat(scale, 0).repeat(scale, 1), out, pair.high):
             top, left = (max(0, side - CROP) // 2 for side in image.shape[:2])
             crop = image[top : top + CROP, left : left + CROP]
             canvas = np.full((CROP, CROP, 3), 255, np.uint8)
             canvas[: crop.shape[0], : crop.shape[1]] = crop
             crops.append(canvas)
-        shown.append(np.concatenate(crops, 1))
-    return np.concatenate(shown).repeat(2, 0).repeat(2, 1)
+        rows.append(np.concatenate(crops, 1))
+    return np.concatenate(rows).repeat(2, 0).repeat(2, 1)
 
 
 def write_curves(log: Path, path: Path) -> bool:
@@ -128,7 +133,7 @@ def write_curves(log: Path, path: Path) -> bool:
     figure = Figure(figsize=(8, 3 * len(keys)), layout="constrained")
     for place, key in enumerate(keys, 1):
         axes = figure.add_subplot(len(keys), 1, place)
-        points = [(entry["iteration"], entry[key]) for entry in entries if key in entry]
+        points = [(entry["iteration"], entry[key]) for entry in entries if entry.get(key) is not None]
         axes.plot(*zip(*points, strict=True), marker="." if len(points) < 60 else "")
         axes.set_ylabel(f"{key}, dB" if key.startswith("psnr") else key)
         if key == "loss":
@@ -139,6 +144,6 @@ def write_curves(log: Path, path: Path) -> bool:
     return True
 
 
-def write_crops(rows: Sequence[tuple[Pixels, Pixels, Pixels]], path: Path) -> None:
+def write_crops(results: Sequence[Pixels], pairs: Sequence[Pair], path: Path) -> None:
     """`side_by_side` as a file. Raises ImageError."""
-    write_image(path, Image(side_by_side(rows)))
+    write_image(path, Image(side_by_side(results, pairs)))

@@ -18,9 +18,12 @@ from mambair_cli.degrade import from_pixels
 from mambair_cli.errors import CallError, CheckpointError, TrainingError
 from mambair_cli.metrics import psnr
 from mambair_cli.training import loop as module
-from mambair_cli.training.data import Pair, TrainingPairs, split, validation_pairs
-from mambair_cli.training.loop import learning_rate, train, validate
+from mambair_cli.training import checkpoints
+from mambair_cli.training.data import TrainingPairs
+from mambair_cli.training.loop import Folders, Settings
 from mambair_cli.training.recipe import build_degradation, build_network, read_recipe
+from mambair_cli.training.schedule import learning_rate
+from mambair_cli.training.validation import restored, score
 from mambair_cli.weights import load_network
 
 
@@ -29,8 +32,12 @@ def photos(tmp_path_factory):
     return write_photos(tmp_path_factory.mktemp("photos"))
 
 
+def train(config, data, out, *, val=None, settings=Settings(device="cpu"), **options):
+    return module.train(config, Folders(data, val), out, settings=settings, **options)
+
+
 def load_checkpoint(out):
-    return torch.load(out / "checkpoint.pt", weights_only=True)
+    return torch.load(checkpoints.paths(out)[0], weights_only=True)
 
 
 def read_log(out):
