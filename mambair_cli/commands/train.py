@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import CallError
-from .terminal import Device, print_table
+from .terminal import Device, print_table, say
 
 
 def train(
@@ -40,9 +40,10 @@ def train(
 ) -> None:
     """Train a network by a recipe."""
     from ..runtime import keep_freed_memory
+    from ..training.basicsr import convert
     from ..training.loop import Folders, Settings
     from ..training.loop import train as run
-    from ..training.recipe import read_recipe, recipe_names
+    from ..training.recipe import read_recipe, recipe_names, resolve
 
     if list_recipes:
         print_table(("recipe", ""), [(name, read_recipe(name).summary) for name in recipe_names()])
@@ -54,7 +55,13 @@ def train(
     if not (data and (out or dry_run)):
         raise CallError("give --data DIR, a folder of photographs, and --out DIR, the folder of the run")
     keep_freed_memory()
-    config = read_recipe(recipe or str(import_yaml), changes or [], iterations)
+    if import_yaml:
+        table, notes = convert(import_yaml)
+        for note in notes:
+            say(note)
+        config = resolve(table, import_yaml.name, changes or [], iterations)
+    else:
+        config = read_recipe(str(recipe), changes or [], iterations)
     gib = None if cache is None else cache * 2**30
     settings = Settings(device, precision, device_batch, workers, gib, recompute, tensorboard, vgg)
     folders = Folders(data, val, low, val_low)

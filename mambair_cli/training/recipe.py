@@ -196,27 +196,42 @@ def read_recipe(name_or_file: str, changes: Sequence[str] = (), iterations: int 
 
     Args:
         name_or_file: of the recipe.
-        changes: such as `optimiser.lr=1e-4`, the values as in TOML; quotes around words may be left out.
-        iterations: of all stages together, which keep their proportions; None: the recipe's.
+        changes: see `resolve`.
+        iterations: see `resolve`.
 
     Raises:
         CallError: there is no such recipe or it has errors; names the file, the key and what is expected.
     """
-    table = _read_table(name_or_file)
-    where = Path(name_or_file).name
-    for change in changes:
-        where = f"--set {change}"
-        table = _changed(table, change)
-        checked(table, where)
+    return resolve(_read_table(name_or_file), Path(name_or_file).name, changes, iterations)
+
+
+def resolve(
+    table: Mapping[str, Any], where: str, changes: Sequence[str] = (), iterations: int | None = None
+) -> TrainConfig:
+    """The recipe in a table, with changes to it.
+
+    Args:
+        table: of a recipe.
+        where: what to call it in errors.
+        changes: such as `optimiser.lr=1e-4`, the values as in TOML; quotes around words may be left out.
+        iterations: of all stages together, which keep their proportions; None: the recipe's.
+
+    Raises:
+        CallError: see `read_recipe`.
+    """
     config = checked(table, where)
+    for change in changes:
+        table = _changed(table, change)
+    if changes:
+        config = checked(table, f"--set {' '.join(changes)}")
     if iterations is None:
         return config
-    ends = np.cumsum(config.schedule.iterations)
-    counts = np.diff([0, *(np.rint(ends * (iterations / ends[-1])).astype(int).tolist())])
-    return checked(_changed(table, f"schedule.iterations={[max(1, int(n)) for n in counts]}"), "--iterations")
+    ends = np.rint(np.cumsum(config.schedule.iterations) * (iterations / config.iterations)).astype(int)
+    counts = [max(1, int(n)) for n in np.diff(ends, prepend=0)]
+    return checked(_changed(table, f"schedule.iterations={counts}"), "--iterations")
 
 
-def _read_table(name_or_file: str) -> dict[str, Any]:
+def _read_table(name_or_file: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     path = RECIPES / f"{name_or_file}.toml" if name_or_file in recipe_names() else Path(name_or_file)
     if not path.is_file():
         near = difflib.get_close_matches(name_or_file, recipe_names(), 1)
@@ -232,9 +247,9 @@ def _read_table(name_or_file: str) -> dict[str, Any]:
         raise CallError(f"{path} holds no recipe; it must be a table")
     table = dict(table)
     if (base := table.pop("base", None)) is not None:
-        if not isinstance(base, str) or base == name_or_file:
+        if not isinstance(base, str) or base in (*above, name_or_file):
             raise CallError(f"{path}: base must be the name of another recipe, not {base!r}")
-        for key, value in _read_table(base).items():
+        for key, value in _read_table(base, (*above, name_or_file)).items():
             if isinstance(value, dict) and isinstance(table.get(key, {}), dict):
                 table[key] = value | table.get(key, {})
             else:
