@@ -1,13 +1,15 @@
 """A small recipe and photographs to train on; shared by tests."""
 
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import asdict
+
+import numpy as np
+from calls import DATA
 
 from mambair_cli.datasets import read_rgb
 from mambair_cli.image_io import Image, write_image
+from mambair_cli.training.photos import find_sources
 from mambair_cli.training.recipe import TrainConfig, checked, tomllib
 
-DATA = Path(__file__).parent / "data"
 RECIPE = """
 scale = 2
 seed = 1
@@ -33,6 +35,21 @@ ema = 0.9
 iterations = 6
 warmup = 0.1
 """
+DENOISE = {"scale": 1, "network": {"upsampler": ""}, "degradation": {"kind": "noise", "sigma": [0, 50]}}
+
+
+def noise(height, width, seed=0):
+    return np.random.default_rng(seed).integers(256, size=(height, width, 3), dtype=np.uint8)
+
+
+def save(folder, name, pixels):
+    folder.mkdir(exist_ok=True)
+    write_image(folder / name, Image(pixels))
+    return folder / name
+
+
+def sources(folder):
+    return find_sources(folder, None, 1)
 
 
 def write_photos(folder):
@@ -46,14 +63,13 @@ def write_photos(folder):
 
 def recipe(**changes) -> TrainConfig:
     """RECIPE with other values; the names of keys are unique but for `network`, which is updated."""
-    config = checked(tomllib.loads(RECIPE), "RECIPE")
-    parts = {name: getattr(config, name) for name in ("data", "optimiser", "schedule")}
+    table = asdict(checked(tomllib.loads(RECIPE), "RECIPE"))
     for key, value in changes.items():
         if key == "network":
-            config = replace(config, network=config.network | value)
-        elif key in ("scale", "seed"):
-            config = replace(config, **{key: value})
+            table[key] |= value
+        elif key in table:
+            table[key] = value
         else:
-            (name,) = (name for name, part in parts.items() if hasattr(part, key))
-            parts[name] = replace(parts[name], **{key: value})
-    return replace(config, **parts)
+            (section,) = (name for name in ("data", "loss", "optimiser", "schedule") if key in table[name])
+            table[section][key] = value
+    return checked(table, "RECIPE")

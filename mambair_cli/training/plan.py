@@ -19,6 +19,7 @@ from .schedule import stages
 
 COUNTED_SIDE = 32  # pixels: the work of a network grows with the number of pixels
 STEPS = 3  # that are measured, after one to warm up
+FEW = 4  # samples, with which a step is measured on a CPU
 Rows = list[tuple[str, str]]
 
 
@@ -48,7 +49,7 @@ def multiply_adds(model: nn.Module, channels: int) -> float:
 def plan(config: TrainConfig, folders: Folders, settings: Settings, init: str) -> Rows:
     """What a run of the recipe will take on this machine, as rows of what and how much.
 
-    On a CPU a step is measured with one sample and multiplied.
+    On a CPU a step is measured with few samples and multiplied.
     Raises as `train`.
     """
     engine = parallel.start(settings.device, settings.precision)
@@ -75,7 +76,7 @@ def plan(config: TrainConfig, folders: Folders, settings: Settings, init: str) -
     optimiser, world, days = build_optimiser(model, config.optimiser), engine.num_processes, 0.0
     for stage, iterations in zip(stages(config), config.schedule.iterations, strict=True):
         patch, batch = stage
-        size = sizes[patch] if engine.device.type == "cuda" else 1
+        size = sizes[patch] if engine.device.type == "cuda" else min(sizes[patch], FEW)
         low, high = (x[:size].to(engine.device) for x in pairs.batch(0, range(size), patch))
         times = []
         for _ in range(STEPS + 1):

@@ -286,8 +286,10 @@ def checked(table: Mapping[str, Any], where: str) -> TrainConfig:
     for key in ("patch", "batch"):
         if len(getattr(config.data, key)) not in (1, len(stages)):
             raise CallError(f"{where}, [data]: {key} must be one number, or one for each of {len(stages)} stages")
-    if config.channels == 1 and config.loss.perceptual:
-        raise CallError(f"{where}, [loss]: perceptual needs colour, but in_chans is 1")
+    if config.channels == 1 and (config.loss.perceptual or config.loss.adversarial):
+        raise CallError(f"{where}, [loss]: perceptual and adversarial losses need colour, but in_chans is 1")
+    if config.loss.adversarial and any(patch * config.scale % 8 for patch in config.data.patch):
+        raise CallError(f"{where}, [loss]: the discriminator needs truths of a multiple of 8 pixels; change patch")
     return config
 
 
