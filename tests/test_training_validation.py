@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 from training import DENOISE, noise, recipe, save, sources
 
@@ -55,7 +56,7 @@ class Network(nn.Module):
 
 
 def measure(model, pairs):
-    return score(restored(model, pairs, "cpu"), pairs, 2, "psnr_y")
+    return score(restored(model, pairs, torch.device("cpu")), pairs, 2, "psnr_y")
 
 
 def test_validation_is_the_metric_of_the_benchmarks():
@@ -91,7 +92,7 @@ def test_noise_beyond_black_and_white_reaches_the_network():
             return low / 2
 
     low = np.full((8, 8, 3), 1.5, np.float32)
-    (out,) = restored(Halve(), [Pair(low, np.zeros((8, 8, 3), np.uint8))], "cpu")
+    (out,) = restored(Halve(), [Pair(low, np.zeros((8, 8, 3), np.uint8))], torch.device("cpu"))
     assert set(out.ravel()) == {191}  # 0.75, not half of white
 
 
@@ -99,7 +100,7 @@ def test_gray_networks(tmp_path):
     model = MambaIR(MambaIRConfig(8, (1,), 1, 1.0, "light_c", "", 1, in_chans=1))
     model.start_simply()
     image = noise(9, 8)[:, :, :1]
-    (out,) = restored(model, [Pair(image, image)], "cpu")
+    (out,) = restored(model, [Pair(image, image)], torch.device("cpu"))
     assert np.array_equal(out, image)
     assert score([out], [Pair(image, image)], 1, "psnr") == math.inf
 

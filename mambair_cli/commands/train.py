@@ -1,5 +1,6 @@
 """`mambair train`."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -71,4 +72,6 @@ def train(
         print_table(("", ""), plan(config, folders, settings, init))
         return
     assert out
-    print(run(config, folders, out, resume=resume, init=init, settings=settings))
+    weights = run(config, folders, out, resume=resume, init=init, settings=settings)
+    if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun
+        print(weights)

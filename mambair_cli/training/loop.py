@@ -280,7 +280,7 @@ def train(
                         }  # fmt: skip
                         if iteration % validate_every == 0 or iteration == total:
                             averaged.load_state_dict(ema)
-                            results = restored(averaged, validation, str(engine.device))
+                            results = restored(averaged, validation, engine.device)
                             entry[metric] = score(results, validation, config.scale, metric)
                             watch.show(results, validation, iteration)
                             if entry[metric] > best:
@@ -304,7 +304,7 @@ def train(
                     raise KeyboardInterrupt
             if main:
                 averaged.load_state_dict(ema)
-                results = restored(averaged, validation, str(engine.device))
+                results = restored(averaged, validation, engine.device)
                 facts = {
                     "scale": config.scale, "iterations": total, "images": len(pairs.photos.sources),
                     f"validation_{metric}": f"{score(results, validation, config.scale, metric):.3f}",

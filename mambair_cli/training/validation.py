@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -91,9 +92,10 @@ def metric_of(config: TrainConfig) -> str:
     return "psnr_y" if config.scale > 1 or config.data.degradation["kind"] == "rain" else "psnr"
 
 
-def restored(model: nn.Module, pairs: Sequence[Pair], device: str) -> list[Pixels]:
+def restored(model: nn.Module, pairs: Sequence[Pair], device: torch.device) -> list[Pixels]:
     """What a network makes of the degraded images, H x W x C uint8."""
-    restorer = Restorer(model, "the network in training", Options(device))
+    name = str(device) if device.type == "cuda" else device.type
+    restorer = Restorer(model, "the network in training", Options(name))
     results = []
     for pair in pairs:
         low = pair.low[:, :, 0] if pair.low.shape[2] == 1 else pair.low
