@@ -29,10 +29,12 @@ LAYERS = (
     {"errors", "exif"},
     {"image_decode"},
     {"ops", "tiling", "metrics", "resize", "registry", "runtime", "image_io", "devices"},
+    {"degrade"},
+    {"rain", "real_world"},
     {"archs", "datasets", "jobs"},
     {"weights", "manifest"},
-    {"engine", "train", "peers"},
-    {"upscaler"},
+    {"engine", "peers"},
+    {"upscaler", "training"},
     {"batch", "bench", "doctor"},
     {"commands"},
     {"cli"},
@@ -105,11 +107,13 @@ def test_light_modules_import_nothing_heavy(name):
 
 def test_the_package_imports_its_dependencies_and_nothing_else():
     distributions = {"PIL": "pillow", "cv2": "opencv-python-headless", "llvmlite": "numba"}
-    distributions["pillow_heif"] = "pillow-heif"
+    distributions |= {"pillow_heif": "pillow-heif", "yaml": "pyyaml"}
     imported = {name.split(".")[0] for path in MODULES for name in imports(path)}
     imported -= {"mambair_cli", "tomllib", *sys.stdlib_module_names}
-    required = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["heif"]
+    extras = PROJECT["project"]["optional-dependencies"]
+    required = [*PROJECT["project"]["dependencies"], *extras["heif"], *extras["train"]]
     declared = {re.match(r"[\w-]+", line)[0] for line in required}
+    imported.add("tensorboard")  # by torch.utils.tensorboard
     assert {distributions.get(name, name) for name in imported} == declared
     assert not declared & {"torchvision", "timm", "basicsr", "einops", "opencv-python"}
 
@@ -125,7 +129,8 @@ def test_every_module_has_its_tests(path):
     names = {"__init__": "package", "__main__": "cli"}
     if path.stem == "__init__" and path.parent != PACKAGE:
         return  # only names what the folder offers
-    prefix = "commands_" if path.parent.name == "commands" else ""  # as other modules have the same names
+    shared = path.parent.name in ("commands", "training")  # as other modules have the same names
+    prefix = f"{path.parent.name}_" if shared else ""
     assert (ROOT / "tests" / f"test_{prefix}{names.get(path.stem, path.stem)}.py").is_file()
 
 

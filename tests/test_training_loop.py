@@ -94,7 +94,12 @@ def start_of(config):
 def score_of(model, config, data):
     """Of a network on the validation images."""
     _, validation, _ = open_data(config, Folders(data), CPU)
-    return score(restored(model, validation, torch.device("cpu")), validation, config.scale, "psnr_y" if config.scale > 1 else "psnr")
+    return score(
+        restored(model, validation, torch.device("cpu")),
+        validation,
+        config.scale,
+        "psnr_y" if config.scale > 1 else "psnr",
+    )
 
 
 # A whole run
