@@ -124,17 +124,16 @@ def seams(name_or_file: str, image: Path) -> list[Facts]:
 _MEMORY = """
 import json, resource, sys, time
 import numpy as np
-from mambair_cli import engine, bench
+from mambair_cli import bench, devices, engine
 name, height, width, limit = sys.argv[1], *map(int, sys.argv[2:])
 restorer = bench.stand_in(limit) if name == "stand-in" else engine.load_restorer(name, memory_limit=limit or None)
 restorer.restore(np.zeros((64, 64, 3), np.uint8))
 image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-before = engine.used_memory(restorer.device)
-tiles = restorer.plan(height, width, 0 if limit else 1)
-predicted = restorer.peak_memory(tiles, 0 if limit else 1)
+before = devices.used_memory(restorer.device)
+tiles = restorer.plan(height, width)
+predicted = restorer.peak_memory(tiles)
 start = time.perf_counter()
-rows = sum(map(len, restorer.restore_rows(image))) if limit else len(restorer.restore(image))
-assert rows == restorer.scale * height
+restorer.restore(image)
 seconds = time.perf_counter() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(json.dumps({"tiles": len(tiles.boxes), "predicted": predicted, "measured": peak - before,

@@ -91,8 +91,7 @@ class Restorer:
     def peak_memory(self, tiles: tiling.TilePlan, itemsize: int = 1) -> int:
         """Estimated bytes that restoring a colour image in these tiles takes; of a GPU, those of its memory.
 
-        The finished image counts with `itemsize` bytes a sample (0 where it is handed out in strips), unless it
-        is so large that it lies on disk.
+        The finished image counts with `itemsize` bytes a sample, unless it is so large that it lies on disk.
         """
         network = self.bytes_per_pixel() * tiles.tile_height * tiles.tile_width
         if self.device.type != "cpu":
@@ -158,12 +157,6 @@ class Restorer:
                 row += len(strip)
                 scratch.release(image, result)
         return result
-
-    def restore_rows(self, image: Array, progress: Progress | None = None) -> Generator[Array, None, None]:
-        """As `restore`, in strips from top to bottom as they are finished: never the whole result at once."""
-        low, full = _value_range(image)
-        height, width = image.shape[:2]
-        return self._strips(image, low, full, self.plan(height, width, 0), progress)
 
     def _strips(
         self, image: Array, low: float, full: float, tiles: tiling.TilePlan, progress: Progress | None

@@ -13,6 +13,7 @@ from PIL import TiffImagePlugin as tiff
 RGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GRAY_PROFILE = RGB_PROFILE[:16] + b"GRAY" + RGB_PROFILE[20:]
 CMYK_PROFILE = RGB_PROFILE[:16] + b"CMYK" + RGB_PROFILE[20:]
+TEXTS = {"Title": "Zürich", "Comment": "日本語 " * 50, "Software": "GIMP"}  # tEXt, zTXt or iTXt, by need
 WHITE = {"uint8": 255, "uint16": 65535, "float32": 1}
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:li>\xc3\x89t\xc3\xa9</rdf:li></x:xmpmeta>'
 MAKER_NOTE = b"MAKER\0II\x2a\0" + bytes(range(256))
@@ -124,3 +125,12 @@ def exif_facts(block):
         with contextlib.suppress(KeyError):  # older versions of Pillow, where there is no directory
             facts[name] = {key: value for key, value in dict(exif.get_ifd(tag)).items() if key != 40965}
     return facts
+
+
+def check_exif(block):
+    """All of exif_tags is in the block, value by value and byte by byte, but no thumbnail."""
+    seen, wanted = exif_facts(block), exif_facts(exif_block(thumbnail=False))
+    seen["main"].pop(305, None)  # Software, which comes from texts
+    assert seen["main"].pop(274, 1) == wanted["main"].pop(274)
+    assert seen == wanted
+    assert MAKER_NOTE in block

@@ -1,4 +1,5 @@
 import copy
+import tempfile
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from networks import network, picture
 from restorers import PHOTO, SCENE, WHITE, Local, as_type, load, restorer
 from torch import nn
 
-from mambair_cli import engine
+from mambair_cli import engine, scratch
 from mambair_cli.archs.ss2d import SS2D
 from mambair_cli.devices import resolve_device
 from mambair_cli.engine import load_restorer
@@ -124,14 +125,26 @@ def test_samples_that_are_no_numbers(tiny, value):
     image = as_type(SCENE, "float32")
     image[3, 4, 1] = value
     fails(lambda: tiny.restore(image), ValueError, "no numbers")
-    fails(lambda: tiny.restore_rows(image), ValueError, "no numbers")
 
 
-def test_rows_are_those_of_the_whole_result():
-    r = restorer(network("light_c"), tile=24)
-    rows = list(r.restore_rows(PHOTO))
-    assert len(rows) == len(r.plan(*PHOTO.shape[:2]).tops) > 3
-    np.testing.assert_array_equal(np.concatenate(rows), r.restore(PHOTO))
+def test_a_large_result_is_the_same(tiny, monkeypatch):
+    small = tiny.restore(PHOTO)
+    used = []
+    monkeypatch.setattr(scratch, "LARGE", 1000)
+    monkeypatch.setattr(scratch, "folder", lambda: used.append(1) or tempfile.gettempdir())
+    large = tiny.restore(PHOTO)
+    assert used
+    np.testing.assert_array_equal(large, small)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_colour_spreads_the_same_in_bands(monkeypatch, dtype):
+    pixels, alpha = as_type(SCENE, dtype), as_type(SCENE[..., 0], dtype)
+    alpha[alpha < alpha.mean()] = 0
+    whole = engine._fill_transparent(pixels, alpha)
+    monkeypatch.setattr(engine, "FILL_ROWS", 5)
+    bands = engine._fill_transparent(pixels, alpha)
+    np.testing.assert_allclose(bands, whole, rtol=1e-5, atol=1 if dtype != "float32" else 1e-5)
 
 
 @pytest.mark.parametrize("form", ["light_c", "jpeg"])
