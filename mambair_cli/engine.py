@@ -15,12 +15,13 @@ from torch import nn
 
 from . import runtime, scratch, tiling
 from .archs.ss2d import SpatialScan, use_backend
+from .checkpoints import find_checkpoint
 from .devices import free_memory, resolve_device, used_memory
 from .errors import CallError, MemoryLimitError, RestorationError
 from .image import Image, in_bands
 from .ops import resolve_backend
 from .resize import bicubic
-from .weights import find_checkpoint, load_network
+from .weights import load_network
 
 log = logging.getLogger(__name__)
 Array = NDArray[Any]
@@ -280,7 +281,8 @@ def load_restorer(
     """Load a model by its name or from a checkpoint file and make it ready on a device.
 
     Args:
-        name_or_file: such as "tiny-x4", or a .safetensors, .pth or .pt file of any published MambaIR or VmambaIR form.
+        name_or_file: such as "tiny-x4" (fetched where it is neither bundled nor in the cache), or a .safetensors,
+            .pth or .pt file of any published form.
         device: see `Options`.
         backend: see `Options`.
         tile: see `Options`.
@@ -291,7 +293,7 @@ def load_restorer(
 
     Raises:
         CallError: no such model, file, device or back end. CheckpointError: the file is damaged, unsafe or of
-        another network. BackendError: the device or back end cannot run here.
+        another network. DownloadError: it cannot be fetched. BackendError: the device or back end cannot run here.
     """
     model, _ = load_network(find_checkpoint(name_or_file))
     options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha)

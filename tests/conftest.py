@@ -74,3 +74,25 @@ def tiny():
     from restorers import load
 
     return load(tile="off")
+
+
+@pytest.fixture(autouse=True)
+def no_user_cache(tmp_path_factory, monkeypatch):
+    """No test sees or changes what the user of this machine has fetched."""
+    monkeypatch.setenv("MAMBAIR_HOME", str(tmp_path_factory.getbasetemp() / "no cache"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path_factory.getbasetemp() / "no hub"))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load the network of a file that has this content."""
+    from mambair_cli.weights import load_network
+
+    def load_bytes(content, name="file.pth"):
+        path = tmp_path / name
+        path.write_bytes(content)
+        return load_network(path)[0]
+
+    return load_bytes

@@ -11,6 +11,7 @@ import pytest
 from failing import fails
 
 import mambair_cli
+from mambair_cli.registry import PUBLISHED
 from mambair_cli.training.recipe import RECIPES
 
 if sys.version_info >= (3, 11):
@@ -27,7 +28,7 @@ every_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(pat
 # Each part imports only from the layers before its own; folders also from themselves.
 LAYERS = (
     {"errors", "exif"},
-    {"scratch"},
+    {"scratch", "cache", "download"},
     {"image"},
     {"image_decode"},
     {"image_encode"},
@@ -36,6 +37,7 @@ LAYERS = (
     {"rain", "real_world"},
     {"archs", "datasets", "jobs"},
     {"weights", "manifest"},
+    {"checkpoints"},
     {"engine", "peers"},
     {"upscaler", "training"},
     {"batch", "bench", "doctor"},
@@ -44,7 +46,7 @@ LAYERS = (
     {"__main__"},
 )
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
-LIGHT = ("cli", "registry", "errors", "runtime")  # loaded by `mambair --help`
+LIGHT = ("cli", "registry", "cache", "errors", "runtime")  # loaded by `mambair --help`
 HEAVY = {"torch", "numpy", "numba", "cv2", "PIL", "safetensors", "tqdm"}
 
 
@@ -165,6 +167,6 @@ def test_the_wheel(tmp_path):
     assert wheel.name == f"mambair-{mambair_cli.__version__}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as file:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
-    expected = {path.relative_to(ROOT).as_posix() for path in (*MODULES, *RECIPES.glob("*.toml"))}
+    expected = {path.relative_to(ROOT).as_posix() for path in (*MODULES, PUBLISHED, *RECIPES.glob("*.toml"))}
     expected |= {f"mambair_cli/weights/{path.name}" for path in (ROOT / "weights").iterdir()}
     assert names == expected

@@ -157,7 +157,7 @@ def test_the_weights_are_the_averaged_ones(run):
 
 def test_the_weights_name_their_origin(run):
     _, out = run
-    _, metadata = read_state(out / "model.safetensors")
+    metadata = read_state(out / "model.safetensors").metadata
     assert (metadata["mambair.iterations"], metadata["mambair.scale"]) == ("60", "2")
     assert float(metadata["mambair.validation_psnr_y"]) == pytest.approx(read_log(out)[-1]["psnr_y"], abs=1e-3)
 

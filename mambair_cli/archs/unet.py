@@ -16,6 +16,14 @@ from .ss2d import scan_floats
 LEVELS = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
 
 
+def channels(share: float, width: int) -> int:
+    """So many channels as `share` of a width are. Raises ValueError where these are none."""
+    count = int(share * width + 1e-6)
+    if count < 1:
+        raise ValueError(f"{share} of {width} channels leave none")
+    return count
+
+
 @dataclass(frozen=True)
 class UNetConfig:
     """The shape of a U-Net: `dim` channels at full resolution, twice as many at each lower level.
@@ -35,7 +43,7 @@ class UNetConfig:
 
     def inner(self, width: int) -> int:
         """D, channels of the scan in a block of this width."""
-        return int(self.expand * width + 1e-6)
+        return channels(self.expand, width)
 
     def block_floats(self, width: int, backend: str) -> int:
         """Estimate of the floats that a block of this width holds for each of its pixels at its peak."""
@@ -103,17 +111,18 @@ class UNet(nn.Module):
 
     def __init__(self, config: UNetConfig, block: Callable[[int], nn.Module]):
         super().__init__()
-        C, counts, channels = config.dim, config.blocks, config.in_chans
+        C, counts, in_chans = config.dim, config.blocks, config.in_chans
         if C < 4 or C % 2:
             raise ValueError(f"dim must be an even number from 4 on, not {C}")
         if len(counts) != 4 or min(*counts, config.refinement + 1) < 1:
-            raise ValueError(f"blocks must be four numbers from 1 on, refinement one from 0 on, not {counts}")
+            found = f"{counts} and {config.refinement}"
+            raise ValueError(f"blocks must be four numbers from 1 on, refinement one from 0 on, not {found}")
         self.config = config
 
         def level(width: int, count: int) -> nn.Sequential:
             return nn.Sequential(*(block(width) for _ in range(count)))
 
-        proj = nn.Conv2d(channels, C, 3, padding=1, bias=False)
+        proj = nn.Conv2d(in_chans, C, 3, padding=1, bias=False)
         self.patch_embed = nn.Sequential(OrderedDict(proj=proj))
         self.encoder_level1 = level(C, counts[0])
         self.down1_2 = _down(C)
@@ -132,9 +141,9 @@ class UNet(nn.Module):
         self.decoder_level1 = level(2 * C, counts[0])
         self.refinement = level(2 * C, config.refinement)
         if config.upscale == 1:
-            self.output = nn.Conv2d(2 * C, channels, 3, padding=1, bias=False)
+            self.output = nn.Conv2d(2 * C, in_chans, 3, padding=1, bias=False)
         else:
-            last = nn.Conv2d(2 * C, channels, 3, padding=1)
+            last = nn.Conv2d(2 * C, in_chans, 3, padding=1)
             self.tail = nn.Sequential(pixel_shuffle(2 * C, config.upscale), last)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..ops import ss2d_scan
 from .layers import LayerNorm, Pointwise, to_image, to_tokens
 from .ss2d import SpatialScan, reset_scan
-from .unet import UNet, UNetConfig, read_shape
+from .unet import UNet, UNetConfig, channels, read_shape
 
 CHANNEL_RANK = 6  # of the channel scan's step sizes, where it has an inner width
 
@@ -42,7 +42,7 @@ class VmambaIRConfig(UNetConfig):
 
     def hidden(self, width: int) -> int:
         """Inner width of the feed-forward network in a block of this width."""
-        return int(self.ffn_expand * width + 1e-6)
+        return channels(self.ffn_expand, width)
 
     def block_floats(self, width: int, backend: str) -> int:
         """Estimate of the floats that a block of this width holds for each of its pixels at its peak."""

@@ -51,7 +51,7 @@ class PerceptualLoss(nn.Module):
 
     def load(self, path: Path) -> None:
         """Take the weights from a file of VGG19. Raises CallError (no such file), CheckpointError (another net)."""
-        state = read_state(path)[0]
+        state = read_state(path).state
         try:
             self.load_state_dict({key: state[key] for key in self.state_dict()})
         except (LookupError, RuntimeError):

@@ -8,8 +8,10 @@ from torch.utils.checkpoint import checkpoint
 
 from ..archs.mambair import VSSBlock
 from ..archs.vmambair import OSSBlock
+from ..checkpoints import find_checkpoint
 from ..errors import CallError
-from ..weights import find_checkpoint, read_state
+from ..registry import model_named
+from ..weights import read_state
 from .recipe import OptimiserConfig, TrainConfig
 
 SCRATCH = "none"  # as the model to start from
@@ -46,20 +48,18 @@ def start_weights(model: nn.Module, config: TrainConfig, init: str) -> str:
         CheckpointError: the file is damaged.
     """
     if not init and config.init:
-        try:
-            find_checkpoint(config.init)
-        except CallError:
+        row, init = model_named(config.init), config.init
+        if row is None or not row.bundled:
             raise CallError(
-                f"this recipe starts from weights that the recipe {config.init!r} makes: give their file with"
-                f" --init, or --init {SCRATCH} to start from scratch"
-            ) from None
-        init = config.init
+                f"this recipe starts from weights that the recipe {init!r} makes: give their file with --init,"
+                f" or --init {SCRATCH} to start from scratch"
+            )
     scratch = init in ("", SCRATCH)
     if scratch or config.scale == 1:
         model.start_simply()  # type: ignore[operator]
     if scratch:
         return "from scratch"
-    given, own = read_state(find_checkpoint(init))[0], model.state_dict()
+    given, own = read_state(find_checkpoint(init)).state, model.state_dict()
     fitting = {k: v.float() for k, v in given.items() if k in own and v.shape == own[k].shape}
     if not fitting:
         raise CallError(f"no tensor of {init} fits this network")
