@@ -1,5 +1,7 @@
 """The speed of a training step on the CPU, against autograd through a vectorised scan, and what the loop adds."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -104,7 +106,8 @@ def loop_shares(batch: int, patch: int, iterations: int) -> tuple[float, float]:
         data.mkdir()
         for i in range(4):
             write_image(data / f"{i}.png", Image(rng.integers(256, size=(480, 640, 3), dtype=np.uint8)))
-        train(config, Folders(data), out, settings=Settings("cpu"))
+        with contextlib.redirect_stderr(io.StringIO()):
+            train(config, Folders(data), out, settings=Settings("cpu"))
         log = read_log(out / "log.jsonl")[1:]  # the first iteration compiles kernels
     seconds = [1 / entry["it_per_s"] for entry in log]
     shares = [np.average([entry[key] for entry in log], weights=seconds) for key in ("outside", "wait")]
