@@ -21,7 +21,7 @@ from ..errors import CallError, TrainingError
 from ..weights import save_network
 from . import checkpoints, parallel
 from .data import Loader, Part, TrainingPairs
-from .losses import Adversary, pixel_loss
+from .losses import build_adversary, network_loss
 from .memory import device_batches
 from .network import build_optimiser, recompute_blocks, start_weights
 from .photos import Photos, find_sources, split
@@ -49,12 +49,12 @@ class Folders:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run a recipe on this machine; nothing here changes what is computed but for rounding.
+    """How to run a recipe on this machine; not what is learnt, but for rounding and random depth.
 
     device: auto, cpu, cuda, cuda:N or mps. precision: a name of `parallel.Precision`. device_batch: samples that
-    a device takes at once; None: as many as fit. workers: threads that make batches. cache: bytes of decoded
-    images; None: half of the free memory. recompute: keep less for the backward pass (gradient checkpointing).
-    tensorboard: log there too. vgg: file of VGG19's weights, for perceptual losses.
+    a device takes at once; None: as many as fit, and a resumed run as many as before. workers: threads that make
+    batches. cache: bytes of decoded images; None: half of the free memory. recompute: keep less for the backward
+    pass (gradient checkpointing). tensorboard: log there too. vgg: file of VGG19's weights, for perceptual losses.
     """
 
     device: str = "auto"
@@ -105,9 +105,7 @@ def add_gradients(
     against = torch.zeros((), device=low.device)
     with engine.autocast():
         output = model(low)
-        loss = pixel_loss(config.loss, output, high)
-        if adversary:
-            loss = loss + adversary.generator_loss(output, high)
+        loss = network_loss(config.loss, adversary, output, high)
     engine.backward(weight * loss)
     if adversary and config.loss.adversarial:
         with engine.autocast():
@@ -177,13 +175,10 @@ def train(
     if settings.recompute:
         recompute_blocks(model)
     model = model.to(engine.device, dtype)
-    adversarial = config.loss.perceptual or config.loss.adversarial
-    adversary = Adversary(config.loss, settings.vgg, engine, dtype) if adversarial else None
+    adversary = build_adversary(config.loss, settings.vgg, engine, dtype)
 
     def loss_of(low: Tensor, high: Tensor) -> Tensor:
-        output = model(low)
-        loss = pixel_loss(config.loss, output, high)
-        return loss + adversary.generator_loss(output, high) if adversary else loss
+        return network_loss(config.loss, adversary, model(low), high)
 
     world = engine.num_processes
     sizes = saved.get("sizes", {}).get(world) or device_batches(model, config, loss_of, engine, settings.device_batch)
@@ -256,7 +251,7 @@ def train(
                         each.step()
                     decay = min(config.optimiser.ema, (iteration + 1) / (iteration + 11))
                     torch._foreach_lerp_([ema[n] for n in names], [w.detach() for w in weights], 1 - decay)
-                    losses.append(loss)
+                    losses += [loss] if main else []
                     bad = 0
                 else:
                     skips, bad = skips + 1, bad + 1
@@ -297,10 +292,7 @@ def train(
                         saved_at = time.perf_counter()
                 if stop:
                     if main:
-                        print(
-                            f"saved after iteration {iteration}; go on with: {how_to_resume(folders, out)}",
-                            file=sys.stderr,
-                        )
+                        _say(f"saved after iteration {iteration}; go on with: {how_to_resume(folders, out)}")
                     raise KeyboardInterrupt
             if main:
                 averaged.load_state_dict(ema)

@@ -157,3 +157,14 @@ class Adversary:
         """Go on from a saved state."""
         self.discriminator.load_state_dict(state["discriminator"])
         self.optimiser.load_state_dict(state["optimiser"])
+
+
+def build_adversary(config: LossConfig, vgg: Path | None, engine: Any, dtype: torch.dtype) -> Adversary | None:
+    """What the recipe's losses beyond the pixels need; None where it has none. Raises as `Adversary`."""
+    return Adversary(config, vgg, engine, dtype) if config.perceptual or config.adversarial else None
+
+
+def network_loss(config: LossConfig, adversary: Adversary | None, output: Tensor, truth: Tensor) -> Tensor:
+    """All that the network minimises, of two (B,C,H,W)."""
+    loss = pixel_loss(config, output, truth)
+    return loss + adversary.generator_loss(output, truth) if adversary else loss

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..archs.ss2d import SpatialScan
 from . import parallel
 from .loop import Folders, Settings, add_gradients, open_data
-from .losses import Adversary, pixel_loss
+from .losses import build_adversary, network_loss
 from .memory import COPIES, device_batches, step_bytes
 from .network import build_optimiser, recompute_blocks, start_weights
 from .recipe import TrainConfig, build_network
@@ -64,13 +64,10 @@ def plan(config: TrainConfig, folders: Folders, settings: Settings, init: str) -
     if settings.recompute:
         recompute_blocks(model)
     model = model.train().to(engine.device)
-    adversarial = config.loss.perceptual or config.loss.adversarial
-    adversary = Adversary(config.loss, settings.vgg, engine, torch.float32) if adversarial else None
+    adversary = build_adversary(config.loss, settings.vgg, engine, torch.float32)
 
     def loss_of(low: Tensor, high: Tensor) -> Tensor:
-        output = model(low)
-        loss = pixel_loss(config.loss, output, high)
-        return loss + adversary.generator_loss(output, high) if adversary else loss
+        return network_loss(config.loss, adversary, model(low), high)
 
     sizes = device_batches(model, config, loss_of, engine, settings.device_batch)
     optimiser, world, days = build_optimiser(model, config.optimiser), engine.num_processes, 0.0
