@@ -45,16 +45,20 @@ def test_bench_memory(call, monkeypatch):
     assert lines[2].split() == ["tiny-x2", "0.25", "3", "512", "256", "2.00", "768", "none", "1.3"]
 
 
-def test_bench_scan(call, monkeypatch):
+@pytest.mark.parametrize(
+    ("command", "report"),
+    [("scan", "mambair_cli.bench.scan_report"), ("train", "mambair_cli.training.speed.step_report")],
+)
+def test_bars(call, monkeypatch, command, report):
     rows = [
         {"what": "[red]one", "value": "1.5 (3 / 2 ms)", "bar": "<= 2", "met": True},
         {"what": "two", "value": "3.0", "bar": "<= 2", "met": False},
         {"what": "three", "value": "4", "bar": "", "met": None},
     ]
     asked = []
-    monkeypatch.setattr(bench, "scan_report", lambda quick: asked.append(quick) or rows)
-    assert json.loads(works(call("bench", "scan", "--quick", "--json"))) == rows
-    lines = works(call("bench", "scan")).splitlines()
+    monkeypatch.setattr(report, lambda quick: asked.append(quick) or rows)
+    assert json.loads(works(call("bench", command, "--quick", "--json"))) == rows
+    lines = works(call("bench", command)).splitlines()
     assert asked == [True, False]
     assert [line.split() for line in lines] == [
         ["what", "measured", "bar"],

@@ -12,7 +12,7 @@ from failing import fails
 
 import mambair_cli
 from mambair_cli.registry import PUBLISHED
-from mambair_cli.train import RECIPES
+from mambair_cli.training.recipe import RECIPES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -33,11 +33,13 @@ LAYERS = (
     {"image_decode"},
     {"image_encode"},
     {"ops", "tiling", "metrics", "resize", "registry", "runtime", "image_io", "devices"},
+    {"degrade"},
+    {"rain", "real_world"},
     {"archs", "datasets", "jobs"},
     {"weights", "manifest"},
     {"checkpoints"},
-    {"engine", "train", "peers"},
-    {"upscaler"},
+    {"engine", "peers"},
+    {"upscaler", "training"},
     {"batch", "bench", "doctor"},
     {"commands"},
     {"cli"},
@@ -110,12 +112,13 @@ def test_light_modules_import_nothing_heavy(name):
 
 def test_the_package_imports_its_dependencies_and_nothing_else():
     distributions = {"PIL": "pillow", "cv2": "opencv-python-headless", "llvmlite": "numba"}
-    distributions |= {"pillow_heif": "pillow-heif", "mamba_ssm": "mamba-ssm"}
+    distributions |= {"pillow_heif": "pillow-heif", "mamba_ssm": "mamba-ssm", "yaml": "pyyaml"}
     imported = {name.split(".")[0] for path in MODULES for name in imports(path)}
     imported -= {"mambair_cli", "tomllib", "triton", *sys.stdlib_module_names}  # triton comes with torch for GPUs
     extras = PROJECT["project"]["optional-dependencies"]
-    required = PROJECT["project"]["dependencies"] + extras["heif"] + extras["mamba-ssm"]
+    required = PROJECT["project"]["dependencies"] + extras["heif"] + extras["mamba-ssm"] + extras["train"]
     declared = {re.match(r"[\w-]+", line)[0] for line in required}
+    imported.add("tensorboard")  # by torch.utils.tensorboard
     assert {distributions.get(name, name) for name in imported} == declared
     assert not declared & {"torchvision", "timm", "basicsr", "einops", "opencv-python"}
 
@@ -139,7 +142,8 @@ def test_every_module_has_its_tests(path):
     names = {"__init__": "package", "__main__": "cli"}
     if path.stem == "__init__" and path.parent != PACKAGE:
         return  # only names what the folder offers
-    prefix = "commands_" if path.parent.name == "commands" else ""  # as other modules have the same names
+    shared = path.parent.name in ("commands", "training")  # as other modules have the same names
+    prefix = f"{path.parent.name}_" if shared else ""
     assert (ROOT / "tests" / f"test_{prefix}{names.get(path.stem, path.stem)}.py").is_file()
 
 

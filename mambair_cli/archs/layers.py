@@ -89,7 +89,7 @@ class _DilatedDepthwise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        image, weight = ctx.saved_tensors
+        image, weight = (x.to(gradient.dtype) for x in ctx.saved_tensors)  # autocast ran the forward in that type
         back = F.conv2d(gradient, weight.flip(2, 3), padding=2, dilation=2, groups=len(weight))
         # With dilation 2 pixels of different parity never meet: four plain convolutions.
         options = ((1, 1), (1, 1), (1, 1), False, (0, 0), len(weight), (False, True, True))

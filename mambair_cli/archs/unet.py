@@ -173,3 +173,9 @@ class UNet(nn.Module):
         else:
             out = self.tail(deep) + F.interpolate(image, scale_factor=s, mode="nearest")
         return out[:, :, : s * H, : s * W]
+
+    def start_simply(self) -> None:
+        """Zero the last convolution: the untrained net gives the input back, or its nearest-neighbour enlargement."""
+        last = self.output if self.config.upscale == 1 else self.tail[1]
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)

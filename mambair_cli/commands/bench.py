@@ -116,6 +116,17 @@ def bench_memory(model: Annotated[str, typer.Option("--model", "-m")] = "tiny-x4
     print_table(("model", "megapixels", "tiles", *work, "whole process", "limit", "seconds"), cells)
 
 
+@app.command("train")
+def bench_train(
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller patches and fewer repetitions.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a training step on the CPU, against autograd through the vectorised PyTorch scan."""
+    from ..training.speed import step_report
+
+    _print_bars(step_report(quick), as_json)
+
+
 def _print_bars(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         print_json(rows)
