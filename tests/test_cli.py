@@ -134,7 +134,8 @@ def test_python_m(folder):
         ("doctor", "--json"),
         (
             "train",
-            "--recipe --data --out --iterations --batch --patch --resume --init --val",
+            "--recipe --data --out --list --set --iterations --import-yaml --resume --init --val --low --val-low"
+            " --dry-run --device --precision --device-batch --workers --cache --recompute --tensorboard --vgg",
         ),
         ("bench", "--dataset --scale -s --model -m --tile --device --backend --json memory scan tiling"),
         ("bench scan", "--quick --json"),
@@ -176,7 +177,7 @@ def test_doctor(call, monkeypatch):
     monkeypatch.setattr(
         doctor,
         "BACKENDS",
-        (replace(doctor.BACKENDS[0], unavailable=lambda device, dtype: reason), doctor.BACKENDS[1]),
+        (replace(doctor.BACKENDS[0], unavailable=lambda device, dtype: reason), doctor.BACKENDS[-1]),
     )
     facts = json.loads(works(call("doctor", "--json")))
     assert facts["backends"] == {"numba": reason, "reference": None}
