@@ -1,7 +1,8 @@
 """What spoils photographs, as seeded functions of an image: noise, JPEG, a camera's sensor, a careless web.
 
 Each is a frozen dataclass whose fields are ranges, two numbers from which every call draws anew, uniformly
-unless the field's text says otherwise; two equal numbers fix a value. Rain has its own module.
+unless the field's text says otherwise; two equal numbers fix a value. Rain and what happens on the web have modules of
+their own.
 """
 
 import io
@@ -25,7 +26,6 @@ Range = tuple[float, float]
 
 FULL_CHROMA, HALF_CHROMA = 0, 2
 """Pillow's numbers for JPEG's chroma subsampling, 4:4:4 and 4:2:0."""
-
 
 BILINEAR = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]], np.float32) / 4
 BILINEAR_GREEN = np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]], np.float32) / 4
