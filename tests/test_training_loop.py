@@ -24,6 +24,7 @@ from mambair_cli.training import checkpoints
 from mambair_cli.training import loop as module
 from mambair_cli.training.data import TrainingPairs
 from mambair_cli.training.loop import Folders, Settings, open_data
+from mambair_cli.training.losses import PerceptualLoss
 from mambair_cli.training.recipe import build_network, read_recipe
 from mambair_cli.training.schedule import learning_rate
 from mambair_cli.training.validation import restored, score
@@ -589,6 +590,18 @@ def test_the_discriminator_stage(photos, tmp_path, monkeypatch):
     assert_equal(saved, load_checkpoint(tmp_path / "whole"))
     moved = [(v - start[k]).abs().max() for k, v in saved["adversary"]["discriminator"].items() if v.ndim == 4]
     assert min(moved) > 1e-4
+
+
+def test_both_stages_of_a_gan_training(photos, tmp_path):
+    """L1 alone, then from its weights with features of a random VGG19 and a discriminator."""
+    torch.save(PerceptualLoss().state_dict(), tmp_path / "vgg.pth")
+    first = train(recipe(iterations=2), photos, tmp_path / "first")
+    loss = {"perceptual": 1.0, "adversarial": 0.1}
+    settings = Settings("cpu", vgg=tmp_path / "vgg.pth")
+    second = train(recipe(iterations=2, loss=loss), photos, tmp_path / "second", init=str(first), settings=settings)
+    losses = [read_log(tmp_path / name)[0]["loss"] for name in ("first", "second")]  # of the same batch
+    assert losses[1] > losses[0] + 0.05
+    assert load_network(second)[0].config == load_network(first)[0].config
 
 
 def test_a_perceptual_loss_needs_its_weights(photos, tmp_path):
