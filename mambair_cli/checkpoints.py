@@ -4,9 +4,9 @@ import difflib
 import json
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -85,14 +85,14 @@ def pull(row: Model, progress: Progress = lambda done, total: None, tell: Tell =
 
     Raises:
         CheckpointError: what is here is damaged. DownloadError: it cannot be fetched from any of the row's
-        addresses, or has none.
+        addresses, or has none; or the cache cannot be written.
     """
     if row.file or cached_file(row.name):
         return find_checkpoint(row.name)
     by_hand = f"mambair models import FILE --name {row.name}"
     if not row.urls:
         raise DownloadError(f"{row.name}: no address of its file is known; where you have it: {by_hand}")
-    with _lock(row.name, tell):
+    with _writing(row.name, tell):
         if cached_file(row.name):  # another process has fetched it
             return find_checkpoint(row.name)
         failures = []
@@ -108,7 +108,8 @@ def import_file(source: Path, name: str, tell: Tell = log.warning) -> Path:
     """Copy a checkpoint into the cache under a name that `-m` takes, and return the copy.
 
     The name is a new one, or that of a row of MODELS whose file this is.
-    Raises CallError for a name that cannot be used, CheckpointError where the file is no network or not the row's.
+    Raises CallError for a name that cannot be used, CheckpointError where the file is no network or not the row's,
+    DownloadError where the cache cannot be written.
     """
     if not NAME.fullmatch(name):
         raise CallError(f"a model's name has small letters, digits and hyphens, not {name!r}")
@@ -119,7 +120,7 @@ def import_file(source: Path, name: str, tell: Tell = log.warning) -> Path:
         raise CallError(f"there is a model {name} already; first: mambair models remove {name}")
     if why := why_missing(source):
         raise CallError(f"{source} {why}; give a checkpoint file")
-    with _lock(name, tell):
+    with _writing(name, tell):
         copy = _new_file(name, source.name)
         write_atomically(copy, source.read_bytes())
         return _enter(name, row, copy, str(source.resolve()), tell)
@@ -168,15 +169,27 @@ def _new_file(name: str, like: str) -> Path:
     return models_folder() / f".{name}.new{suffix}"
 
 
-def _lock(name: str, tell: Tell) -> Any:
-    """So that two processes do not write the same file; says so where it has to wait."""
-    models_folder().mkdir(parents=True, exist_ok=True)
-    lock = FileLock(models_folder() / f".{name}.lock")
+@contextmanager
+def _writing(name: str, tell: Tell) -> Iterator[None]:
+    """Lets one process at a time bring a model into the cache. Raises DownloadError where it cannot be written."""
+    folder = models_folder()
     try:
-        return lock.acquire(timeout=0)
-    except Timeout:
-        tell(f"{name}: another process fetches it; waiting")
-        return lock.acquire()
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f".{name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            tell(f"{name}: another process fetches it; waiting")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DownloadError(
+            f"{folder}: cannot be written: {reason}; make room, or name another in MAMBAIR_HOME"
+        ) from error
 
 
 def _fetch(row: Model, url: str, progress: Progress, tell: Tell) -> Path:

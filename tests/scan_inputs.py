@@ -33,17 +33,17 @@ def scan_inputs(H, W, channels=12, N=5, R=3, K=4, batch=1, dtype=torch.float32, 
     return [v.to(dtype) for v in inputs]
 
 
-def y_and_gradients(scan, inputs):
+def y_and_gradients(scan, inputs, gy_dtype=torch.float32):
     """y and the gradients of the six inputs, for a fixed random gradient of y."""
     inputs = [v.detach().requires_grad_() for v in inputs]
     y = scan(*inputs)
-    gy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
+    gy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(gy_dtype).to(y.dtype)
     return [y.detach(), *torch.autograd.grad(y, inputs, gy)]
 
 
-def definition(inputs):
+def definition(inputs, gy_dtype=torch.float32):
     """y and the gradients in float64, one step after the other."""
-    return y_and_gradients(ss2d_scan_sequential, [v.double() for v in inputs])
+    return y_and_gradients(ss2d_scan_sequential, [v.double() for v in inputs], gy_dtype)
 
 
 def errors(found, expected):

@@ -267,6 +267,21 @@ def test_two_processes_fetch_it_once(home, server, row, told):
     FileLock(home / "models" / ".small-x4.lock").acquire(timeout=0).lock.release()
 
 
+def test_a_cache_that_cannot_be_written(tmp_path, server, row, file, monkeypatch):
+    (tmp_path / "home").write_text("a file where the folder should be")
+    monkeypatch.setenv("MAMBAIR_HOME", str(tmp_path / "home"))
+    for call in (lambda: pull(row), lambda: import_file(file, "my-net")):
+        fails(call, DownloadError, tmp_path / "home", "cannot be written", "MAMBAIR_HOME")
+
+
+def test_a_full_disk(home, server, row, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "download", full)
+    fails(lambda: pull(row), DownloadError, home, "No space left on device", "make room")
+
+
 # What huggingface-hub has fetched
 
 

@@ -63,7 +63,10 @@ def test_without_gpu(monkeypatch):
     facts = report()
     assert list(facts["devices"]) == ["cpu", "cuda", "mps"]
     assert all(facts["devices"][name].startswith("unavailable: ") for name in ("cuda", "mps"))
-    assert facts["backends"] == {backend.name: None for backend in BACKENDS}  # all run on the CPU
+    gpus_only = "it runs on NVIDIA and AMD GPUs, not on cpu"
+    reasons = {"numba": None, "triton": gpus_only, "mamba-ssm": gpus_only, "reference": None}
+    assert facts["backends"] == reasons
+    assert list(reasons) == [backend.name for backend in BACKENDS]
 
 
 def test_with_gpus(monkeypatch):

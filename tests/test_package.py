@@ -112,15 +112,23 @@ def test_light_modules_import_nothing_heavy(name):
 
 def test_the_package_imports_its_dependencies_and_nothing_else():
     distributions = {"PIL": "pillow", "cv2": "opencv-python-headless", "llvmlite": "numba"}
-    distributions |= {"pillow_heif": "pillow-heif", "yaml": "pyyaml"}
+    distributions |= {"pillow_heif": "pillow-heif", "mamba_ssm": "mamba-ssm", "yaml": "pyyaml"}
     imported = {name.split(".")[0] for path in MODULES for name in imports(path)}
-    imported -= {"mambair_cli", "tomllib", *sys.stdlib_module_names}
+    imported -= {"mambair_cli", "tomllib", "triton", *sys.stdlib_module_names}  # triton comes with torch for GPUs
     extras = PROJECT["project"]["optional-dependencies"]
-    required = [*PROJECT["project"]["dependencies"], *extras["heif"], *extras["train"]]
+    required = PROJECT["project"]["dependencies"] + extras["heif"] + extras["mamba-ssm"] + extras["train"]
     declared = {re.match(r"[\w-]+", line)[0] for line in required}
     imported.add("tensorboard")  # by torch.utils.tensorboard
     assert {distributions.get(name, name) for name in imported} == declared
     assert not declared & {"torchvision", "timm", "basicsr", "einops", "opencv-python"}
+
+
+def test_nothing_of_triton_is_imported_where_it_does_not_run():
+    program = "import sys; sys.modules |= dict.fromkeys(['triton', 'mamba_ssm'])\n"  # both fail to be imported
+    program += "from mambair_cli.ops import BACKENDS, resolve_backend\nfrom mambair_cli.doctor import report\n"
+    program += "report(); print(resolve_backend('auto', 'cpu').name, 'mambair_cli.ops.scan_triton' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["numba", "False"]
 
 
 def test_the_public_names():

@@ -148,6 +148,7 @@ def test_only_bundled_models_are_chosen(monkeypatch, task):
         ("denoise", None, 1),
         ("denoise", "denoise", 1),
         ("derain", None, 1),
+        ("derain", "of the future", 1),
     ],
 )
 def test_a_network_that_fits_the_command(command, task, scale):

@@ -18,10 +18,10 @@ from scan_inputs import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mambair_cli.ops import scan, scan_numba, simd
+from mambair_cli.ops import resolve_backend, scan_numba, simd
 from mambair_cli.ops.scan_numba import CHUNK, state_count
 
-scan_numba_op = scan._scan_numba
+scan_numba_op = resolve_backend("numba", "cpu").scan
 MANY = simd.LANES * 3 + 5  # channels: whole vectors and a tail
 
 SHAPES = {
@@ -225,9 +225,10 @@ def test_operations_that_run():
 def test_operations_are_registered_rightly():
     inputs = scan_inputs(5, 7, batch=2)
     states = scan_numba.forward(*inputs, True)[1]
-    torch.library.opcheck(scan._numba_op, (*inputs, False))
-    torch.library.opcheck(scan._numba_op, (*[v.detach().requires_grad_() for v in inputs], True))
-    torch.library.opcheck(scan._numba_backward_op, (torch.randn_like(inputs[0]), *inputs, states))
+    forward, backward = torch.ops.mambair.ss2d_scan_numba.default, torch.ops.mambair.ss2d_scan_numba_backward.default
+    torch.library.opcheck(forward, (*inputs, False))
+    torch.library.opcheck(forward, (*[v.detach().requires_grad_() for v in inputs], True))
+    torch.library.opcheck(backward, (torch.randn_like(inputs[0]), *inputs, states))
 
 
 def test_a_compiled_graph_holds_the_operations():
