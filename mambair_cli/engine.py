@@ -134,16 +134,17 @@ class Restorer:
             return free
         return min(free, (self.memory_limit - used_memory(self.device)) / MEMORY_ERROR)
 
-    def restore(self, image: Array, progress: Progress | None = None) -> Array:
+    def restore(self, image: Array, progress: Progress | None = None, *, squeeze: bool = True) -> Array:
         """Restore H x W or H x W x 3 of uint8, uint16 or float32: the same type, s times as large.
 
         Networks of three channels see gray as three equal ones, averaged afterwards; networks of one channel
         see colours one by one. Integers are the range [0,1] of the network; floats that run beyond it are
-        squeezed into it and stretched again. `progress` is called with the share done, from 0 to 1.
+        squeezed into it and stretched again, or with `squeeze=False` shown to it as they are, and the result is
+        clipped to [0,1]. `progress` is called with the share done, from 0 to 1.
 
         Raises ValueError (another shape or type, not a number), MemoryLimitError, RestorationError.
         """
-        low, full = _value_range(image)
+        low, full = _value_range(image, squeeze)
         height, width = image.shape[:2]
         tiles = self.plan(height, width, image.itemsize)
         result = np.empty((self.scale * height, self.scale * width, *image.shape[2:]), image.dtype)
@@ -294,7 +295,7 @@ def load_restorer(
     return Restorer(model, str(name_or_file), options)
 
 
-def _value_range(image: Array) -> tuple[float, float]:
+def _value_range(image: Array, squeeze: bool = True) -> tuple[float, float]:
     """What becomes 0 for the network, and how far above it lies what becomes 1.
 
     Raises ValueError for what is no image.
@@ -307,6 +308,8 @@ def _value_range(image: Array) -> tuple[float, float]:
     low, high = float(image.min()), float(image.max())
     if not np.isfinite([low, high]).all():
         raise ValueError("the image holds values that are no numbers")
+    if not squeeze:
+        return 0.0, 1.0
     return min(0.0, low), max(1.0, high) - min(0.0, low)
 
 
