@@ -146,7 +146,7 @@ class MambaIR(nn.Module):
         self.register_buffer("mean", mean.view(1, channels, 1, 1), persistent=False)
         self.conv_first = nn.Conv2d(channels, C, 3, padding=1)
         self.patch_embed = nn.Sequential(OrderedDict(norm=LayerNorm(C)))
-        rates = torch.linspace(0, config.drop_path_rate, sum(config.depths)).split(list(config.depths))
+        rates = torch.linspace(0, config.drop_path_rate, sum(config.depths), device="cpu").split(list(config.depths))
         self.layers = nn.ModuleList(ResidualGroup(config, r.tolist()) for r in rates)
         self.norm = LayerNorm(C)
         self.conv_after_body = _residual_conv(config.resi_connection, C)
