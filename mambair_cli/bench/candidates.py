@@ -68,7 +68,8 @@ class Candidate:
         """All that decides the result for an image and how long it takes, besides the image, as JSON can hold it."""
         parts: Any = self.tiler
         if self.tiler != "published":
-            plan = self.restorer.plan(*image.shape[:2], image.itemsize)
+            height, width = image.shape[:2]
+            plan = self.restorer.plan(height, width, image.itemsize)
             parts = [plan.tile_height, plan.tile_width, plan.tops, plan.lefts]
         return {
             "model": self.sha256,
@@ -78,8 +79,8 @@ class Candidate:
             "backend": self.restorer.backend,
         }
 
-    def restore(self, image: Array, height: int, width: int, progress: Progress) -> Pixels:
-        """The network's result as pixels of the truth's size, by antialiased bicubic where it enlarges further.
+    def restore(self, image: Array, size: tuple[int, ...], progress: Progress = lambda share: None) -> Pixels:
+        """The network's result as pixels of the truth's (height, width); bicubic where it enlarges further.
 
         Floats beyond [0, 1] reach the network as they are. Raises as `Restorer.restore`.
         """
@@ -97,17 +98,17 @@ class Candidate:
             result = self._restore(image, progress)
         if result.dtype != np.uint8:
             result = (result * 255 + 0.5).astype(np.uint8)
-        return result if result.shape[:2] == (height, width) else bicubic(result, height, width)
+        return result if result.shape[:2] == size else bicubic(result, *size)
 
     def _restore(self, image: Array, progress: Progress) -> Array:
         return self.restorer.restore(np.ascontiguousarray(image), progress, squeeze=False)
 
-    def measure(self, image: Array, height: int, width: int, progress: Progress) -> tuple[Pixels, float, int]:
+    def measure(self, image: Array, size: tuple[int, ...], progress: Progress) -> tuple[Pixels, float, int]:
         """As `restore`, with the seconds it took and the peak of memory (of the process or the GPU, in bytes)."""
         if not self._warm:  # kernels are loaded and memory is taken once
             self.restorer.restore(np.zeros((64, 64, 3), np.uint8))
             self._warm = True
         reset_peak_memory(self.restorer.device)
         started = time.perf_counter()
-        result = self.restore(image, height, width, progress)
+        result = self.restore(image, size, progress)
         return result, time.perf_counter() - started, peak_memory(self.restorer.device)

@@ -7,7 +7,7 @@ and all work that is no module's: the projections to step sizes, B and C, and th
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,20 +38,20 @@ def complexity(model: nn.Module) -> Complexity:
     each of K directions of a scan over L pixels the projections L x D x (R + 2N) and L x R x D and the recurrence
     L x (9 x D x N + D).
     """
-    scale, channels = model.config.upscale, model.config.in_chans  # type: ignore[union-attr]
+    config = cast(Any, model.config)
     ghost = copy.deepcopy(model).to("meta")
     use_backend(ghost, "reference")
     found: list[Counts] = []
     for module in ghost.modules():
         if isinstance(module, SS2D):  # the kernels need values, so only shapes pass
-            module.forward = lambda tokens, scan=module: _pass(tokens, _scan(scan, tokens), found)  # type: ignore[method-assign, misc]
-        elif count := COUNTS.get(_kind(module)):
+            module.forward = lambda tokens, scan=module: _pass(tokens, scan, found)  # type: ignore[method-assign, misc]
+        elif count := next((count for kind, count in COUNTS.items() if isinstance(module, kind)), None):
             module.register_forward_hook(
                 lambda layer, inputs, out, count=count: found.append(count(layer, inputs[0], out))
             )
     width, height = OUTPUT
     with torch.inference_mode():
-        ghost(torch.empty(1, channels, height // scale, width // scale, device="meta"))
+        ghost(torch.empty(1, config.in_chans, height // config.upscale, width // config.upscale, device="meta"))
     leaves = [module for module in model.modules() if not list(module.children())]
     return Complexity(
         parameters=sum(p.numel() for p in model.parameters()),
@@ -61,13 +61,9 @@ def complexity(model: nn.Module) -> Complexity:
     )
 
 
-def _pass(tokens: Tensor, counts: Counts, found: list[Counts]) -> Tensor:
-    found.append(counts)
+def _pass(tokens: Tensor, scan: SS2D, found: list[Counts]) -> Tensor:
+    found.append(scan_macs(scan, tokens.shape[:3].numel()))
     return tokens
-
-
-def _kind(module: nn.Module) -> type[nn.Module] | None:
-    return next((kind for kind in COUNTS if isinstance(module, kind)), None)
 
 
 def _convolution(layer: Any, image: Tensor, out: Tensor) -> Counts:
@@ -96,13 +92,10 @@ COUNTS: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], Counts]] = {
 }
 
 
-def _scan(module: SS2D, tokens: Tensor) -> Counts:
-    """Of an SS2D, whose layers are called as functions, so that no hook sees them."""
-    pixels = tokens.numel() // tokens.shape[-1]
+def scan_macs(module: SS2D, pixels: int) -> Counts:
+    """Of an SS2D, whose layers are called as functions, so that no hook sees them: of leaf modules, of all."""
     D, N = module.A_logs.shape[0] // DIRECTIONS, module.A_logs.shape[1]
-    layers = pixels * sum(
-        layer.weight.numel() for layer in (module.in_proj, module.conv2d, module.out_proj)
-    )
+    layers = pixels * sum(layer.weight.numel() for layer in (module.in_proj, module.conv2d, module.out_proj))
     projections = pixels * (module.x_proj_weight.numel() + module.dt_projs_weight.numel())
     recurrence = DIRECTIONS * pixels * (9 * D * N + D)
     return layers + 4 * pixels * D, layers + 5 * pixels * D + projections + recurrence

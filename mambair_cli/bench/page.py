@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import PIL.Image
 
@@ -17,6 +16,7 @@ from .candidates import Candidate
 from .pairing import Sample, load_sample
 from .quality import Benchmark, saved_image
 from .report import LABELS, footnotes, headline, images_table, metrics, number, summary_table
+from .spots import find_spot
 
 Facts = dict[str, Any]
 
@@ -52,7 +52,7 @@ def build(
     for n, (i, which) in enumerate(shown):
         progress(n / len(shown), f"report: {benchmark.sources[i].name}")
         sample = load_sample(benchmark.sources[i], benchmark.protocol)
-        images = [benchmark.protocol.enlarge(sample.input, *sample.truth.shape[:2])]
+        images = [benchmark.protocol.enlarge(sample.input, sample.truth.shape[:2])]
         images += [_restored(candidate, sample, save) for candidate in candidates]
         why = f"{which} of {first['name']}, {first['images'][i]['psnr']:.2f} dB"
         pictures.append({"why": why, **_picture(facts, i, images, sample.truth)})
@@ -86,18 +86,14 @@ def _restored(candidate: Candidate, sample: Sample, save: Path | None) -> Pixels
     if save:
         saved = read_rgb(saved_image(save, candidate.name, sample.name))
         return saved if sample.truth.ndim == 3 else saved[:, :, 0]
-    return candidate.restore(sample.input, *sample.truth.shape[:2], lambda share: None)
+    return candidate.restore(sample.input, sample.truth.shape[:2])
 
 
 def _picture(facts: Facts, index: int, images: Sequence[Pixels], truth: Pixels) -> Facts:
     """What the page shows of one image; the spot is where the first network and the baseline differ most."""
-    change = (images[0].astype(np.float32) - images[1]) ** 2
-    change = change if change.ndim == 2 else change.mean(2)
-    height, width = change.shape
-    side = min(SPOT, height, width)
-    inside = cv2.boxFilter(change, -1, (side, side), anchor=(0, 0))[: height - side + 1, : width - side + 1]
-    y, x = (int(v) for v in np.unravel_index(int(inside.argmax()), inside.shape))
-    top, left = (max(0, min(at + side // 2 - LARGEST // 2, length - LARGEST)) for at, length in ((y, height), (x, width)))
+    y, x, side = find_spot(images[0], images[1], SPOT)
+    middle = zip((y, x), truth.shape, strict=False)
+    top, left = (max(0, min(at + (side - LARGEST) // 2, length - LARGEST)) for at, length in middle)
     part = (slice(top, top + LARGEST), slice(left, left + LARGEST))
     views = []
     for image, result in zip(images, facts["results"], strict=True):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,11 +54,11 @@ class Protocol:
             return truth[:, :, 0]
         return (to_y(truth) + 0.5).astype(np.uint8)
 
-    def enlarge(self, image: Array, height: int, width: int) -> Pixels:
-        """The baseline: the input as pixels of the truth's size."""
+    def enlarge(self, image: Array, size: tuple[int, ...]) -> Pixels:
+        """The baseline: the input as pixels of the truth's (height, width)."""
         if image.dtype != np.uint8:
             image = (image.clip(0, 1) * 255 + 0.5).astype(np.uint8)
-        return image if image.shape[:2] == (height, width) else bicubic(image, height, width)
+        return image if image.shape[:2] == size else bicubic(image, *size)
 
 
 def super_resolution(scale: int) -> Protocol:
@@ -80,7 +80,8 @@ def denoising(sigma: float, seed: int = 0) -> Protocol:
     """White Gaussian noise of this standard deviation (of 255), neither clipped nor rounded: on RGB."""
 
     def make(truth: Pixels) -> Array:
-        noise = published_noise(*truth.shape[:2], sigma, seed)
+        height, width = truth.shape[:2]
+        noise = published_noise(height, width, sigma, seed)
         return (truth / 255 + noise).astype(np.float32)
 
     made = f"Gaussian noise of sigma {sigma:g}, NumPy's legacy generator, seed {seed}"
@@ -151,5 +152,5 @@ def choose_protocol(
     if channel is not None:
         if channel not in get_args(Channel):
             raise CallError(f"--channel must be {', '.join(get_args(Channel))}, not {channel!r}")
-        protocol = replace(protocol, channel=channel)
+        protocol = replace(protocol, channel=cast(Channel, channel))
     return protocol if border is None else replace(protocol, border=border)

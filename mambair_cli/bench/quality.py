@@ -29,7 +29,8 @@ from .sets import DataSet, check_files, describe_copy, find_set
 
 Facts = dict[str, Any]
 Report = Callable[[float, str], None]
-A, B = TypeVar("A"), TypeVar("B")
+A = TypeVar("A")
+B = TypeVar("B")
 
 AHEAD = 2  # images a worker that are read before they are needed
 
@@ -140,7 +141,7 @@ def run(
                     future: Future[Facts] = Future()
                     future.set_result(found)
                 else:
-                    restored, seconds, peak = candidate.measure(sample.input, *sample.truth.shape[:2], report)
+                    restored, seconds, peak = candidate.measure(sample.input, sample.truth.shape[:2], report)
                     network += seconds
                     cost = {"seconds": seconds, "peak_memory": peak}
                     future = pool.submit(scorer.score, key, candidate.name, sample, restored, cost)
@@ -213,7 +214,7 @@ class _Scorer:
     def baseline(self, sample: Sample) -> Facts:
         """The row of what the networks have to beat."""
         key = self.key(sample, {"model": self.protocol.baseline})
-        image = self.protocol.enlarge(sample.input, *sample.truth.shape[:2])
+        image = self.protocol.enlarge(sample.input, sample.truth.shape[:2])
         return self.finished(key, self.protocol.baseline, sample.name) or self.score(
             key, self.protocol.baseline, sample, image, {}
         )

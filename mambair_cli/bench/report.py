@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,10 +16,8 @@ def headline(facts: Facts) -> str:
     """What was measured and how, in a line."""
     seed = "" if facts["seed"] is None else f"; seed {facts['seed']}"
     setting = "" if facts["setting"] == "-" else f" {facts['setting']}"
-    return (
-        f"{facts['dataset']}{setting} ({facts['copy']}); {CHANNELS[facts['channel']]}, border {facts['border']}; inputs:"
-        f" {facts['inputs']}{seed}"
-    )
+    counted = f"{CHANNELS[facts['channel']]}, border {facts['border']}"
+    return f"{facts['dataset']}{setting} ({facts['copy']}); {counted}; inputs: {facts['inputs']}{seed}"
 
 
 def metrics(facts: Facts) -> list[str]:
@@ -99,11 +96,11 @@ def footnotes(facts: Facts) -> list[str]:
         f"{facts['seconds']:.1f} s, of these {facts['network_seconds']:.1f} s ({share:.0f} %) in networks;"
         f" {facts['threads']} thread(s), mambair {facts['mambair']}",
         "As printed: a counter that sees only leaf modules, as the papers used it; all: with the scans. MACs are for"
-        " an output of 1280x720. MP/s: megapixels of the result a second. Peak: of the process, or of the GPU's memory.",
+        " an output of 1280x720. MP/s: megapixels of the result a second. Peak: of the process, or the GPU's memory.",
     ]
     if facts["published"] and facts["setting"].startswith("x"):
         notes.append(
-            "Published bicubic figures were made with Y resized alone; here RGB is resized, so they differ by up to 0.09 dB."
+            "Published bicubic figures were made with Y resized alone; RGB is resized here: up to 0.09 dB apart."
         )
     if facts["published"] and facts["tiler"] != "published":
         notes.append("The published MambaIR figures were made in parts: --tiler published.")

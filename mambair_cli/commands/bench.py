@@ -37,7 +37,7 @@ def bench(
     tiler: Annotated[
         str, typer.Option(help="auto (by the free memory), whole, or published (in the parts of the papers).")
     ] = "auto",
-    ensemble: Annotated[bool, typer.Option("--ensemble", help="Average over eight flips and turns (MambaIR+).")] = False,
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="Average over flips and turns (MambaIR+).")] = False,
     channel: Annotated[str | None, typer.Option(help="y, rgb or gray. Default: as the task's tables.")] = None,
     border: Annotated[int | None, typer.Option(min=0, help="Pixels left out. Default: the scale, or 0.")] = None,
     metric: Annotated[list[str] | None, typer.Option(help="Besides PSNR and SSIM: lpips, dists; repeatable.")] = None,
