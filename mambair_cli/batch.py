@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .errors import CallError, ImageError, MambairError
-from .image_io import MAX_PIXELS, Image, check_writable, decode_image, encode_image, read_image, write_image
+from .image_io import MAX_PIXELS, TEMPORARY, Image, check_writable, decode_image, encode_image, read_image, write_image
 from .jobs import Job
 from .manifest import Manifest, Record
 from .peers import Peers
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 WRITERS = 4  # threads that encode
 PIXELS_BEHIND = 32 * 2**20  # of results that wait for the writers; a larger one is computed when all are written
+PIXELS_AHEAD = 32 * 2**20  # of an image at work, from which on no other is read meanwhile
+STALE = 3600  # seconds after which an unfinished result must be of a run that was killed
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 logger = logging.getLogger(__name__)
@@ -36,8 +38,8 @@ logger = logging.getLogger(__name__)
 class Batch:
     """Restores files one after the other, while others are read and written.
 
-    At any time there are in memory: one image read ahead, one at work, and results for the writers of at most
-    PIXELS_BEHIND pixels together or a single one.
+    At any time there are in memory: one image at work, one read ahead (unless that at work is large), and results for
+    the writers of at most PIXELS_BEHIND pixels together or a single one. Large results lie on disk.
 
     Attributes:
         upscaler: does the work. size: of the results. quality: of the formats that have one, 1 to 100.
@@ -74,6 +76,10 @@ class Batch:
                 raise ImageError(f"{self.manifest.folder}: cannot be created: {error.strerror}") from error
             if not os.access(self.manifest.folder, os.W_OK | os.X_OK):
                 raise ImageError(f"{self.manifest.folder}: no permission to write into it; name another folder")
+            for left_over in self.manifest.folder.rglob(TEMPORARY.format("*")):
+                with contextlib.suppress(OSError):  # another process may be at it
+                    if time.time() - left_over.stat().st_mtime > STALE:
+                        left_over.unlink()
         peers = Peers()
         if peers.rank > 0:
             records: list[Record] = []
@@ -134,26 +140,26 @@ class Batch:
 
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(WRITERS) as writers:
             records = [Record(str(job.source or "-"), str(job.target or "-")) for job in jobs]
-            reads = (reader.submit(self._read, job, record) for job, record in zip(jobs, records, strict=True))
-            # A pair makes the generator submit the following read before the current one is worked on.
-            pairs = itertools.pairwise(itertools.chain(reads, [Future[Image]()]))
+            ahead: Future[Image] | None = None
             starts = list(itertools.accumulate(weights, initial=0))
             try:
-                for i, (reading, _) in enumerate(pairs):
+                for i, (job, record) in enumerate(zip(jobs, records, strict=True)):
                     if fatal:
                         break
-                    job, record = jobs[i], records[i]
                     label = _name(job) if len(jobs) == 1 else f"{i + 1} of {len(jobs)}: {_name(job)}"
 
                     def report(share: float, i: int = i, label: str = label) -> None:
                         progress((starts[i] + share * weights[i]) / starts[-1], label)
 
                     report(0)
+                    reading, ahead = ahead or reader.submit(self._read, job, record), None
                     try:
                         image = reading.result()
                     except Exception as error:
                         fail(record, error)
                         continue
+                    if i + 1 < len(jobs) and image.pixels.size < PIXELS_AHEAD:
+                        ahead = reader.submit(self._read, jobs[i + 1], records[i + 1])
                     pixels = math.prod(self.size.of(*image.pixels.shape[:2]))
                     while writing and (writing[0][2].done() or sum(w[1] for w in writing) + pixels > PIXELS_BEHIND):
                         settle_oldest()

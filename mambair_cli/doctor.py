@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from . import __version__
-from .engine import free_memory
+from .devices import free_memory
 from .ops import BACKENDS
 
 PACKAGES = (

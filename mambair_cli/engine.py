@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from . import runtime, tiling
+from . import runtime, scratch, tiling
 from .archs.ss2d import SS2D, use_backend
 from .devices import free_memory, resolve_device, used_memory
 from .errors import CallError, MemoryLimitError, RestorationError
-from .image_io import Image
+from .image import Image, in_bands
 from .ops import resolve_backend
 from .resize import bicubic
 from .weights import find_checkpoint, load_network
@@ -32,6 +32,9 @@ LARGEST_TILE = 2**31
 MEMORY_SHARE = 0.6  # of what is free now
 MEMORY_ERROR = 1.25  # the estimate may be this much too low (`mambair bench memory`)
 TRANSFORMS = [(quarters, mirrored) for mirrored in (False, True) for quarters in range(4)]
+RADII = (1, 3, 9, 27)  # in which colour is looked for under transparent pixels, one blur after the other
+SPREAD = sum(RADII)
+FILL_ROWS = 256  # of a picture, at a time
 FULL = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 
 
@@ -94,13 +97,14 @@ class Restorer:
     def peak_memory(self, tiles: tiling.TilePlan, itemsize: int = 1) -> int:
         """Estimated bytes that restoring a colour image in these tiles takes; of a GPU, those of its memory.
 
-        The finished image counts with `itemsize` bytes a sample: 0 where it is handed out in strips.
+        The finished image counts with `itemsize` bytes a sample, unless it is so large that it lies on disk.
         """
         network = self.bytes_per_pixel() * tiles.tile_height * tiles.tile_width
         if self.device.type != "cpu":
             return network
         band = tiles.tile_height * tiles.width * self.scale**2 * 3
-        return network + 3 * 4 * band + tiles.height * tiles.width * self.scale**2 * 3 * itemsize
+        result = tiles.height * tiles.width * self.scale**2 * 3 * itemsize
+        return network + 3 * 4 * band + (result if result < scratch.LARGE else 0)
 
     def plan(self, height: int, width: int, itemsize: int = 1) -> tiling.TilePlan:
         """The tiles for an image of this size: one where it fits into memory, unless a size was asked for.
@@ -147,19 +151,14 @@ class Restorer:
         low, full = _value_range(image, squeeze)
         height, width = image.shape[:2]
         tiles = self.plan(height, width, image.itemsize)
-        result = np.empty((self.scale * height, self.scale * width, *image.shape[2:]), image.dtype)
+        result = scratch.allocate((self.scale * height, self.scale * width, *image.shape[2:]), image.dtype)
         row = 0
         with closing(self._strips(image, low, full, tiles, progress)) as strips:
             for strip in strips:
                 result[row : row + len(strip)] = strip
                 row += len(strip)
+                scratch.release(image, result)
         return result
-
-    def restore_rows(self, image: Array, progress: Progress | None = None) -> Generator[Array, None, None]:
-        """As `restore`, in strips from top to bottom as they are finished: never the whole result at once."""
-        low, full = _value_range(image)
-        height, width = image.shape[:2]
-        return self._strips(image, low, full, self.plan(height, width, 0), progress)
 
     def _strips(
         self, image: Array, low: float, full: float, tiles: tiling.TilePlan, progress: Progress | None
@@ -343,24 +342,38 @@ def resized(pixels: Array, height: int, width: int) -> Array:
     """By antialiased bicubic, whose overshoot stays in the range of the pixels."""
     if pixels.shape[:2] == (height, width):
         return pixels
-    resized = bicubic(pixels, height, width)
-    return resized.clip(min(0, pixels.min()), max(1, pixels.max())) if pixels.dtype == np.float32 else resized
+    result = bicubic(pixels, height, width)
+    if pixels.dtype == np.float32:
+        low, high = min(0, pixels.min()), max(1, pixels.max())
+        return in_bands(lambda band: band.clip(low, high), result.dtype, result)
+    return result
 
 
 def _fill_transparent(pixels: Array, alpha: Array) -> Array:
-    """Give what is fully transparent the colour of its visible neighbours, within 40 pixels of them."""
-    hidden = alpha == 0
-    if not hidden.any() or hidden.all():
+    """Give what is fully transparent the colour of its visible neighbours, within SPREAD pixels of them."""
+    if alpha.min() > 0 or not alpha.max():
         return pixels
+    filled = scratch.allocate(pixels.shape, pixels.dtype)
+    for top in range(0, len(pixels), FILL_ROWS):
+        first = max(0, top - SPREAD)
+        seen = slice(first, top + FILL_ROWS + SPREAD)
+        filled[top : top + FILL_ROWS] = _filled(pixels[seen], alpha[seen])[top - first :][:FILL_ROWS]
+        scratch.release(pixels, alpha, filled)
+    return filled
+
+
+def _filled(pixels: Array, alpha: Array) -> Array:
+    hidden = alpha == 0
     weight: Array = alpha.astype(np.float32)
     colour: Array = pixels.astype(np.float32) * (weight if pixels.ndim == 2 else weight[:, :, None])
     filled = pixels.copy()
-    for radius in (1, 3, 9, 27):  # the nearest colour that there is
+    for radius in RADII:  # the nearest colour that there is
         side = (2 * radius + 1, 2 * radius + 1)
         weight, colour = cv2.blur(weight, side), cv2.blur(colour, side)
         near = hidden & (weight > 1e-6 * FULL.get(alpha.dtype, 1))
         share = weight[near] if pixels.ndim == 2 else weight[near][:, None]
-        filled[near] = colour[near] / share
+        found = colour[near] / share
+        filled[near] = found if pixels.dtype == np.float32 else np.rint(found)
         hidden &= ~near
     return filled
 

@@ -4,7 +4,7 @@ import sys
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
-from networks import fails
+from failing import fails
 
 import mambair_cli
 from mambair_cli import registry

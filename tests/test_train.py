@@ -273,9 +273,7 @@ def test_the_recipe_of_a_run_resumes_it(photos, tmp_path):
     train(read_recipe(str(tmp_path / "recipe.json")), photos, tmp_path, resume=True)
 
 
-@pytest.mark.parametrize(
-    "changes", [{"lr": 1e-3}, {"iterations": 7}, {"seed": 2}, {"network": {"d_state": 3}}]
-)
+@pytest.mark.parametrize("changes", [{"lr": 1e-3}, {"iterations": 7}, {"seed": 2}, {"network": {"d_state": 3}}])
 def test_another_recipe_does_not_resume(run, photos, changes):
     _, out = run
     before = {path: path.read_bytes() for path in out.iterdir()}
@@ -603,9 +601,7 @@ def test_validation_images_within_the_data_are_not_trained_on(tmp_path):
 # The arithmetic
 
 
-@pytest.mark.parametrize(
-    ("total", "share", "warmup"), [(1000, 0.03, 30), (50, 0, 1), (10, 1, 10), (1, 0.5, 1)]
-)
+@pytest.mark.parametrize(("total", "share", "warmup"), [(1000, 0.03, 30), (50, 0, 1), (10, 1, 10), (1, 0.5, 1)])
 def test_learning_rate(total, share, warmup):
     config = recipe(lr=0.5, iterations=total, warmup=share)
     rates = [learning_rate(config, i) for i in range(total + 1)]

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from networks import FORMS, fails, network, picture
+from failing import fails
+from networks import FORMS, network, picture
 from safetensors import safe_open
 
 from mambair_cli import weights

@@ -24,8 +24,7 @@ STAND_IN = "stand-in"
 class Probe:
     """What to measure: a model (a name, a file or STAND_IN) on noise of this size.
 
-    limit: of memory, in bytes; 0: none, and the image is restored at once instead of in strips. repeats: of the
-    restoration, after one of a small image to warm up.
+    limit: of memory, in bytes; 0: none. repeats: of the restoration, after one of a small image to warm up.
     """
 
     model: str
@@ -59,16 +58,14 @@ def run(probe: Probe) -> Facts:
     restorer.restore(np.zeros((64, 64, 3), np.uint8))
     image = np.random.default_rng(0).integers(0, 256, (probe.height, probe.width, 3), np.uint8)
     before = used_memory(restorer.device)
-    itemsize = 0 if probe.limit else 1
-    tiles = restorer.plan(probe.height, probe.width, itemsize)
-    predicted = restorer.peak_memory(tiles, itemsize)
+    tiles = restorer.plan(probe.height, probe.width)
+    predicted = restorer.peak_memory(tiles)
     reset_peak_memory(restorer.device)
     seconds = []
     for _ in range(probe.repeats):
         start = time.perf_counter()
-        rows = sum(map(len, restorer.restore_rows(image))) if probe.limit else len(restorer.restore(image))
+        restorer.restore(image)
         seconds.append(time.perf_counter() - start)
-        assert rows == restorer.scale * probe.height
     peak = peak_memory(restorer.device)
     return {
         "tiles": len(tiles.boxes),
