@@ -128,7 +128,8 @@ def test_every_module_has_its_tests(path):
     names = {"__init__": "package", "__main__": "cli"}
     if path.stem == "__init__" and path.parent != PACKAGE:
         return  # only names what the folder offers
-    prefix = "commands_" if path.parent.name == "commands" else ""  # as other modules have the same names
+    folders = {"commands": "commands_", "bench": "bench_", "figures": "bench_"}  # as other modules have the same names
+    prefix = folders.get(path.parent.name, "")
     assert (ROOT / "tests" / f"test_{prefix}{names.get(path.stem, path.stem)}.py").is_file()
 
 
