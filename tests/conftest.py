@@ -44,8 +44,10 @@ def folder(empty_folder):
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
-    """Run the program in this process, with no GPU to be seen: exit code, stdout, stderr."""
+def call(monkeypatch, capsys, tmp_path_factory):
+    """Run the program in this process, with no GPU to be seen and empty caches: exit code, stdout, stderr."""
+    monkeypatch.setenv("MAMBAIR_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.delenv("MAMBAIR_DATA", raising=False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
 

@@ -68,6 +68,7 @@ ENLARGING = {
         [(stem, f"{stem}.png", None) for stem in ("img_x4", "max2", "my_real", "rain-in-may")],
     ),
     "equal names in several folders": (["a/1.png", "b/1.png"], [("a/1", "a/1.png", None), ("b/1", "b/1.png", None)]),
+    "equal names in one folder": (["a.png", "a.jpg"], [("a.jpg", "a.jpg", None), ("a.png", "a.png", None)]),
     "small images alone": (["LR/a.png", "LR/b.png"], [("a", "LR/a.png", None), ("b", "LR/b.png", None)]),
 }
 EQUAL = {
@@ -113,7 +114,12 @@ def test_noise_and_jpeg_are_made_even_where_inputs_are_there(tmp_path):
         ),
         (["target/a.png"], DERAIN, ["no inputs", "folder such as input"]),
         (["input/a.png"], DERAIN, ["without truths", "HR, GT or target"]),
-        (["HR/a.png", "HR/a.jpg"], super_resolution(2), ["stands for the same image"]),
+        (
+            ["HR/a.png", "HR/a.jpg", "LR/a.png"],
+            super_resolution(2),
+            ["HR/a", ".png and", ".jpg", "stand for the same image"],
+        ),
+        (["GTmod4/a.png", "GTmod12/a.png", "LRbicx2/a.png"], super_resolution(2), ["GTmod12/a.png", "GTmod4/a.png"]),
         (["HR/x3/a_HR_x3.png"], super_resolution(2), ["no truths for x2"]),
         (["notes.txt"], super_resolution(2), ["holds no image"]),
     ],

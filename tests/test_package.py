@@ -111,7 +111,8 @@ def test_the_package_imports_its_dependencies_and_nothing_else():
     distributions["pillow_heif"] = "pillow-heif"
     imported = {name.split(".")[0] for path in MODULES for name in imports(path)}
     imported -= {"mambair_cli", "tomllib", *sys.stdlib_module_names}
-    required = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["heif"]
+    extras = PROJECT["project"]["optional-dependencies"]
+    required = [*PROJECT["project"]["dependencies"], *extras["heif"], *extras["figures"]]
     declared = {re.match(r"[\w-]+", line)[0] for line in required}
     assert {distributions.get(name, name) for name in imported} == declared
     assert not declared & {"torchvision", "timm", "basicsr", "einops", "opencv-python"}
@@ -162,5 +163,6 @@ def test_the_wheel(tmp_path):
     with zipfile.ZipFile(wheel) as file:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
     expected = {path.relative_to(ROOT).as_posix() for path in (*MODULES, *RECIPES.glob("*.toml"))}
+    expected |= {path.relative_to(ROOT).as_posix() for kind in ("csv", "html") for path in PACKAGE.rglob(f"*.{kind}")}
     expected |= {f"mambair_cli/weights/{path.name}" for path in (ROOT / "weights").iterdir()}
     assert names == expected

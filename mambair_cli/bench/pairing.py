@@ -69,10 +69,9 @@ def find_sources(folder: Path, protocol: Protocol) -> list[Source]:
             raise CallError(f"{folder} holds inputs without truths; those are expected in a folder HR, GT or target")
         files = [_File(file.path, file.path.stem) for file in files]
     fitting = [file for file in files if file.scale in (None, protocol.scale)]
-    truths = _by_key([file for file in fitting if not file.is_input], folder)
-    inputs = {}
-    if protocol.reads_inputs:
-        inputs = _by_key([file for file in fitting if file.is_input], folder)
+    seen = [file for file in fitting if file.is_input and protocol.reads_inputs]
+    truths = _by_key([file for file in fitting if not file.is_input], folder, paired=bool(seen))
+    inputs = _by_key(seen, folder, paired=True)
     if not inputs and protocol.make is None:
         raise CallError(f"{folder} holds no inputs; they are expected in a folder such as input, named as the truths")
     if not truths:
@@ -103,18 +102,20 @@ def _parse(path: Path, relative: Path) -> _File:
     return _File(path, match["key"], is_input, int(number) if number else scale, by_folder or not is_input)
 
 
-def _by_key(files: Sequence[_File], folder: Path) -> dict[str, Path]:
-    """Paths by key; where keys repeat in several folders, by the path below `folder` instead.
+def _by_key(files: Sequence[_File], folder: Path, *, paired: bool) -> dict[str, Path]:
+    """Paths by key. Where keys repeat, by their paths below `folder`, with the suffix where they repeat still.
 
-    Raises CallError where two files of one folder stand for the same.
+    Raises CallError where keys repeat that have to be paired.
     """
     keys = {file.key: file.path for file in files}
-    if len(keys) == len(files):
-        return keys
-    keys = {(file.path.parent.relative_to(folder) / file.key).as_posix(): file.path for file in files}
+    if len(keys) < len(files) and paired:
+        twice = next(file for file in files if file.path != keys[file.key])
+        both = f"{twice.path.relative_to(folder)} and {keys[twice.key].relative_to(folder)}"
+        raise CallError(f"{folder}: {both} stand for the same image; remove one, or name the folder of one kind")
     if len(keys) < len(files):
-        twice = next(file.path for file in files if file.path not in keys.values())
-        raise CallError(f"{twice}: another file of this folder stands for the same image; remove one")
+        keys = {(file.path.parent.relative_to(folder) / file.key).as_posix(): file.path for file in files}
+    if len(keys) < len(files):
+        keys = {file.path.relative_to(folder).as_posix(): file.path for file in files}
     return keys
 
 

@@ -66,6 +66,7 @@ def bench(
     from ..bench.tilers import check_tiler
     from ..runtime import cache_folder, keep_freed_memory
 
+    way = check_tiler(tiler)
     for target in filter(None, (csv, markdown, html)):
         if not target.resolve().parent.is_dir():
             raise CallError(f"{target}: there is no folder {target.resolve().parent}; create it first")
@@ -83,7 +84,7 @@ def bench(
     )
     task = benchmark.protocol
     models = model or [find_models(task.task, task.scale)[0].name]
-    candidates = [Candidate(name, task, check_tiler(tiler), ensemble, device, backend) for name in models]
+    candidates = [Candidate(name, task, way, ensemble, device, backend) for name in models]
     keep_freed_memory()
     with progress_bar(as_json) as progress:
         facts = run(
@@ -156,7 +157,7 @@ def _signed(value: float | None) -> str:
 @app.command("speed")
 def bench_speed(
     model: Annotated[
-        list[str] | None, typer.Option("--model", "-m", help="Name or file; repeatable. Default: all that are here.")
+        list[str] | None, typer.Option("--model", "-m", help="Name or file; repeatable. Default: the bundled ones.")
     ] = None,
     backend: Annotated[
         list[str] | None, typer.Option(help="Of the selective scan; repeatable. Default: all that can run.")
@@ -168,7 +169,7 @@ def bench_speed(
     """Measure seconds for a megapixel, peak memory, and how both grow with the size."""
     from ..bench.speed import QUICK_SIDES, SIDES, speed
 
-    names = model or [row.name for row in MODELS]
+    names = model or [row.name for row in MODELS if row.bundled]
     with progress_bar(as_json) as progress:
         rows = speed(names, backend or (), device, QUICK_SIDES if quick else SIDES, progress)
     if as_json:

@@ -81,7 +81,8 @@ def draw(fields: Sequence[tuple[str, Map, Map]], path: Path) -> None:
     for ax, (name, magnitude, rooted) in zip(axes[0], fields, strict=True):
         image = ax.imshow(rooted / rooted.max(), cmap="viridis", vmin=0, vmax=1)
         shares = " / ".join(f"{100 * share:g}" for share in SHARES)
-        canvas.bare(ax, f"{shares} % of it lie within\n{' / '.join(f'{100 * a:.2f}' for a in areas(magnitude))} % of the area")
+        parts = " / ".join(f"{100 * area:.2f}" for area in areas(magnitude))
+        canvas.bare(ax, f"{shares} % of it lie within\n{parts} % of the area")
         ax.set_title(name, fontsize=10)
     figure.colorbar(image, ax=axes[0].tolist(), shrink=0.75, label="gradient, fourth root, of the largest")
     canvas.save(figure, path)

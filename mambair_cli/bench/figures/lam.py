@@ -30,7 +30,7 @@ class Window:
 
 
 def around(image: Pixels, window: Window, scale: int) -> tuple[Pixels, Window]:
-    """The SEEN x SEEN part of an input around a window of the output (less where there is less), and the window in it."""
+    """The part of an input around a window of the output, SEEN pixels a side at most, and the window in it."""
     starts = [
         max(0, min((at + window.side // 2) // scale - SEEN // 2, length - SEEN))
         for at, length in zip((window.top, window.left), image.shape, strict=False)
