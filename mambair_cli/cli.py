@@ -76,7 +76,7 @@ def _root(
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Say what this installation can use: versions, devices, scan back ends and why one is unavailable."""
+    """Say what this installation can use, why a scan back end is unavailable, and what to install to get faster."""
     from .doctor import report
 
     facts = report()
@@ -87,3 +87,4 @@ def doctor(as_json: Json = False) -> None:
     rows += [("device", name, text) for name, text in facts["devices"].items()]
     rows += [("back end", name, reason or "available") for name, reason in facts["backends"].items()]
     print_table(("", "", ""), rows)
+    print(f"to get faster: {facts['faster'] or 'nothing to install, all that is faster here is there'}")

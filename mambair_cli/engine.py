@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from . import runtime, scratch, tiling
-from .archs.ss2d import SS2D, use_backend
+from .archs.ss2d import SpatialScan, use_backend
+from .checkpoints import find_checkpoint
 from .devices import free_memory, resolve_device, used_memory
 from .errors import CallError, MemoryLimitError, RestorationError
 from .image import Image, in_bands
 from .ops import resolve_backend
 from .resize import bicubic
-from .weights import find_checkpoint, load_network
+from .weights import load_network
 
 log = logging.getLogger(__name__)
 Array = NDArray[Any]
@@ -86,13 +87,7 @@ class Restorer:
 
     def bytes_per_pixel(self) -> int:
         """Estimated peak memory of the network for each pixel of a tile (`mambair bench memory` measures it)."""
-        c = self.config
-        C, D, N, M = c.embed_dim, c.inner, c.d_state, -(-c.embed_dim // 16) + 2 * c.d_state
-        scan = 4 * D + 4 * M  # x, z, two planes, x_dbl
-        if self.backend == "reference":  # sequences of x, dt, inputs; B, C; four buffers of states
-            scan += 4 * (5 * D + 4 * N) + 4 * 4 * N * D // 32
-        tail = {"pixelshuffle": 2 * 64 * c.upscale**2, "pixelshuffledirect": 9 * c.upscale**2, "": 9}
-        return int(4 * 1.25 * (6 * C + max(scan, 4 * C, tail[c.upsampler])))
+        return int(4 * 1.25 * self.config.floats_per_pixel(self.backend))
 
     def peak_memory(self, tiles: tiling.TilePlan, itemsize: int = 1) -> int:
         """Estimated bytes that restoring a colour image in these tiles takes; of a GPU, those of its memory.
@@ -109,18 +104,22 @@ class Restorer:
     def plan(self, height: int, width: int, itemsize: int = 1) -> tiling.TilePlan:
         """The tiles for an image of this size: one where it fits into memory, unless a size was asked for.
 
+        They cover sides that are rounded up to the multiple that the network needs.
         Raises MemoryLimitError where not even small tiles fit; CallError for a tile not above the overlap.
         """
+        multiple = self.config.multiple
+        rows, columns = (-(-side // multiple) * multiple for side in (height, width))
         if self.tile == "off":
-            return tiling.plan(height, width, max(height, width), 0)
+            return tiling.plan(rows, columns, max(rows, columns), 0)
         if isinstance(self.tile, int):
-            return tiling.plan(height, width, self.tile, self.tile_overlap)
+            return tiling.plan(rows, columns, self.tile, self.tile_overlap, multiple)
         budget = self._budget()
         least = self.tile_overlap + MIN_TILE
         plans = []
-        for rows in _sides(height, least):
-            for columns in _sides(width, least):
-                tiles = tiling.plan(height, width, (max(rows, least), max(columns, least)), self.tile_overlap)
+        for high in _sides(rows, least):
+            for wide in _sides(columns, least):
+                largest = max(high, least), max(wide, least)
+                tiles = tiling.plan(rows, columns, largest, self.tile_overlap, multiple)
                 if self.peak_memory(tiles, itemsize) <= budget:
                     plans.append(tiles)
                     break
@@ -171,11 +170,15 @@ class Restorer:
             for top, left in tiles.boxes:
                 crop = image[top : top + tiles.tile_height, left : left + tiles.tile_width]
                 crop = crop.reshape(*crop.shape[:2], -1).astype(np.float32)
+                missing = [(0, tiles.tile_height - len(crop)), (0, tiles.tile_width - crop.shape[1]), (0, 0)]
+                crop = np.pad(crop, missing, mode="reflect")  # where the plan reaches beyond the image
                 yield self._restore_tile((crop - np.float32(low)) / np.float32(full), (top, left), counter, share)
 
+        rows, columns = self.scale * image.shape[0], self.scale * image.shape[1]
         with counter, closing(outputs()) as results:
             for strip in tiling.merge_rows(tiles, results, self.scale):
-                strip = strip[:, :, 0] if image.ndim == 2 else strip
+                strip = strip[:rows, :columns, 0] if image.ndim == 2 else strip[:rows, :columns]
+                rows -= len(strip)
                 strip.clip(0, 1, out=strip)
                 strip *= np.float32(full)
                 strip += np.float32(low if image.dtype == np.float32 else 0.5)
@@ -186,7 +189,9 @@ class Restorer:
         """(h,w,c) float32 -> (sh,sw,c); in smaller tiles where memory runs out, then and from then on."""
         height, width = crop.shape[:2]
         if max(height, width) > self._largest:
-            tiles = tiling.plan(height, width, self._largest, min(self.tile_overlap, self._largest // 2))
+            tiles = tiling.plan(
+                height, width, self._largest, min(self.tile_overlap, self._largest // 2), self.config.multiple
+            )
             results = (
                 self._restore_tile(
                     crop[y : y + tiles.tile_height, x : x + tiles.tile_width],
@@ -276,7 +281,8 @@ def load_restorer(
     """Load a model by its name or from a checkpoint file and make it ready on a device.
 
     Args:
-        name_or_file: such as "tiny-x4", or a .safetensors, .pth or .pt file of any published MambaIR form.
+        name_or_file: such as "tiny-x4" (fetched where it is neither bundled nor in the cache), or a .safetensors,
+            .pth or .pt file of any published form.
         device: see `Options`.
         backend: see `Options`.
         tile: see `Options`.
@@ -287,7 +293,7 @@ def load_restorer(
 
     Raises:
         CallError: no such model, file, device or back end. CheckpointError: the file is damaged, unsafe or of
-        another network. BackendError: the device or back end cannot run here.
+        another network. DownloadError: it cannot be fetched. BackendError: the device or back end cannot run here.
     """
     model, _ = load_network(find_checkpoint(name_or_file))
     options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha)
@@ -382,7 +388,7 @@ class _Counter:
     """Counts the share of the work that is done, block by block of the network, and reports it."""
 
     def __init__(self, model: nn.Module, report: Progress):
-        self.scans = [m for m in model.modules() if isinstance(m, SS2D)]
+        self.scans = [m for m in model.modules() if isinstance(m, SpatialScan)]
         self.done, self.step, self.report = 0.0, 0.0, report
 
     def begin(self, share: float) -> float:

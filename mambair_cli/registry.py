@@ -1,6 +1,7 @@
 """What mambair can do and with which weights: tables of data, no torch."""
 
 import csv
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -97,13 +98,18 @@ TASKS = {
     "dejpeg": Task("dejpeg", "Take out what JPEG compression put in.", scale=1, suffix="_dejpeg", level="quality"),
 }
 
+# What models of a task have to beat: task and method in PUBLISHED, and the setting of a scale or level.
+BASELINES = {"upscale": ("classic_sr", "Bicubic", "x{}"), "dejpeg": ("jpeg_gray", "JPEG input", "q{}")}
+
 BICUBIC = "bicubic downsampling"
+REAL = "blur, noise and JPEG of unknown strength, as in real photographs"
 CLASSIC = {"embed_dim": 180, "depths": (6,) * 6, "d_state": 16, "expand": 2.0}
 LIGHT = {"embed_dim": 60, "depths": (6,) * 4, "upsampler": "pixelshuffledirect"}
 LIGHT_A = {**LIGHT, "d_state": 16, "expand": 1.2, "conv_block": "light_a"}
 LIGHT_B = {**LIGHT, "d_state": 16, "expand": 1.5, "conv_block": "light_b"}
 LIGHT_C = {**LIGHT, "d_state": 10, "expand": 1.2, "conv_block": "light_c"}
 SAME_SIZE = {**CLASSIC, "expand": 1.2, "upsampler": "", "upscale": 1}
+OMNI = {"dim": 48, "d_state": 16, "expand": 1.0, "ffn_expand": 2.66}
 TINY = {**LIGHT, "embed_dim": 48, "depths": (3, 3), "d_state": 4, "expand": 1.0, "conv_block": "light_c"}
 MAMBAIR = "Apache-2.0"
 VMAMBAIR = "none stated by its authors"  # so nothing of it may be passed on
@@ -228,7 +234,7 @@ MODELS: tuple[Model, ...] = (
         scale=4,
         config={**CLASSIC, "upscale": 4},
         parameters=20569575,
-        degradation="real photographs: blur, noise and JPEG of unknown strength",
+        degradation=REAL,
         licence=MAMBAIR,
         source="MambaIR, arXiv:2402.15648, real-world super-resolution (GAN)",
         urls=(_drive("16BBSRz1HellkTgypu4wu3CHA20CLgpSY"),),
@@ -265,7 +271,7 @@ MODELS: tuple[Model, ...] = (
         task="denoise",
         arch="mambair_unet",
         scale=1,
-        config={"dim": 48, "num_blocks": (4, 6, 6, 8), "num_refinement_blocks": 4, "expand": 1.5},
+        config={"dim": 48, "blocks": (4, 6, 6, 8), "refinement": 4, "d_state": 16, "expand": 1.5},
         parameters=26779480,
         degradation="real sensor noise",
         published=("denoise_real", "-", "MambaIR"),
@@ -294,6 +300,41 @@ MODELS: tuple[Model, ...] = (
             (40, "1XbuIsLuCtwV78cVMYLuWXm-hNQDsbn6M"),
         )
     ),
+    *(
+        Model(
+            name=f"vmambair-{name}",
+            task=task,
+            arch="vmambair",
+            scale=scale,
+            config={**OMNI, "blocks": blocks, "refinement": blocks[0], "upscale": scale, "channel_inner": inner},
+            parameters=parameters,
+            degradation=degradation,
+            licence=VMAMBAIR,
+            source=f"VmambaIR, arXiv:2403.11423, {source}",
+        )
+        for name, task, scale, blocks, inner, parameters, degradation, source in (
+            ("x4", "upscale", 4, (15, 1, 1, 1), 4, 12028273, BICUBIC, "super-resolution (GAN)"),
+            ("real-x4", "upscale", 4, (6, 2, 2, 1), 1, 10497813, REAL, "real-world super-resolution (GAN)"),
+        )
+    ),
+    *(
+        Model(
+            name=f"vmambair-{name}",
+            task="derain",
+            arch="vmambair",
+            scale=1,
+            config={**OMNI, "blocks": (3, 5, 7, 9), "refinement": 2, "upscale": 1, "channel_inner": inner},
+            parameters=parameters,
+            degradation="streaks of rain",
+            published=published,
+            licence=VMAMBAIR,
+            source=f"VmambaIR, arXiv:2403.11423, {source}",
+        )
+        for name, inner, parameters, published, source in (
+            ("derain", 4, 28709875, ("derain", "-", "VmambaIR"), "deraining"),
+            ("derain-variant", 2, 28699461, None, "deraining, the second form"),
+        )
+    ),
 )
 
 
@@ -307,12 +348,25 @@ def find_models(task: str, scale: float = 1) -> list[Model]:
         raise CallError(f"the scale must lie between 1 and {MAX_SCALE}, not {scale:g}")
     candidates = sorted((m for m in MODELS if m.bundled and m.task == task), key=lambda m: m.scale)
     if not candidates or candidates[-1].scale < min(scale, 2):
+        reach = f" reaches x{scale:g}" if scale > 1 else " yet"
         hint = f"a file, or a name of mambair models list --task {task}"
-        raise CallError(f"no bundled model for {task} reaches x{scale:g}; give one with -m: {hint}")
+        raise CallError(f"no bundled model for {task}{reach}; give one with -m: {hint}")
     largest = candidates[-1]
     if scale > largest.scale:
         return [largest, *find_models(task, scale / largest.scale)]
     return [next(m for m in candidates if m.scale >= scale)]
+
+
+def check_task(command: str, name: str, task: str | None, scale: int) -> None:
+    """Raise CallError, with the command that fits, where a network cannot serve `command` (a name of TASKS).
+
+    task: what it is known to be for; None: only its scale tells, and one that does not enlarge may be for any other.
+    """
+    if (task or command) == command and (scale > 1) == (TASKS[command].scale > 1):
+        return
+    what = f"is for {task}" if task else f"enlarges {scale} times" if scale > 1 else "does not enlarge"
+    fitting = [task] if task else [t.name for t in TASKS.values() if (t.scale > 1) == (scale > 1)]
+    raise CallError(f"{name} {what}; use mambair {' or '.join(fitting)} INPUT -m {shlex.quote(name)}")
 
 
 def model_named(name: str) -> Model | None:

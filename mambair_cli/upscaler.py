@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from .checkpoints import known_task
 from .devices import resolve_device
 from .engine import Options, Progress, Restorer, load_restorer, resized
 from .errors import CallError
 from .image_io import Image
 from .ops import resolve_backend
-from .registry import find_models
+from .registry import check_task, find_models
 from .resize import Size
 
 
@@ -23,7 +24,10 @@ class Upscaler:
     """
 
     def __init__(self, model: str | Path | None, options: Options, task: str = "upscale"):
-        """Load `model`, a name or a file, which repeats for factors above its own; None: the task's bundled ones."""
+        """Load `model`, a name or a file, which repeats for factors above its own; None: the task's bundled ones.
+
+        Raises as `load_restorer`; CallError where the model is for another task, with the command that fits.
+        """
         self.model, self.options, self.task = model, options, task
         self.device = resolve_device(options.device)
         self.backend = resolve_backend(options.backend, self.device.type).name
@@ -42,7 +46,9 @@ class Upscaler:
 
     def _load(self, name: str) -> Restorer:
         if name not in self.restorers:
-            self.restorers[name] = load_restorer(name, **asdict(self.options))
+            restorer = load_restorer(name, **asdict(self.options))
+            check_task(self.task, name, known_task(name), restorer.scale)
+            self.restorers[name] = restorer
         return self.restorers[name]
 
     def tiles(self, size: Size, height: int, width: int) -> int:

@@ -44,10 +44,8 @@ def folder(empty_folder):
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, tmp_path_factory):
-    """Run the program in this process, with no GPU to be seen and empty caches: exit code, stdout, stderr."""
-    monkeypatch.setenv("MAMBAIR_CACHE", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.delenv("MAMBAIR_DATA", raising=False)
+def call(monkeypatch, capsys):
+    """Run the program in this process, with no GPU to be seen: exit code, stdout, stderr."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
 
@@ -76,3 +74,26 @@ def tiny():
     from restorers import load
 
     return load(tile="off")
+
+
+@pytest.fixture(autouse=True)
+def no_user_cache(tmp_path_factory, monkeypatch):
+    """No test sees or changes what the user of this machine has fetched."""
+    monkeypatch.setenv("MAMBAIR_HOME", str(tmp_path_factory.getbasetemp() / "no cache"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path_factory.getbasetemp() / "no hub"))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.delenv("MAMBAIR_DATA", raising=False)
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load the network of a file that has this content."""
+    from mambair_cli.weights import load_network
+
+    def load_bytes(content, name="file.pth"):
+        path = tmp_path / name
+        path.write_bytes(content)
+        return load_network(path)[0]
+
+    return load_bytes

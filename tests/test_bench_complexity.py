@@ -2,12 +2,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from networks import FORMS, network
+from networks import CLASSES, FORMS, network
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from mambair_cli.archs import ss2d, vmambair
+from mambair_cli.archs.layers import LayerNorm
 from mambair_cli.archs.mambair import MambaIR, MambaIRConfig
-from mambair_cli.archs.ss2d import SS2D
-from mambair_cli.bench.complexity import complexity, scan_macs
+from mambair_cli.archs.ss2d import SS2D, use_backend
+from mambair_cli.archs.vmambair import OmniSelectiveScan
+from mambair_cli.bench.complexity import complexity, unit_macs
 
 LIGHT_A = MambaIRConfig(60, (6, 6, 6, 6), 16, 1.2, "light_a", "pixelshuffledirect", 2)
 LIGHT_B = replace(LIGHT_A, expand=1.5, conv_block="light_b")
@@ -45,9 +49,20 @@ def test_a_scan_by_hand():
     layers = 8 * 20 + 9 * 10 + 10 * 8
     projections = 4 * (10 * 7 + 10 * 1)
     recurrence = 4 * (9 * 10 * 3 + 10)
-    leaf, full = scan_macs(module, 6)
+    leaf, full = unit_macs(module, 6)
     assert leaf == 6 * (layers + 4 * 10)
     assert full == 6 * (layers + 5 * 10 + projections + recurrence)
+
+
+def test_an_omni_selective_scan_by_hand():
+    # C = D = 8 and N = 2, so rank 1 for pixels; for channels width 4 and rank 6.
+    module = OmniSelectiveScan(8, replace(FORMS["derain"], dim=8))
+    layers = 8 * 16 + 9 * 8 + 8 * 8
+    spatial = 4 * (8 * 5 + 8 * 1) + 4 * (9 * 8 * 2 + 8)
+    channels = 2 * (4 * 10 + 4 * 6) + 2 * (9 * 4 * 2 + 4)
+    leaf, full = unit_macs(module, 6)
+    assert leaf == 6 * (layers + 4 * 8) + 8 * (4 + 4) + 4 * 8
+    assert full == 6 * (layers + 5 * 8 + spatial) + 8 * (4 + 4) + 5 * 8 + 6 * 8 + 8 * channels
 
 
 class Small(nn.Module):
@@ -76,9 +91,44 @@ def test_layers_by_hand():
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_products_agree_with_the_counter_of_pytorch(form, monkeypatch):
+    """It counts convolutions and matrix products; the scans let their inputs through."""
+    for module in (ss2d, vmambair):
+        monkeypatch.setattr(module, "ss2d_scan", lambda x, *inputs, **options: x)
+    with torch.device("meta"):
+        model = CLASSES[type(FORMS[form])](FORMS[form])
+    use_backend(model, "reference")
+    height, width = 720 // model.config.upscale, 1280 // model.config.upscale
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(torch.empty(1, model.config.in_chans, height, width, device="meta"))
+    rest = 0
+    sizes = {}
+
+    def note(module, inputs, out):
+        sizes[module] = inputs[0].shape
+
+    for module in model.modules():
+        module.register_forward_hook(note)
+    with torch.inference_mode():
+        model(torch.empty(1, model.config.in_chans, height, width, device="meta"))
+    for module, shape in sizes.items():
+        if isinstance(module, LayerNorm):
+            rest += 5 * shape.numel()
+        elif isinstance(module, nn.AdaptiveAvgPool2d):
+            rest += shape.numel()
+        elif isinstance(module, ss2d.SpatialScan):
+            pixels, D = shape[:3].numel(), module.Ds.numel() // 4
+            rest += pixels * (module.dt_projs_weight.numel() + 4 * (9 * D * module.A_logs.shape[1] + D))
+            if hasattr(module, "Dsc"):
+                rest += pixels * D  # the mean over all pixels
+                rest += D * (module.dtc_projs_weight.numel() + 9 * module.Ac_logs.numel() + module.Dsc.numel())
+    assert complexity(model).macs == counter.get_total_flops() // 2 + rest
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_every_form_can_be_counted_and_is_left_as_it_was(form):
     model = network(form)
-    image = torch.rand(1, model.config.in_chans, 12, 9)
+    image = torch.rand(1, model.config.in_chans, 16, 8)
     with torch.inference_mode():
         before = model(image)
         found = complexity(model)

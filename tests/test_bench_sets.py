@@ -34,7 +34,7 @@ def places(tmp_path, monkeypatch):
     for name in ("root", "variable", "cwd", "cache/data"):
         (tmp_path / name).mkdir(parents=True)
     monkeypatch.setenv("MAMBAIR_DATA", str(tmp_path / "variable"))
-    monkeypatch.setenv("MAMBAIR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MAMBAIR_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path / "cwd")
     return tmp_path
 

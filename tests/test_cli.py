@@ -99,7 +99,7 @@ for line in sys.stdin.read().splitlines():
 """
     lines = ["--help", "--version", "upscale --help", "train --help", "bench --help", "bench tiling --help"]
     lines += ["bench figure --help", "bench figure erf --help"]
-    lines += ["models list", "doctor --help"]
+    lines += ["models list", "models list --markdown", "models path", "models info mambair-classic-x4", "doctor --help"]
     start = program()
     start["args"][1:] = ["-c", code]
     done = subprocess.run(**start, input="\n".join(lines), capture_output=True, text=True, timeout=60, check=True)
@@ -117,14 +117,21 @@ def test_python_m(folder):
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("", "upscale doctor train models bench --version --verbose -v --help"),
+        ("", "upscale denoise derain dejpeg doctor train models bench --version --verbose -v --help"),
         (
             "upscale",
             "INPUT --output -o --scale -s --model -m --glob --overwrite --format --quality --suffix --tile"
-            " --tile-overlap --device --backend --json",
+            " --tile-overlap --device --backend --offline --json",
         ),
-        ("models", "list"),
-        ("models list", "--json"),
+        ("models", "list info pull verify path convert import remove"),
+        ("models list", "--task --markdown --json"),
+        ("models info", "NAME|FILE --json"),
+        ("models pull", "NAME --offline"),
+        ("models verify", "--json"),
+        ("models path", "[NAME]"),
+        ("models convert", "FILE OUT.safetensors"),
+        ("models import", "FILE --name"),
+        ("models remove", "NAME"),
         ("doctor", "--json"),
         (
             "train",
@@ -197,3 +204,6 @@ def test_doctor(call, monkeypatch):
                 assert f"{label} {name} {value}" in plain(text)
     assert f"back end numba {reason}" in plain(text)
     assert "back end reference available" in plain(text)
+    assert text.endswith("to get faster: nothing to install, all that is faster here is there\n")
+    monkeypatch.setattr(doctor, "_faster", lambda backends: "pip install numba")
+    assert works(call("doctor")).endswith("\nto get faster: pip install numba\n")

@@ -11,6 +11,12 @@ from mambair_cli.bench import kernels, memory, report, sets, speed
 from mambair_cli.registry import MODELS
 
 
+@pytest.fixture(autouse=True)
+def no_results(tmp_path_factory, monkeypatch):
+    """No result of another test is kept."""
+    monkeypatch.setenv("MAMBAIR_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 def test_bench(call, pictures):
     facts = json.loads(works(call("bench", "--dataset", pictures, "-s", 2, "--json")))
     assert (facts["dataset"], facts["setting"]) == (pictures, "x2")

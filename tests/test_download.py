@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from networks import fails
+from failing import fails
 from servers import answer, hang_up, serving
 
 from mambair_cli import download as module

@@ -48,7 +48,7 @@ def by_hand(model, image):
 
 @pytest.mark.parametrize("dtype", WHITE)
 @pytest.mark.parametrize("gray", [False, True], ids=["rgb", "gray"])
-@pytest.mark.parametrize("form", ["tiny", "classic", "denoise", "jpeg"])
+@pytest.mark.parametrize("form", ["tiny", "classic", "denoise", "jpeg", "unet", "derain"])
 def test_the_result_is_the_output_of_the_module(tiny, form, gray, dtype):
     r = tiny if form == "tiny" else restorer(network(form))
     image = as_type(SCENE[..., 1] if gray else SCENE, dtype)
@@ -93,6 +93,21 @@ def test_odd_sizes(size, tile):
     result = r.restore(image)
     assert result.shape == (4 * size[0], 4 * size[1], 3)
     if len(r.plan(*size).boxes) == 1:
+        assert np.abs(result.astype(int) - by_hand(r.model, image)).max() <= 1
+
+
+@pytest.mark.parametrize("tile", ["off", "auto", 24])
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (3, 5), (25, 31)], ids=str)
+@pytest.mark.parametrize("form", ["unet", "sisr"])
+def test_odd_sizes_of_a_net_that_needs_multiples(form, size, tile):
+    r = restorer(network(form, blocks=(1, 1, 1, 1)), tile=tile)
+    shapes = []
+    r.model.register_forward_pre_hook(lambda model, inputs: shapes.append(inputs[0].shape))
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    result = r.restore(image)
+    assert result.shape == (r.scale * size[0], r.scale * size[1], 3)
+    assert all(shape[2] % 8 == shape[3] % 8 == 0 for shape in shapes)
+    if len(shapes) == 1:
         assert np.abs(result.astype(int) - by_hand(r.model, image)).max() <= 1
 
 

@@ -2,18 +2,17 @@
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from failing import fails
-from networks import FORMS, network
+from networks import network
 from restorers import PHOTO, SCENE, Local, as_type, load, restorer
 
 from mambair_cli import engine, scratch, tiling
-from mambair_cli.archs.mambair import MambaIR
+from mambair_cli.archs.unet import UNetConfig
 from mambair_cli.engine import MEMORY_ERROR, MEMORY_SHARE
 from mambair_cli.errors import CallError, MemoryLimitError, RestorationError
 from mambair_cli.metrics import psnr
@@ -40,6 +39,52 @@ def test_seams_of_a_real_network_are_small(tiny, gray):
     difference = np.abs(tiled.restore(image) - tiny.restore(image))
     assert 0 < difference.max() < 16 / 255
     assert difference.mean() < 0.5 / 255
+
+
+class Local8(Local):
+    """As Local, of images whose sides are multiples of 8."""
+
+    config = UNetConfig(upscale=2)
+
+    def forward(self, image):
+        assert image.shape[2] % 8 == image.shape[3] % 8 == 0
+        return super().forward(image)
+
+
+@pytest.mark.parametrize("size", [(128, 96), (127, 89), (100, 41), (41, 96)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "uint16"])
+def test_tiles_of_a_net_that_needs_multiples(size, dtype):
+    image = as_type(PHOTO[: size[0], : size[1]], dtype)
+    whole = restorer(Local8()).restore(image)
+    assert whole.shape == (2 * size[0], 2 * size[1], 3)
+    r = restorer(Local8(), tile=45, tile_overlap=10)
+    plan = r.plan(*size)
+    assert max(plan.tile_height, plan.tile_width) <= 40
+    assert all(side % 8 == 0 for side in (plan.tile_height, plan.tile_width, *plan.tops, *plan.lefts))
+    assert len(plan.boxes) >= 4
+    np.testing.assert_allclose(r.restore(image), whole, rtol=0, atol=1e-6 if dtype == "float32" else 1)
+    # Reflection shows at the last row and column only, as this network looks one pixel far.
+    inside = (slice(2 * size[0] - 2), slice(2 * size[1] - 2))
+    free = restorer(Local()).restore(image)
+    np.testing.assert_allclose(whole[inside], free[inside], rtol=0, atol=1e-6 if dtype == "float32" else 1)
+
+
+def test_a_tile_below_the_overlap_in_steps_of_the_multiple():
+    r = restorer(Local8(), tile=20, tile_overlap=10)
+    fails(lambda: r.restore(PHOTO), CallError, "tile of 20", "in steps of 8")
+
+
+@pytest.mark.parametrize("form", ["unet", "derain"])
+def test_a_u_net_in_tiles_gives_nearly_the_same(form):
+    image = as_type(PHOTO[:90, :75], "float32")
+    model = network(form)
+    with torch.no_grad():
+        model.output.weight.mul_(0.02)
+    whole, r = restorer(model).restore(image), restorer(model, tile=64, tile_overlap=32)
+    assert len(r.plan(90, 75).boxes) == 4
+    difference = r.restore(image) - whole
+    assert np.abs(difference).max() > 0
+    assert np.abs(difference).mean() < 0.5 * np.abs(whole - image).mean()
 
 
 def test_a_tile_of_the_size_of_the_image_changes_nothing(tiny):
@@ -144,10 +189,15 @@ def test_a_tile_that_is_asked_for_is_taken_whatever_is_free(monkeypatch, tile):
         ("light_a", "expand", (1.0, 2.0, 4.0)),
         ("classic", "upscale", (2, 3, 4, 8)),
         ("jpeg", "embed_dim", (12, 24, 60)),
+        ("unet", "dim", (8, 16, 48)),
+        ("unet", "expand", (2.0, 4.0)),
+        ("derain", "dim", (8, 16, 48)),
+        ("derain", "ffn_expand", (16.0, 24.0)),
+        ("sisr", "upscale", (4, 8)),
     ],
 )
 def test_larger_networks_are_estimated_larger(form, key, values, backend):
-    models = [MambaIR(replace(FORMS[form], **{key: value})) for value in values]
+    models = [network(form, **{key: value}) for value in values]
     estimates = [restorer(model, backend=backend).bytes_per_pixel() for model in models]
     assert estimates == sorted(set(estimates))
 
@@ -157,7 +207,7 @@ import sys, numpy as np
 from mambair_cli import load_restorer
 def memory(key):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(key))
-r = load_restorer("tiny-x2", device="cpu", backend=sys.argv[1], tile="off")
+r = load_restorer(sys.argv[1], device="cpu", backend=sys.argv[2], tile="off")
 r.restore(np.zeros((16, 16, 3), np.uint8))
 before = memory("VmRSS")
 r.restore(np.random.default_rng(0).integers(0, 256, (192, 192, 3), np.uint8))
@@ -167,8 +217,13 @@ print((memory("VmHWM") - before) / 192**2, r.bytes_per_pixel())
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to measure it")
 @pytest.mark.parametrize("backend", ["numba", "reference"])
-def test_the_estimate_is_what_is_taken(backend):
-    command = [sys.executable, "-c", PEAK, backend]
+@pytest.mark.parametrize("form", ["tiny-x2", "derain"])
+def test_the_estimate_is_what_is_taken(tmp_path, form, backend):
+    model = form
+    if form != "tiny-x2":
+        model, small = tmp_path / "small.pth", {"dim": 16, "blocks": (1, 1, 1, 1)}
+        torch.save(network(form, **small).state_dict(), model)
+    command = [sys.executable, "-c", PEAK, model, backend]
     taken, estimate = map(float, subprocess.run(command, capture_output=True, check=True).stdout.split())
     assert taken < estimate / MEMORY_SHARE  # else `auto` would take more than is free
     assert taken > estimate / 4
@@ -217,6 +272,19 @@ OUT_OF_MEMORY = {
     "cuda": raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")),
     "mps": raising(RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)")),
 }
+
+
+def test_smaller_tiles_are_in_multiples_too(monkeypatch):
+    monkeypatch.setattr(engine, "MIN_TILE", 16)
+
+    class Starving8(Starving):
+        config = UNetConfig(upscale=2)
+
+    image, model = as_type(PHOTO[:100, :90], "float32"), Starving8(lambda count: 40)
+    result = restorer(model).restore(image)
+    np.testing.assert_allclose(result, restorer(Local8()).restore(image), rtol=0, atol=1e-6)
+    assert len(model.shapes) > 4
+    assert all(height % 8 == width % 8 == 0 for height, width in model.shapes)
 
 
 @pytest.mark.parametrize("act", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)

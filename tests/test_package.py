@@ -27,13 +27,15 @@ every_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(pat
 # Each part imports only from the layers before its own; folders also from themselves.
 LAYERS = (
     {"errors", "exif"},
-    {"scratch"},
+    {"scratch", "cache", "download"},
     {"image"},
     {"image_decode"},
     {"image_encode"},
     {"ops", "tiling", "metrics", "resize", "registry", "runtime", "image_io", "devices"},
-    {"archs", "datasets", "jobs"},
+    {"archs", "datasets", "jobs", "degrade"},
+    {"rain", "real_world"},
     {"weights", "manifest"},
+    {"checkpoints"},
     {"engine", "train", "peers"},
     {"upscaler"},
     {"batch", "bench", "doctor"},
@@ -42,7 +44,7 @@ LAYERS = (
     {"__main__"},
 )
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
-LIGHT = ("cli", "registry", "errors", "runtime")  # loaded by `mambair --help`
+LIGHT = ("cli", "registry", "cache", "errors", "runtime")  # loaded by `mambair --help`
 HEAVY = {"torch", "numpy", "numba", "cv2", "PIL", "safetensors", "tqdm"}
 
 

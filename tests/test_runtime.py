@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -74,21 +73,3 @@ def test_keeping_memory_is_harmless_elsewhere(monkeypatch):
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setattr(runtime.ctypes, "CDLL", None)  # must not be called
     runtime.keep_freed_memory()
-
-
-@pytest.mark.parametrize(
-    ("platform", "variables", "folder"),
-    [
-        ("linux", {"MAMBAIR_CACHE": "/here"}, "/here"),
-        ("linux", {"XDG_CACHE_HOME": "/xdg"}, "/xdg/mambair"),
-        ("linux", {}, "/home/me/.cache/mambair"),
-        ("darwin", {"XDG_CACHE_HOME": "/xdg"}, "/home/me/Library/Caches/mambair"),
-        ("win32", {"LOCALAPPDATA": "/data"}, "/data/mambair"),
-        ("win32", {"MAMBAIR_CACHE": "/here", "LOCALAPPDATA": "/data"}, "/here"),
-    ],
-)
-def test_the_folder_of_caches(monkeypatch, platform, variables, folder):
-    monkeypatch.setattr(os, "environ", variables)
-    monkeypatch.setattr(runtime.sys, "platform", platform)
-    monkeypatch.setattr(runtime.Path, "home", lambda: Path("/home/me"))
-    assert runtime.cache_folder() == Path(folder)

@@ -53,6 +53,18 @@ def test_tiles_of_a_chain_are_counted():
 def test_a_network_that_does_not_enlarge(tmp_path):
     model = network("denoise")
     save_network(tmp_path / "denoise.safetensors", model, model.state_dict(), {})
-    upscaler = Upscaler(tmp_path / "denoise.safetensors", Options(device="cpu"))
-    assert len(upscaler.chain(1)) == 1
-    fails(lambda: upscaler.chain(1.5), CallError, "denoise.safetensors", "-m")
+    path, options = tmp_path / "denoise.safetensors", Options(device="cpu")
+    fails(lambda: Upscaler(path, options), CallError, f"{path} does not enlarge; use mambair denoise or")
+    for task in ("denoise", "derain", "dejpeg"):  # the tensors are the same
+        upscaler = Upscaler(path, options, task)
+        assert len(upscaler.chain(1)) == 1
+        fails(lambda u=upscaler: u.chain(1.5), CallError, "denoise.safetensors", "-m")
+
+
+def test_a_network_for_another_task(tmp_path):
+    model = network("denoise")
+    path, options = tmp_path / "rain.safetensors", Options(device="cpu")
+    save_network(path, model, model.state_dict(), {"task": "derain"})
+    assert len(Upscaler(path, options, "derain").chain(1)) == 1
+    fails(lambda: Upscaler(path, options, "denoise"), CallError, f"use mambair derain INPUT -m {path}")
+    fails(lambda: Upscaler("tiny-x2", options, "dejpeg"), CallError, "tiny-x2 is for upscale; use mambair upscale")

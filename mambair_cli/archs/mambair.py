@@ -7,13 +7,23 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from .layers import ChannelAttention, DilatedDepthwise, DropPath, LayerNorm, Pointwise, to_image, to_tokens
-from .ss2d import SS2D
+from .layers import (
+    ChannelAttention,
+    DilatedDepthwise,
+    DropPath,
+    LayerNorm,
+    Pointwise,
+    pixel_shuffle,
+    scale_of_pixel_shuffle,
+    to_image,
+    to_tokens,
+)
+from .ss2d import SS2D, scan_floats
 
 ConvBlock = Literal["classic", "light_a", "light_b", "light_c"]
 Upsampler = Literal["", "pixelshuffle", "pixelshuffledirect"]
@@ -38,11 +48,18 @@ class MambaIRConfig:
     in_chans: int = 3
     resi_connection: Literal["1conv", "3conv"] = "1conv"
     drop_path_rate: float = 0.0
+    multiple: ClassVar[int] = 1  # sides that the net takes without padding
 
     @property
     def inner(self) -> int:
         """D, channels of the scan."""
         return int(self.expand * self.embed_dim + 1e-6)
+
+    def floats_per_pixel(self, backend: str) -> int:
+        """Estimate of the floats that the net holds for each pixel of its input at its peak."""
+        C, s = self.embed_dim, self.upscale
+        tail = {"pixelshuffle": 2 * 64 * s**2, "pixelshuffledirect": 9 * s**2, "": 9}[self.upsampler]
+        return 6 * C + max(scan_floats(C, self.inner, self.d_state, backend), 4 * C, tail)
 
 
 def _conv_block(form: ConvBlock, C: int) -> nn.Module:
@@ -78,17 +95,24 @@ def _residual_conv(form: str, C: int) -> nn.Module:
 
 
 class VSSBlock(nn.Module):
-    """Residual State-Space Block, RSSB (section 3.3, equations 4 and 5)."""
+    """Residual State-Space Block, RSSB (section 3.3, equations 4 and 5).
 
-    def __init__(self, config: MambaIRConfig, drop_path: float):
+    Args:
+        C: channels.
+        inner: D, channels of the scan.
+        d_state: N, states a channel.
+        conv_block: the form of the convolutional half.
+        drop_path: rate of stochastic depth.
+    """
+
+    def __init__(self, C: int, inner: int, d_state: int, conv_block: ConvBlock = "classic", drop_path: float = 0.0):
         super().__init__()
-        C = config.embed_dim
         self.skip_scale = nn.Parameter(torch.ones(C))
         self.skip_scale2 = nn.Parameter(torch.ones(C))
         self.ln_1 = LayerNorm(C)
-        self.self_attention = SS2D(C, config.inner, config.d_state)
+        self.self_attention = SS2D(C, inner, d_state)
         self.drop_path = DropPath(drop_path)
-        self.conv_blk = _conv_block(config.conv_block, C)
+        self.conv_blk = _conv_block(conv_block, C)
         self.ln_2 = LayerNorm(C)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -103,7 +127,8 @@ class ResidualGroup(nn.Module):
 
     def __init__(self, config: MambaIRConfig, drop_paths: list[float]):
         super().__init__()
-        blocks = nn.Sequential(*(VSSBlock(config, rate) for rate in drop_paths))
+        shape = config.embed_dim, config.inner, config.d_state, config.conv_block
+        blocks = nn.Sequential(*(VSSBlock(*shape, rate) for rate in drop_paths))
         self.residual_group = nn.Sequential(OrderedDict(blocks=blocks))
         self.conv = _residual_conv(config.resi_connection, config.embed_dim)
 
@@ -113,18 +138,10 @@ class ResidualGroup(nn.Module):
 
 
 def _upsampler(config: MambaIRConfig) -> nn.Sequential:
+    if config.upsampler == "pixelshuffle":
+        return pixel_shuffle(64, config.upscale)
     s = config.upscale
-    if config.upsampler == "pixelshuffledirect":
-        return nn.Sequential(nn.Conv2d(config.embed_dim, config.in_chans * s * s, 3, padding=1), nn.PixelShuffle(s))
-    if s & (s - 1) == 0:
-        steps = [2] * int(math.log2(s))
-    elif s == 3:
-        steps = [3]
-    else:
-        raise ValueError(f"no upsampler of this network reaches x{s}")
-    return nn.Sequential(
-        *(layer for r in steps for layer in (nn.Conv2d(64, 64 * r * r, 3, padding=1), nn.PixelShuffle(r)))
-    )
+    return nn.Sequential(nn.Conv2d(config.embed_dim, config.in_chans * s * s, 3, padding=1), nn.PixelShuffle(s))
 
 
 class MambaIR(nn.Module):
@@ -233,8 +250,7 @@ def detect(state: Mapping[str, Tensor]) -> MambaIRConfig | None:
     upscale = 1
     if "conv_before_upsample.0.weight" in state:
         upsampler = "pixelshuffle"
-        steps = [state[key] for i in (0, 2, 4) if (key := f"upsample.{i}.weight") in state]
-        upscale = math.prod(math.isqrt(weight.shape[0] // 64) for weight in steps)
+        upscale = scale_of_pixel_shuffle(state, "upsample")
     elif "upsample.0.weight" in state:
         upsampler = "pixelshuffledirect"
         upscale = math.isqrt(state["upsample.0.weight"].shape[0] // in_chans)

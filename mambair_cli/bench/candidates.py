@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checkpoints import find_checkpoint
 from ..datasets import Pixels
 from ..devices import peak_memory, reset_peak_memory
 from ..engine import Progress, load_restorer
 from ..errors import CallError
 from ..registry import model_named
 from ..resize import bicubic
-from ..weights import find_checkpoint, sha256
+from ..weights import sha256
 from .complexity import complexity
 from .protocols import Protocol
 from .tilers import Tiler, restore_split

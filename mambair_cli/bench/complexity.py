@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..archs.layers import LayerNorm
-from ..archs.ss2d import DIRECTIONS, SS2D, use_backend
+from ..archs.ss2d import SS2D, SpatialScan, use_backend
+from ..archs.vmambair import EFFN, OmniSelectiveScan
 
 OUTPUT = (1280, 720)  # width and height of the image that the papers count for
 Counts = tuple[int, int]  # of leaf modules, of all
@@ -43,8 +44,8 @@ def complexity(model: nn.Module) -> Complexity:
     use_backend(ghost, "reference")
     found: list[Counts] = []
     for module in ghost.modules():
-        if isinstance(module, SS2D):  # the kernels need values, so only shapes pass
-            module.forward = lambda tokens, scan=module: _pass(tokens, scan, found)  # type: ignore[method-assign, misc]
+        if isinstance(module, UNITS):  # their kernels need values, so only shapes pass
+            module.forward = lambda tokens, unit=module: _pass(tokens, unit, found)  # type: ignore[method-assign, misc]
         elif count := next((count for kind, count in COUNTS.items() if isinstance(module, kind)), None):
             module.register_forward_hook(
                 lambda layer, inputs, out, count=count: found.append(count(layer, inputs[0], out))
@@ -61,8 +62,8 @@ def complexity(model: nn.Module) -> Complexity:
     )
 
 
-def _pass(tokens: Tensor, scan: SS2D, found: list[Counts]) -> Tensor:
-    found.append(scan_macs(scan, tokens.shape[:3].numel()))
+def _pass(tokens: Tensor, unit: nn.Module, found: list[Counts]) -> Tensor:
+    found.append(unit_macs(unit, tokens.shape[:3].numel()))
     return tokens
 
 
@@ -92,10 +93,28 @@ COUNTS: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], Counts]] = {
 }
 
 
-def scan_macs(module: SS2D, pixels: int) -> Counts:
-    """Of an SS2D, whose layers are called as functions, so that no hook sees them: of leaf modules, of all."""
-    D, N = module.A_logs.shape[0] // DIRECTIONS, module.A_logs.shape[1]
-    layers = pixels * sum(layer.weight.numel() for layer in (module.in_proj, module.conv2d, module.out_proj))
-    projections = pixels * (module.x_proj_weight.numel() + module.dt_projs_weight.numel())
-    recurrence = DIRECTIONS * pixels * (9 * D * N + D)
-    return layers + 4 * pixels * D, layers + 5 * pixels * D + projections + recurrence
+UNITS = (SS2D, OmniSelectiveScan, EFFN)  # call their layers as functions, so that no hook sees them
+
+
+def unit_macs(unit: nn.Module, pixels: int) -> Counts:
+    """Of a module of UNITS on so many pixels: of leaf modules, of all."""
+    leaf = full = 0
+    for name, layer in unit.named_modules():
+        tokens = pixels
+        if isinstance(unit, OmniSelectiveScan) and name.startswith(("conv_c", "channel_norm")):
+            tokens = 1 if name.startswith("channel_norm") else unit.dt_projs_bias.shape[1]  # along the channels
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            leaf, full = leaf + tokens * layer.weight.numel(), full + tokens * layer.weight.numel()
+        elif isinstance(layer, LayerNorm):
+            leaf, full = leaf + 4 * tokens * layer.weight.numel(), full + 5 * tokens * layer.weight.numel()
+    if isinstance(unit, SpatialScan):
+        full += pixels * _scan(unit.x_proj_weight, unit.dt_projs_weight, unit.A_logs)
+    if isinstance(unit, OmniSelectiveScan):
+        length = unit.dt_projs_bias.shape[1]
+        full += pixels * length + length * _scan(unit.xc_proj_weight, unit.dtc_projs_weight, unit.Ac_logs)
+    return leaf, full
+
+
+def _scan(x_proj: Tensor, dt_proj: Tensor, A_logs: Tensor) -> int:
+    """Of all directions of a scan, for each position: projections and recurrence."""
+    return x_proj.numel() + dt_proj.numel() + 9 * A_logs.numel() + A_logs.shape[0]

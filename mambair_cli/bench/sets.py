@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..cache import cache_folder
 from ..datasets import Pixels, list_images, read_rgb
 from ..download import download
 from ..errors import CallError, ImageError
-from ..runtime import cache_folder
 
 DATA_VARIABLE = "MAMBAIR_DATA"
 LARGEST_IMAGE = 2**24  # bytes of a file that is fetched

@@ -64,7 +64,8 @@ def bench(
     from ..bench.candidates import Candidate
     from ..bench.quality import open_benchmark, run
     from ..bench.tilers import check_tiler
-    from ..runtime import cache_folder, keep_freed_memory
+    from ..cache import cache_folder
+    from ..runtime import keep_freed_memory
 
     way = check_tiler(tiler)
     for target in filter(None, (csv, markdown, html)):

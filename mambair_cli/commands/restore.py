@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from ..errors import CallError
-from ..registry import MAX_SCALE, MODELS, Task, find_models, model_named
-from .terminal import Backend, Device, Json, print_json, print_table, progress_bar, say
+from ..registry import MAX_SCALE, MODELS, Task, check_task, find_models, model_named
+from .models import fetch
+from .terminal import Backend, Device, Json, Offline, print_json, print_table, progress_bar, say
 
 if TYPE_CHECKING:
     from ..manifest import Record
@@ -90,6 +91,7 @@ def command(task: Task) -> Callable[..., None]:
         alpha: Annotated[str, typer.Option(help="How transparency is enlarged: model or bicubic.")] = "model",
         device: Device = "auto",
         backend: Backend = "auto",
+        offline: Offline = False,
         as_json: Json = False,
     ) -> None:
         from ..batch import Batch
@@ -109,6 +111,9 @@ def command(task: Task) -> Callable[..., None]:
             from ..engine import Options
             from ..upscaler import Upscaler
 
+            if row:
+                check_task(task.name, row.name, row.task, row.scale)
+                fetch(row, as_json)
             options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha)
             return Upscaler(model, options, task.name)
 
@@ -130,9 +135,14 @@ def command(task: Task) -> Callable[..., None]:
         size = Size(factor or 1, width, height)
         manifest = None
         if folder:
-            from ..weights import find_checkpoint, sha256
+            from ..checkpoints import find_checkpoint
+            from ..weights import sha256
 
-            rows = [row for row in MODELS if row.task == task.name] if sides else find_models(task.name, factor or 1)
+            rows = (
+                [m for m in MODELS if m.bundled and m.task == task.name]
+                if sides
+                else find_models(task.name, factor or 1)
+            )
             names = [model] if model else dict.fromkeys(row.name for row in rows)
             settings = {
                 "models": [sha256(find_checkpoint(name)) for name in names],

@@ -14,6 +14,16 @@ Backend = Annotated[str, typer.Option(help="Of the selective scan: auto, numba o
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 
 
+def _go_offline(wanted: bool) -> None:
+    if wanted:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+Offline = Annotated[
+    bool, typer.Option("--offline", callback=_go_offline, help="Fetch nothing (as HF_HUB_OFFLINE=1 does).")
+]
+
+
 def say(message: str) -> None:
     """One line on stderr, also where the name of a file has several."""
     print(f"mambair: {message}".replace("\n", "\\n"), file=sys.stderr)

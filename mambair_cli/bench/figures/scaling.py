@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...archs.ss2d import SS2D
-from ..complexity import scan_macs
+from ..complexity import unit_macs
 from . import canvas
 
 WIDTH, HEADS, WINDOW = 60, 6, 8  # of the light networks of MambaIR and SwinIR
@@ -67,7 +67,7 @@ def costs(
     torch.manual_seed(0)
     scan, windows, full = SS2D(WIDTH, INNER, STATES), Attention(True), Attention(False)
     methods: list[tuple[str, nn.Module, Callable[[int], int]]] = [
-        ("selective scan (MambaIR)", scan, lambda pixels: scan_macs(scan, pixels)[1]),
+        ("selective scan (MambaIR)", scan, lambda pixels: unit_macs(scan, pixels)[1]),
         (f"attention in windows of {WINDOW}x{WINDOW}", windows, windows.macs),
         ("full attention", full, full.macs),
     ]
