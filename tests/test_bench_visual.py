@@ -1,5 +1,4 @@
 import numpy as np
-import PIL.Image
 import pytest
 from restorers import PHOTO
 
@@ -7,6 +6,7 @@ from mambair_cli.bench.candidates import Candidate
 from mambair_cli.bench.figures.visual import View, draw, views
 from mambair_cli.bench.pairing import Source, load_sample
 from mambair_cli.bench.protocols import jpeg, super_resolution
+from mambair_cli.datasets import read_rgb
 from mambair_cli.image_io import Image, write_image
 from mambair_cli.metrics import psnr_y, ssim_y
 from mambair_cli.resize import bicubic
@@ -34,7 +34,7 @@ def test_the_figure(tmp_path, count):
     found = [View("truth", PHOTO)]
     found += [View(f"view {i}", PHOTO // (i + 2), 20.0 + i, 0.5) for i in range(count)]
     draw("osprey", found, tmp_path / "visual.png", at=(10, 20), side=32)
-    picture = np.asarray(PIL.Image.open(tmp_path / "visual.png").convert("RGB")).astype(int)
+    picture = read_rgb(tmp_path / "visual.png").astype(int)
     red = (picture[..., 0] > 200) & (picture[..., 1:].max(2) < 60)
     assert red.sum() > 100  # the box
 

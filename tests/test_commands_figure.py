@@ -2,20 +2,21 @@ import importlib.util
 import re
 from pathlib import Path
 
-import PIL.Image
 from calls import DATA, check_bad, each_call, works
 
-from mambair_cli.bench.figures import erf, scaling
+from mambair_cli.bench.figures import erf, lam, scaling
+from mambair_cli.datasets import read_rgb
+from mambair_cli.image_io import Image, write_image
 
 
 def test_figure_erf(call, folder, monkeypatch):
     monkeypatch.setattr(erf, "SIDE", 24)
     Path("set").mkdir()
     for name in ("a", "b"):
-        PIL.Image.open(DATA / "photo.png").crop((0, 0, 40, 30)).save(f"set/{name}.png")
+        write_image(Path("set") / f"{name}.png", Image(read_rgb(DATA / "photo.png")[:30, :40]))
     out = works(call("bench", "figure", "erf", "--dataset", "set", "--images", 1, "-m", "tiny-x2", "-o", "erf.png"))
     assert re.fullmatch(r"tiny-x2: 20 % in [\d.]+ %.*, 99 % in [\d.]+ % of the area\n", out)
-    assert PIL.Image.open("erf.png").size[0] > 500
+    assert read_rgb(Path("erf.png")).shape[1] > 500
 
 
 def test_figure_complexity(call, folder, monkeypatch):
@@ -28,12 +29,13 @@ def test_figure_complexity(call, folder, monkeypatch):
     assert Path("cost.svg").is_file()
 
 
-def test_figure_lam(call, folder):
-    arguments = ["bench", "figure", "lam", DATA / "photo.png", "-m", "tiny-x2", "--backend", "reference", "--side", 8]
+def test_figure_lam(call, folder, monkeypatch):
+    monkeypatch.setattr(lam, "STEPS", 2)
+    arguments = ["bench", "figure", "lam", DATA / "osprey.png", "-m", "tiny-x2", "--backend", "numba", "--side", 8]
     out = works(call(*arguments, "-o", "lam.png", "--at", 20, 30))
     assert re.fullmatch(r"tiny-x2: diffusion index \d+\.\d\d\n", out)
     assert works(call(*arguments, "-o", "lam.png")) != out
-    assert PIL.Image.open("lam.png").size[0] > 500
+    assert read_rgb(Path("lam.png")).shape[1] > 500
 
 
 def test_figure_visual(call, folder):
@@ -64,6 +66,8 @@ def test_bad_calls(call, bad, line, code, words):
 
 def test_without_matplotlib(call, folder, monkeypatch):
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: name != "matplotlib" and find(name, *more))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "matplotlib" else find(name, *more)
+    )
     code, _, err = call("bench", "figure", "complexity", "-o", "a.png")
     assert (code, err) == (2, "mambair: figures need one more package: pip install 'mambair[figures]'\n")
