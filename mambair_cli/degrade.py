@@ -101,20 +101,21 @@ def from_pixels(pixels: Pixels) -> Float:
     return pixels.astype(np.float32) / np.float32(255)
 
 
-def published_noise(height: int, width: int, sigma: float) -> NDArray[np.float64]:
+def published_noise(height: int, width: int, sigma: float, seed: int = 0) -> NDArray[np.float64]:
     """The noise of published colour denoising benchmarks, to be added to an image in [0, 1], unclipped.
 
-    It is the same for all images of a size: NumPy's legacy generator, seed 0, drawn in B, G, R order.
+    It is the same for all images of a size: NumPy's legacy generator, drawn in B, G, R order.
 
     Args:
         height: rows.
         width: columns.
         sigma: standard deviation, of 255.
+        seed: 0 in what is published.
 
     Returns:
         height x width x 3 in R, G, B order.
     """
-    return np.random.RandomState(0).normal(0, sigma / 255, (height, width, 3))[:, :, ::-1]
+    return np.random.RandomState(seed).normal(0, sigma / 255, (height, width, 3))[:, :, ::-1]
 
 
 def compress(pixels: Pixels, quality: int, subsampling: int = HALF_CHROMA) -> Pixels:
