@@ -232,7 +232,7 @@ def bench_tiling(
 
 @app.command("memory")
 def bench_memory(model: Annotated[str, typer.Option("--model", "-m")] = "tiny-x4", as_json: Json = False) -> None:
-    """Measure the peak of memory against its estimate, and how a limit is kept up to 64 megapixels (CPU, Linux)."""
+    """Measure the peak of memory against its estimate, and how a limit is kept up to 100 megapixels (CPU, Linux)."""
     from ..bench.memory import memory
 
     rows = memory(model)
@@ -243,10 +243,16 @@ def bench_memory(model: Annotated[str, typer.Option("--model", "-m")] = "tiny-x4
         (
             r["model"],
             f"{r['megapixels']:g}",
-            str(r["tiles"]),
-            f"{r['predicted'] / 2**20:.0f}",
-            f"{r['measured'] / 2**20:.0f}",
-            f"{r['predicted'] / r['measured']:.2f}",
+            *(
+                (
+                    str(r["tiles"]),
+                    f"{r['predicted'] / 2**20:.0f}",
+                    f"{r['measured'] / 2**20:.0f}",
+                    f"{r['predicted'] / r['measured']:.2f}",
+                )
+                if r["measured"]
+                else ("", "", "", "")
+            ),
             f"{r['process'] / 2**20:.0f}",
             f"{r['limit'] / 2**20:.0f}" if r["limit"] else "none",
             f"{r['seconds']:.1f}",
