@@ -198,9 +198,21 @@ def test_damaged_images_are_skipped_with_the_reason(photos, tmp_path, capsys):
     for i in range(10):
         (folder / f"{i}.png").write_bytes(good if i % 2 else good[:400])
     train(recipe(iterations=20, validation=4), folder, tmp_path / "out")
-    skipped = [line for line in capsys.readouterr().err.splitlines() if line.startswith("skipped: ")]
+    lines = capsys.readouterr().err.splitlines()
+    skipped = [line for line in lines if line.startswith("skipped: ")]
     expected = [str(folder / f"{i}.png") for i in range(0, 10, 2)]
     assert sorted(line.split(": ")[1] for line in skipped) == expected
+
+
+def test_of_many_that_are_skipped_some_are_named(photos, tmp_path, capsys):
+    for path in photos.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    for i in range(30):
+        (tmp_path / f"{i}.png").touch()
+    train(recipe(iterations=1), tmp_path, tmp_path / "out", val=photos)
+    lines = capsys.readouterr().err.splitlines()
+    assert len([line for line in lines if line.startswith("skipped: ")]) == 10
+    assert "images skipped in all: 30" in lines
 
 
 # The arithmetic
