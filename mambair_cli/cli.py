@@ -41,7 +41,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(bench_app, name="bench")
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Backend = Annotated[str, typer.Option(help="Of the selective scan: auto, numba or reference.")]
+Backend = Annotated[str, typer.Option(help="Of the selective scan: auto, numba, triton, mamba-ssm or reference.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 
 
@@ -163,6 +163,9 @@ def _command(task: Task) -> Callable[..., None]:
         alpha: Annotated[str, typer.Option(help="How transparency is enlarged: model or bicubic.")] = "model",
         device: Device = "auto",
         backend: Backend = "auto",
+        dtype: Annotated[
+            str, typer.Option(help="Of convolutions and linear layers: auto (fp16 on a GPU), fp32, fp16 or bf16.")
+        ] = "auto",
         as_json: Json = False,
     ) -> None:
         from .batch import Batch, Manifest, Record, find_jobs
@@ -179,7 +182,7 @@ def _command(task: Task) -> Callable[..., None]:
         def load() -> "Upscaler":
             from .engine import Options, Upscaler
 
-            options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha)
+            options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha, dtype)
             return Upscaler(model, options, task.name)
 
         upscaler = None
@@ -210,6 +213,7 @@ def _command(task: Task) -> Callable[..., None]:
                 "quality": quality,
                 "ensemble": ensemble,
                 "alpha": alpha,
+                "dtype": dtype,
             }
             manifest = Manifest(folder, settings)
         facts: dict[str, Any] = {"scale": None if sides else factor}

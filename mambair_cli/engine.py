@@ -60,6 +60,22 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto` (fp16 on a GPU of NVIDIA or AMD, fp32 elsewhere), `fp32`, `fp16` or `bf16` as a type that works there.
+
+    Raises CallError for an unknown name, BackendError for a type that the device lacks.
+    """
+    types = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    if name == "auto":
+        name = "fp16" if device.type == "cuda" else "fp32"
+    if name not in types:
+        raise CallError(f"--dtype must be auto, {', '.join(types)}, not {name!r}")
+    lacking = device.type == "mps" or (device.type == "cuda" and name == "bf16" and not torch.cuda.is_bf16_supported())
+    if name != "fp32" and lacking:
+        raise BackendError(f"{device.type} does not compute in {name} here; try --dtype fp32")
+    return types[name]
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that can be taken now: of the GPU's memory, or of the system's within the process's limit."""
     if device.type == "cuda":
@@ -98,7 +114,8 @@ class Options:
     tile: auto (by the free memory), off (whole image) or the largest side of a tile in input pixels.
     tile_overlap: input pixels that neighbouring tiles share. memory_limit: bytes that the process (on a GPU:
     of its memory) may take. ensemble: average over the eight symmetries, MambaIR+ (section 4.2), 8 times the
-    work. alpha: how transparency is enlarged; model or bicubic.
+    work. alpha: how transparency is enlarged; model or bicubic. dtype: of convolutions and linear layers; auto, fp32,
+    fp16 or bf16.
     """
 
     device: str = "auto"
@@ -108,6 +125,7 @@ class Options:
     memory_limit: int | None = None
     ensemble: bool = False
     alpha: str = "model"
+    dtype: str = "auto"
 
 
 class Restorer:
@@ -115,13 +133,15 @@ class Restorer:
 
     Attributes:
         model: the plain module, (B,C,H,W) float in [0,1] in, (B,C,sH,sW) float out.
-        name: of the model or file. scale: s. device, backend: where and by which scan it runs.
+        name: of the model or file. scale: s. device, backend, dtype: where, by which scan and in
+        which precision (of convolutions and linear layers) it runs.
     """
 
     def __init__(self, model: nn.Module, name: str, options: Options):
         self.device = resolve_device(options.device)
         if self.device.type == "cpu":
             runtime.keep_freed_memory()
+        self.dtype = resolve_dtype(options.dtype, self.device)
         self.backend = resolve_backend(options.backend, self.device.type).name
         self.model, self.name = model.to(self.device).eval(), name
         self.config = cast(Any, model.config)
@@ -141,7 +161,7 @@ class Restorer:
         c = self.config
         C, D, N, M = c.embed_dim, c.inner, c.d_state, -(-c.embed_dim // 16) + 2 * c.d_state
         scan = 4 * D + 4 * M  # x, z, two planes, x_dbl
-        if self.backend == "reference":  # sequences of x, dt, inputs; B, C; four buffers of states
+        if self.backend in ("reference", "mamba-ssm"):  # sequences of x, dt, inputs; B, C; four buffers of states
             scan += 4 * (5 * D + 4 * N) + 4 * 4 * N * D // 32
         tail = {"pixelshuffle": 2 * 64 * c.upscale**2, "pixelshuffledirect": 9 * c.upscale**2, "": 9}
         return int(4 * 1.25 * (6 * C + max(scan, 4 * C, tail[c.upsampler])))
@@ -271,6 +291,7 @@ class Restorer:
                 raise RestorationError(
                     f"{self.name} gave values that are no numbers for the tile of {width}x{height} pixels at"
                     f" ({place[1]}, {place[0]}); the weights may be damaged: try another model with -m"
+                    + (", or --dtype fp32" if self.dtype != torch.float32 else "")
                 )
             return result
         if self.device.type == "cuda":  # only now, as the error held tensors
@@ -287,7 +308,8 @@ class Restorer:
         total: torch.Tensor | None = None
         for quarters, mirrored in TRANSFORMS if self.ensemble else TRANSFORMS[:1]:
             seen = torch.rot90(image.flip(3) if mirrored else image, quarters, (2, 3))
-            out = torch.rot90(self.model(seen), -quarters, (2, 3))
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                out = torch.rot90(self.model(seen), -quarters, (2, 3))
             out = out.flip(3) if mirrored else out
             total = out if total is None else total + out
         assert total is not None
@@ -382,6 +404,7 @@ def load_restorer(
     memory_limit: int | None = None,
     ensemble: bool = False,
     alpha: str = "model",
+    dtype: str = "auto",
 ) -> Restorer:
     """Load a model by its name or from a checkpoint file and make it ready on a device.
 
@@ -394,13 +417,14 @@ def load_restorer(
         memory_limit: see `Options`.
         ensemble: see `Options`.
         alpha: see `Options`.
+        dtype: see `Options`.
 
     Raises:
         CallError: no such model, file, device or back end. CheckpointError: the file is damaged, unsafe or of
         another network. BackendError: the device or back end cannot run here.
     """
     model, _ = load_network(find_checkpoint(name_or_file))
-    options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha)
+    options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha, dtype)
     return Restorer(model, str(name_or_file), options)
 
 

@@ -15,10 +15,20 @@ from torch import nn
 from mambair_cli import engine
 from mambair_cli.archs.mambair import MambaIR, MambaIRConfig
 from mambair_cli.archs.ss2d import SS2D
-from mambair_cli.engine import MEMORY_ERROR, MEMORY_SHARE, Options, Restorer, Upscaler, load_restorer, resolve_device
+from mambair_cli.datasets import make_pair
+from mambair_cli.engine import (
+    MEMORY_ERROR,
+    MEMORY_SHARE,
+    Options,
+    Restorer,
+    Upscaler,
+    load_restorer,
+    resolve_device,
+    resolve_dtype,
+)
 from mambair_cli.errors import BackendError, CallError, CheckpointError, MemoryLimitError, RestorationError
 from mambair_cli.image_io import Image, read_image
-from mambair_cli.metrics import psnr
+from mambair_cli.metrics import psnr, psnr_y
 from mambair_cli.ops import scan_numba
 from mambair_cli.resize import Size, bicubic
 from mambair_cli.weights import bundled_folder, save_network
@@ -520,6 +530,8 @@ def test_results_that_are_no_numbers():
     plan = r.plan(64, 100)
     place = f"({plan.lefts[-1]}, {plan.tops[-1]})"
     fails(lambda: r.restore(image), RestorationError, "small", f"{plan.tile_width}x{plan.tile_height}", place)
+    r.dtype = torch.float16
+    fails(lambda: r.restore(image), RestorationError, "--dtype fp32")
     assert place == "(61, 28)"
 
 
@@ -649,6 +661,60 @@ def test_the_back_end_that_runs(monkeypatch, tiny, asked):
 
 def test_unknown_back_end():
     fails(lambda: load(backend="fast"), CallError, "'fast'", "numba", "reference")
+
+
+# Precision
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "dtype"),
+    [
+        ("auto", "cpu", torch.float32),
+        ("auto", "mps", torch.float32),
+        ("auto", "cuda", torch.float16),
+        ("fp32", "cuda", torch.float32),
+        ("bf16", "cpu", torch.bfloat16),
+    ],
+)
+def test_names_of_types(name, device, dtype):
+    assert resolve_dtype(name, torch.device(device)) == dtype
+
+
+def test_types_that_there_are_not(monkeypatch):
+    fails(lambda: load(dtype="int8"), CallError, "'int8'", "--dtype", "auto, fp32, fp16, bf16")
+    fails(lambda: resolve_dtype("fp16", torch.device("mps")), BackendError, "mps", "fp16", "--dtype fp32")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    fails(lambda: resolve_dtype("bf16", torch.device("cuda")), BackendError, "cuda", "bf16", "--dtype fp32")
+    assert resolve_dtype("fp16", torch.device("cuda")) == torch.float16
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_half_precision_costs_less_than_a_hundredth_of_a_decibel(dtype):
+    pair = make_pair("photo", read_image(Path(__file__).parent / "data" / "photo.png").pixels, 2)
+    scores = [
+        psnr_y(load(tile="off", dtype=name).restore(pair.low), pair.high, border=2) for name in ("fp32", dtype)
+    ]
+    print(f"PSNR-Y in {dtype} - fp32: {scores[1] - scores[0]:+.4f} dB")
+    assert 0 < abs(scores[1] - scores[0]) < 0.01
+
+
+@pytest.mark.parametrize("form", ["classic", "light_b", "light_c", "denoise"])
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+def test_what_is_computed_in_half_precision(form, backend):
+    r = restorer(network(form), dtype="bf16", backend=backend)
+    seen = {}
+    for name, module in r.model.named_modules():
+        module.register_forward_hook(lambda m, _, out, name=name: seen.update({name: out.dtype}))
+    r.restore(SCENE)
+    block = "layers.0.residual_group.blocks.0"
+    outer = {"conv_first", {"classic": "conv_last", "denoise": "conv_last"}.get(form, "upsample.0")}
+    norms = {name for name in seen if name.endswith((".norm", "ln_1", "ln_2", "out_norm"))}
+    for name in (*outer, *norms, "norm", block, "layers.0", ""):
+        assert seen[name] == torch.float32, name
+    convolutions = {n for n, m in r.model.named_modules() if isinstance(m, nn.Conv2d)} & set(seen) - outer
+    for name in (*convolutions, f"{block}.self_attention"):
+        assert seen[name] == torch.bfloat16, name
+    assert len(convolutions) >= 10
 
 
 # A picture with all that belongs to it

@@ -12,7 +12,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .layers import ChannelAttention, DilatedDepthwise, DropPath, LayerNorm, Pointwise, to_image, to_tokens
+from .layers import (
+    ChannelAttention,
+    DilatedDepthwise,
+    DropPath,
+    FullPrecisionConv,
+    LayerNorm,
+    Pointwise,
+    to_image,
+    to_tokens,
+)
 from .ss2d import SS2D
 
 ConvBlock = Literal["classic", "light_a", "light_b", "light_c"]
@@ -115,7 +124,8 @@ class ResidualGroup(nn.Module):
 def _upsampler(config: MambaIRConfig) -> nn.Sequential:
     s = config.upscale
     if config.upsampler == "pixelshuffledirect":
-        return nn.Sequential(nn.Conv2d(config.embed_dim, config.in_chans * s * s, 3, padding=1), nn.PixelShuffle(s))
+        last = FullPrecisionConv(config.embed_dim, config.in_chans * s * s, 3, padding=1)
+        return nn.Sequential(last, nn.PixelShuffle(s))
     if s & (s - 1) == 0:
         steps = [2] * int(math.log2(s))
     elif s == 3:
@@ -144,7 +154,7 @@ class MambaIR(nn.Module):
         C, channels = config.embed_dim, config.in_chans
         mean = torch.tensor(RGB_MEAN if channels == 3 else [0.0] * channels)
         self.register_buffer("mean", mean.view(1, channels, 1, 1), persistent=False)
-        self.conv_first = nn.Conv2d(channels, C, 3, padding=1)
+        self.conv_first = FullPrecisionConv(channels, C, 3, padding=1)
         self.patch_embed = nn.Sequential(OrderedDict(norm=LayerNorm(C)))
         rates = torch.linspace(0, config.drop_path_rate, sum(config.depths)).split(list(config.depths))
         self.layers = nn.ModuleList(ResidualGroup(config, r.tolist()) for r in rates)
@@ -152,9 +162,9 @@ class MambaIR(nn.Module):
         self.conv_after_body = _residual_conv(config.resi_connection, C)
         if config.upsampler == "pixelshuffle":
             self.conv_before_upsample = nn.Sequential(nn.Conv2d(C, 64, 3, padding=1), nn.LeakyReLU(0.01))
-            self.conv_last = nn.Conv2d(64, channels, 3, padding=1)
+            self.conv_last = FullPrecisionConv(64, channels, 3, padding=1)
         elif config.upsampler == "":
-            self.conv_last = nn.Conv2d(C, channels, 3, padding=1)
+            self.conv_last = FullPrecisionConv(C, channels, 3, padding=1)
         if config.upsampler:
             self.upsample = _upsampler(config)
         for module in self.modules():
