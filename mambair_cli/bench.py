@@ -53,9 +53,7 @@ def quality(
     """
     restorer = load_restorer(name_or_file, device=device, backend=backend, tile=tile)
     if restorer.scale < scale:
-        raise CallError(
-            f"{name_or_file} enlarges {restorer.scale} times, not {scale}; choose another model with -m"
-        )
+        raise CallError(f"{name_or_file} enlarges {restorer.scale} times, not {scale}; choose another model with -m")
     started = time.perf_counter()
     rows: list[Facts] = []
     for path in list_images(dataset):
@@ -126,17 +124,16 @@ def seams(name_or_file: str, image: Path) -> list[Facts]:
 _MEMORY = """
 import json, resource, sys, time
 import numpy as np
-from mambair_cli import engine, bench
+from mambair_cli import bench, devices, engine
 name, height, width, limit = sys.argv[1], *map(int, sys.argv[2:])
 restorer = bench.stand_in(limit) if name == "stand-in" else engine.load_restorer(name, memory_limit=limit or None)
 restorer.restore(np.zeros((64, 64, 3), np.uint8))
 image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-before = engine.used_memory(restorer.device)
-tiles = restorer.plan(height, width, 0 if limit else 1)
-predicted = restorer.peak_memory(tiles, 0 if limit else 1)
+before = devices.used_memory(restorer.device)
+tiles = restorer.plan(height, width)
+predicted = restorer.peak_memory(tiles)
 start = time.perf_counter()
-rows = sum(map(len, restorer.restore_rows(image))) if limit else len(restorer.restore(image))
-assert rows == restorer.scale * height
+restorer.restore(image)
 seconds = time.perf_counter() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(json.dumps({"tiles": len(tiles.boxes), "predicted": predicted, "measured": peak - before,
@@ -213,9 +210,7 @@ def _numba(*inputs: Tensor) -> Tensor:
 def _op_rows(quick: bool) -> list[Facts]:
     exact = _gradients(ss2d_scan_sequential, _scan_inputs_like(48, torch.float64))
     found = _gradients(_numba, _scan_inputs_like(48, torch.float32))
-    errors = [
-        ((a.double() - b).abs().max() / b.abs().max()).item() for a, b in zip(found, exact, strict=True)
-    ]
+    errors = [((a.double() - b).abs().max() / b.abs().max()).item() for a, b in zip(found, exact, strict=True)]
     rows = [
         _row("scan, forward error, of max|y| (48x48)", f"{errors[0]:.1e}", "<= 5e-6", errors[0] <= 5e-6),
         _row(
@@ -441,7 +436,5 @@ def _compile_rows() -> list[Facts]:
     with tempfile.TemporaryDirectory() as folder:
         for state, bar in (("compiled", 10.0), ("from the cache", 0.5)):
             seconds = float(_python(_COMPILE, NUMBA_CACHE_DIR=folder))
-            rows.append(
-                _row(f"numba and its kernels, {state}", f"{seconds:.2f} s", f"<= {bar:g} s", seconds <= bar)
-            )
+            rows.append(_row(f"numba and its kernels, {state}", f"{seconds:.2f} s", f"<= {bar:g} s", seconds <= bar))
     return rows

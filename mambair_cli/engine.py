@@ -1,11 +1,9 @@
 """From an image to a restored image: device, memory, tiles, precision; `load_restorer` is the way in."""
 
 import logging
-import math
-import os
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,14 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from . import runtime, tiling
-from .archs.ss2d import SS2D, use_backend
-from .errors import BackendError, CallError, MemoryLimitError, RestorationError
-from .image_io import Image
+from . import runtime, scratch, tiling
+from .archs.ss2d import SpatialScan, use_backend
+from .checkpoints import find_checkpoint
+from .devices import free_memory, resolve_device, resolve_dtype, used_memory
+from .errors import CallError, MemoryLimitError, RestorationError
+from .image import Image, in_bands
 from .ops import resolve_backend
-from .registry import find_models
-from .resize import Size, bicubic
-from .weights import find_checkpoint, load_network
+from .resize import bicubic
+from .weights import load_network
 
 log = logging.getLogger(__name__)
 Array = NDArray[Any]
@@ -34,76 +33,10 @@ LARGEST_TILE = 2**31
 MEMORY_SHARE = 0.6  # of what is free now
 MEMORY_ERROR = 1.25  # the estimate may be this much too low (`mambair bench memory`)
 TRANSFORMS = [(quarters, mirrored) for mirrored in (False, True) for quarters in range(4)]
+RADII = (1, 3, 9, 27)  # in which colour is looked for under transparent pixels, one blur after the other
+SPREAD = sum(RADII)
+FILL_ROWS = 256  # of a picture, at a time
 FULL = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto` (the fastest there is), `cpu`, `cuda`, `cuda:N` or `mps` as a device that works here.
-
-    Raises CallError for an unknown name, BackendError for a device this machine or PyTorch build lacks.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    kind, colon, index = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (colon and (kind != "cuda" or not index.isdecimal())):
-        raise CallError(f"unknown device {name!r}; there are auto, cpu, cuda, cuda:N and mps")
-    if kind == "cuda" and not torch.cuda.is_available():
-        built = torch.version.cuda or torch.version.hip
-        reason = "no GPU is visible to it" if built else "this PyTorch is built without CUDA"
-        raise BackendError(f"the device {name!r} cannot be used: {reason}; try --device cpu")
-    if index and int(index) >= torch.cuda.device_count():
-        raise BackendError(f"there is no {name}: this machine has {torch.cuda.device_count()} CUDA device(s)")
-    if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun: one GPU for each process
-        name = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise BackendError("the device 'mps' cannot be used: it needs an Apple GPU; try --device cpu")
-    return torch.device(name)
-
-
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`auto` (fp16 on a GPU of NVIDIA or AMD, fp32 elsewhere), `fp32`, `fp16` or `bf16` as a type that works there.
-
-    Raises CallError for an unknown name, BackendError for a type that the device lacks.
-    """
-    types = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    if name == "auto":
-        name = "fp16" if device.type == "cuda" else "fp32"
-    if name not in types:
-        raise CallError(f"--dtype must be auto, {', '.join(types)}, not {name!r}")
-    lacking = device.type == "mps" or (device.type == "cuda" and name == "bf16" and not torch.cuda.is_bf16_supported())
-    if name != "fp32" and lacking:
-        raise BackendError(f"{device.type} does not compute in {name} here; try --dtype fp32")
-    return types[name]
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that can be taken now: of the GPU's memory, or of the system's within the process's limit."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):  # not Linux: assume that half of all memory is free, or else 4 GiB
-        pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
-        return pages * os.sysconf("SC_PAGE_SIZE") // 2 if pages > 0 else 4 * 2**30
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        parts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        cache = int(parts["inactive_file"])  # counts as used, but is given back on demand
-    except (OSError, ValueError, KeyError):  # no limit
-        return free
-    return max(0, min(free, limit - used + cache))
-
-
-def used_memory(device: torch.device) -> int:
-    """Bytes that this process holds now, of the GPU's memory or of the system's."""
-    if device.type == "cuda":
-        return int(torch.cuda.memory_reserved(device))
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:  # not Linux: what a process with torch holds at least
-        return 2**29
 
 
 @dataclass(frozen=True)
@@ -158,40 +91,39 @@ class Restorer:
 
     def bytes_per_pixel(self) -> int:
         """Estimated peak memory of the network for each pixel of a tile (`mambair bench memory` measures it)."""
-        c = self.config
-        C, D, N, M = c.embed_dim, c.inner, c.d_state, -(-c.embed_dim // 16) + 2 * c.d_state
-        scan = 4 * D + 4 * M  # x, z, two planes, x_dbl
-        if self.backend in ("reference", "mamba-ssm"):  # sequences of x, dt, inputs; B, C; four buffers of states
-            scan += 4 * (5 * D + 4 * N) + 4 * 4 * N * D // 32
-        tail = {"pixelshuffle": 2 * 64 * c.upscale**2, "pixelshuffledirect": 9 * c.upscale**2, "": 9}
-        return int(4 * 1.25 * (6 * C + max(scan, 4 * C, tail[c.upsampler])))
+        return int(4 * 1.25 * self.config.floats_per_pixel(self.backend))
 
     def peak_memory(self, tiles: tiling.TilePlan, itemsize: int = 1) -> int:
         """Estimated bytes that restoring a colour image in these tiles takes; of a GPU, those of its memory.
 
-        The finished image counts with `itemsize` bytes a sample: 0 where it is handed out in strips.
+        The finished image counts with `itemsize` bytes a sample, unless it is so large that it lies on disk.
         """
         network = self.bytes_per_pixel() * tiles.tile_height * tiles.tile_width
         if self.device.type != "cpu":
             return network
         band = tiles.tile_height * tiles.width * self.scale**2 * 3
-        return network + 3 * 4 * band + tiles.height * tiles.width * self.scale**2 * 3 * itemsize
+        result = tiles.height * tiles.width * self.scale**2 * 3 * itemsize
+        return network + 3 * 4 * band + (result if result < scratch.LARGE else 0)
 
     def plan(self, height: int, width: int, itemsize: int = 1) -> tiling.TilePlan:
         """The tiles for an image of this size: one where it fits into memory, unless a size was asked for.
 
+        They cover sides that are rounded up to the multiple that the network needs.
         Raises MemoryLimitError where not even small tiles fit; CallError for a tile not above the overlap.
         """
+        multiple = self.config.multiple
+        rows, columns = (-(-side // multiple) * multiple for side in (height, width))
         if self.tile == "off":
-            return tiling.plan(height, width, max(height, width), 0)
+            return tiling.plan(rows, columns, max(rows, columns), 0)
         if isinstance(self.tile, int):
-            return tiling.plan(height, width, self.tile, self.tile_overlap)
+            return tiling.plan(rows, columns, self.tile, self.tile_overlap, multiple)
         budget = self._budget()
         least = self.tile_overlap + MIN_TILE
         plans = []
-        for rows in _sides(height, least):
-            for columns in _sides(width, least):
-                tiles = tiling.plan(height, width, (max(rows, least), max(columns, least)), self.tile_overlap)
+        for high in _sides(rows, least):
+            for wide in _sides(columns, least):
+                largest = max(high, least), max(wide, least)
+                tiles = tiling.plan(rows, columns, largest, self.tile_overlap, multiple)
                 if self.peak_memory(tiles, itemsize) <= budget:
                     plans.append(tiles)
                     break
@@ -209,31 +141,27 @@ class Restorer:
             return free
         return min(free, (self.memory_limit - used_memory(self.device)) / MEMORY_ERROR)
 
-    def restore(self, image: Array, progress: Progress | None = None) -> Array:
+    def restore(self, image: Array, progress: Progress | None = None, *, squeeze: bool = True) -> Array:
         """Restore H x W or H x W x 3 of uint8, uint16 or float32: the same type, s times as large.
 
         Networks of three channels see gray as three equal ones, averaged afterwards; networks of one channel
         see colours one by one. Integers are the range [0,1] of the network; floats that run beyond it are
-        squeezed into it and stretched again. `progress` is called with the share done, from 0 to 1.
+        squeezed into it and stretched again, or with `squeeze=False` shown to it as they are, and the result is
+        clipped to [0,1]. `progress` is called with the share done, from 0 to 1.
 
         Raises ValueError (another shape or type, not a number), MemoryLimitError, RestorationError.
         """
-        low, full = _value_range(image)
+        low, full = _value_range(image, squeeze)
         height, width = image.shape[:2]
         tiles = self.plan(height, width, image.itemsize)
-        result = np.empty((self.scale * height, self.scale * width, *image.shape[2:]), image.dtype)
+        result = scratch.allocate((self.scale * height, self.scale * width, *image.shape[2:]), image.dtype)
         row = 0
         with closing(self._strips(image, low, full, tiles, progress)) as strips:
             for strip in strips:
                 result[row : row + len(strip)] = strip
                 row += len(strip)
+                scratch.release(image, result)
         return result
-
-    def restore_rows(self, image: Array, progress: Progress | None = None) -> Generator[Array, None, None]:
-        """As `restore`, in strips from top to bottom as they are finished: never the whole result at once."""
-        low, full = _value_range(image)
-        height, width = image.shape[:2]
-        return self._strips(image, low, full, self.plan(height, width, 0), progress)
 
     def _strips(
         self, image: Array, low: float, full: float, tiles: tiling.TilePlan, progress: Progress | None
@@ -246,11 +174,15 @@ class Restorer:
             for top, left in tiles.boxes:
                 crop = image[top : top + tiles.tile_height, left : left + tiles.tile_width]
                 crop = crop.reshape(*crop.shape[:2], -1).astype(np.float32)
+                missing = [(0, tiles.tile_height - len(crop)), (0, tiles.tile_width - crop.shape[1]), (0, 0)]
+                crop = np.pad(crop, missing, mode="reflect")  # where the plan reaches beyond the image
                 yield self._restore_tile((crop - np.float32(low)) / np.float32(full), (top, left), counter, share)
 
+        rows, columns = self.scale * image.shape[0], self.scale * image.shape[1]
         with counter, closing(outputs()) as results:
             for strip in tiling.merge_rows(tiles, results, self.scale):
-                strip = strip[:, :, 0] if image.ndim == 2 else strip
+                strip = strip[:rows, :columns, 0] if image.ndim == 2 else strip[:rows, :columns]
+                rows -= len(strip)
                 strip.clip(0, 1, out=strip)
                 strip *= np.float32(full)
                 strip += np.float32(low if image.dtype == np.float32 else 0.5)
@@ -261,7 +193,9 @@ class Restorer:
         """(h,w,c) float32 -> (sh,sw,c); in smaller tiles where memory runs out, then and from then on."""
         height, width = crop.shape[:2]
         if max(height, width) > self._largest:
-            tiles = tiling.plan(height, width, self._largest, min(self.tile_overlap, self._largest // 2))
+            tiles = tiling.plan(
+                height, width, self._largest, min(self.tile_overlap, self._largest // 2), self.config.multiple
+            )
             results = (
                 self._restore_tile(
                     crop[y : y + tiles.tile_height, x : x + tiles.tile_width],
@@ -335,63 +269,8 @@ class Restorer:
         if by_model:
             alpha = self.restore(image.alpha, lambda share: report(0.5 + share / 2))
         else:
-            alpha = _resized(image.alpha, *pixels.shape[:2])
+            alpha = resized(image.alpha, *pixels.shape[:2])
         return replace(image, pixels=pixels, alpha=alpha)
-
-
-class Upscaler:
-    """Restores pictures to any size: with the networks that reach it, then antialiased bicubic downwards.
-
-    Attributes:
-        restorers: the networks loaded so far, by name. device, backend: where and by which scan they run.
-    """
-
-    def __init__(self, model: str | Path | None, options: Options, task: str = "upscale"):
-        """Load `model`, a name or a file, which repeats for factors above its own; None: the task's bundled ones."""
-        self.model, self.options, self.task = model, options, task
-        self.device = resolve_device(options.device)
-        self.backend = resolve_backend(options.backend, self.device.type).name
-        self.restorers: dict[str, Restorer] = {}
-        if model:
-            self._load(str(model))
-
-    def chain(self, scale: float) -> list[Restorer]:
-        """The networks to run one after the other. Raises CallError where none reach the factor."""
-        if self.model is None:
-            return [self._load(row.name) for row in find_models(self.task, scale)]
-        restorer = self._load(str(self.model))
-        if restorer.scale == 1 and scale > 1:
-            raise CallError(f"{restorer.name} does not enlarge; choose another model with -m")
-        return [restorer] * (max(1, math.ceil(round(math.log(scale, restorer.scale), 9))) if scale > 1 else 1)
-
-    def _load(self, name: str) -> Restorer:
-        if name not in self.restorers:
-            self.restorers[name] = load_restorer(name, **asdict(self.options))
-        return self.restorers[name]
-
-    def tiles(self, size: Size, height: int, width: int) -> int:
-        """How many tiles a picture of this height and width is cut into now, by all networks together."""
-        count = 0
-        for restorer in self.chain(size.factor(height, width)):
-            count += len(restorer.plan(height, width).boxes)
-            height, width = restorer.scale * height, restorer.scale * width
-        return count
-
-    def restore_image(self, image: Image, size: Size, progress: Progress | None = None) -> Image:
-        """Restore a picture and all that belongs to it to a size.
-
-        `progress` is called with the share done, from 0 to 1.
-        Raises as `Restorer.restore_image`; CallError where no network reaches the size.
-        """
-        height, width = image.pixels.shape[:2]
-        chain, report = self.chain(size.factor(height, width)), progress or (lambda share: None)
-        height, width = size.of(height, width)
-        work = np.cumprod([1, *(restorer.scale**2 for restorer in chain[:-1])])  # pixels each one sees
-        for i, restorer in enumerate(chain):
-            before, share = work[:i].sum() / work.sum(), work[i] / work.sum()
-            image = restorer.restore_image(image, lambda part: report(round(before + share * part, 9)))  # noqa: B023
-        alpha = None if image.alpha is None else _resized(image.alpha, height, width)
-        return replace(image, pixels=_resized(image.pixels, height, width), alpha=alpha)
 
 
 def load_restorer(
@@ -409,7 +288,8 @@ def load_restorer(
     """Load a model by its name or from a checkpoint file and make it ready on a device.
 
     Args:
-        name_or_file: such as "tiny-x4", or a .safetensors, .pth or .pt file of any published MambaIR form.
+        name_or_file: such as "tiny-x4" (fetched where it is neither bundled nor in the cache), or a .safetensors,
+            .pth or .pt file of any published form.
         device: see `Options`.
         backend: see `Options`.
         tile: see `Options`.
@@ -421,14 +301,14 @@ def load_restorer(
 
     Raises:
         CallError: no such model, file, device or back end. CheckpointError: the file is damaged, unsafe or of
-        another network. BackendError: the device or back end cannot run here.
+        another network. DownloadError: it cannot be fetched. BackendError: the device or back end cannot run here.
     """
     model, _ = load_network(find_checkpoint(name_or_file))
     options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha, dtype)
     return Restorer(model, str(name_or_file), options)
 
 
-def _value_range(image: Array) -> tuple[float, float]:
+def _value_range(image: Array, squeeze: bool = True) -> tuple[float, float]:
     """What becomes 0 for the network, and how far above it lies what becomes 1.
 
     Raises ValueError for what is no image.
@@ -441,6 +321,8 @@ def _value_range(image: Array) -> tuple[float, float]:
     low, high = float(image.min()), float(image.max())
     if not np.isfinite([low, high]).all():
         raise ValueError("the image holds values that are no numbers")
+    if not squeeze:
+        return 0.0, 1.0
     return min(0.0, low), max(1.0, high) - min(0.0, low)
 
 
@@ -452,9 +334,7 @@ def _parse_tile(tile: str | int, overlap: int) -> str | int:
     if not str(tile).isdecimal() or int(tile) == 0:
         raise CallError(f"--tile must be auto, off or a number of pixels, not {tile!r}")
     if int(tile) <= overlap:
-        raise CallError(
-            f"a tile of {tile} pixels must be larger than the overlap of {overlap} (--tile-overlap)"
-        )
+        raise CallError(f"a tile of {tile} pixels must be larger than the overlap of {overlap} (--tile-overlap)")
     return int(tile)
 
 
@@ -472,28 +352,42 @@ def _is_out_of_memory(error: Exception) -> bool:
     return any(words in str(error) for words in ("allocate memory", "out of memory"))  # on CPU, on MPS
 
 
-def _resized(pixels: Array, height: int, width: int) -> Array:
+def resized(pixels: Array, height: int, width: int) -> Array:
     """By antialiased bicubic, whose overshoot stays in the range of the pixels."""
     if pixels.shape[:2] == (height, width):
         return pixels
-    resized = bicubic(pixels, height, width)
-    return resized.clip(min(0, pixels.min()), max(1, pixels.max())) if pixels.dtype == np.float32 else resized
+    result = bicubic(pixels, height, width)
+    if pixels.dtype == np.float32:
+        low, high = min(0, pixels.min()), max(1, pixels.max())
+        return in_bands(lambda band: band.clip(low, high), result.dtype, result)
+    return result
 
 
 def _fill_transparent(pixels: Array, alpha: Array) -> Array:
-    """Give what is fully transparent the colour of its visible neighbours, within 40 pixels of them."""
-    hidden = alpha == 0
-    if not hidden.any() or hidden.all():
+    """Give what is fully transparent the colour of its visible neighbours, within SPREAD pixels of them."""
+    if alpha.min() > 0 or not alpha.max():
         return pixels
+    filled = scratch.allocate(pixels.shape, pixels.dtype)
+    for top in range(0, len(pixels), FILL_ROWS):
+        first = max(0, top - SPREAD)
+        seen = slice(first, top + FILL_ROWS + SPREAD)
+        filled[top : top + FILL_ROWS] = _filled(pixels[seen], alpha[seen])[top - first :][:FILL_ROWS]
+        scratch.release(pixels, alpha, filled)
+    return filled
+
+
+def _filled(pixels: Array, alpha: Array) -> Array:
+    hidden = alpha == 0
     weight: Array = alpha.astype(np.float32)
     colour: Array = pixels.astype(np.float32) * (weight if pixels.ndim == 2 else weight[:, :, None])
     filled = pixels.copy()
-    for radius in (1, 3, 9, 27):  # the nearest colour that there is
+    for radius in RADII:  # the nearest colour that there is
         side = (2 * radius + 1, 2 * radius + 1)
         weight, colour = cv2.blur(weight, side), cv2.blur(colour, side)
         near = hidden & (weight > 1e-6 * FULL.get(alpha.dtype, 1))
         share = weight[near] if pixels.ndim == 2 else weight[near][:, None]
-        filled[near] = colour[near] / share
+        found = colour[near] / share
+        filled[near] = found if pixels.dtype == np.float32 else np.rint(found)
         hidden &= ~near
     return filled
 
@@ -502,7 +396,7 @@ class _Counter:
     """Counts the share of the work that is done, block by block of the network, and reports it."""
 
     def __init__(self, model: nn.Module, report: Progress):
-        self.scans = [m for m in model.modules() if isinstance(m, SS2D)]
+        self.scans = [m for m in model.modules() if isinstance(m, SpatialScan)]
         self.done, self.step, self.report = 0.0, 0.0, report
 
     def begin(self, share: float) -> float:

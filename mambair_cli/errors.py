@@ -3,6 +3,7 @@
     MambairError             exit code 1: the work failed
       ImageError             an image cannot be read or written
       CheckpointError        a weight file is missing, unsafe, damaged or of another network
+      DownloadError          a file cannot be fetched
       MemoryLimitError       the work does not fit into memory
       RestorationError       a network gave values that are no numbers
       BackendError           a back end that was asked for by name cannot run here
@@ -25,6 +26,10 @@ class ImageError(MambairError):
 
 class CheckpointError(MambairError):
     """A weight file is missing, unsafe, damaged or of another network."""
+
+
+class DownloadError(MambairError):
+    """A file cannot be fetched."""
 
 
 class MemoryLimitError(MambairError):

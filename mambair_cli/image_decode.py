@@ -14,7 +14,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import cv2
@@ -24,6 +24,7 @@ from PIL import ImageCms, PngImagePlugin
 
 from . import exif
 from .errors import ImageError
+from .image import WHITE, Image, in_bands
 
 pillow_heif: Any
 try:
@@ -36,6 +37,7 @@ else:
 MAX_TEXT = 16 * 2**20
 """The most bytes of one text, or colour profile, of a PNG file."""
 
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _XMP_ORIENTATION = re.compile(rb'(tiff:Orientation(?:="|>))\d')
 _LIBRARIES = threading.Lock()
 _OPENCV_LOG: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV 5 and 4
@@ -44,14 +46,9 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())  # else what it logs 
 Samples = tuple[np.ndarray, np.ndarray | None]
 """The pixels, and the alpha where there is one."""
 
-ROWS = 64
-"""What is done to a large image is done to as many rows at a time, so that it takes little memory."""
 
-WHITE: dict[Any, float] = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float32): 1.0}
-
-
-def decode(data: bytes, max_pixels: int) -> dict[str, Any]:
-    """The fields of an image_io.Image: the first frame, upright, and all that the file tells of it.
+def decode(data: bytes, max_pixels: int) -> Image:
+    """The first frame, upright, and all that the file tells of it.
 
     Raises ImageError (over max_pixels, not readable) and, for damaged files, nearly anything.
     """
@@ -75,7 +72,7 @@ def _quiet_libraries() -> Iterator[None]:
             _OPENCV_LOG.setLogLevel(level)
 
 
-def _decode(data: bytes, max_pixels: int) -> dict[str, Any]:
+def _decode(data: bytes, max_pixels: int) -> Image:
     tags = exif.parse(data) if exif.is_tiff(data) else None
     if tags:
         _check_strips(data, tags)
@@ -103,12 +100,12 @@ def _decode(data: bytes, max_pixels: int) -> dict[str, Any]:
         notes.append(f"its samples of {bits} bits are reduced to 8")
     metadata = _metadata(format, info, turn)
     profile, space = info.get("icc_profile"), b"GRAY" if pixels.ndim == 2 else b"RGB "
-    return metadata | {
-        "pixels": _upright(pixels, turn),
-        "alpha": None if alpha is None else _upright(alpha, turn),
-        "icc_profile": profile if profile and profile[16:20] == space else None,
-        "notes": (*notes, *metadata["notes"]),
-    }
+    return Image(
+        _upright(pixels, turn),
+        None if alpha is None else _upright(alpha, turn),
+        profile if profile and profile[16:20] == space else None,
+        **metadata | {"notes": (*notes, *metadata["notes"])},
+    )
 
 
 def _samples(data: bytes, file: Any) -> Samples:
@@ -287,18 +284,16 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         place += 12 + size
 
 
-def join_png(chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The PNG file of chunks."""
-    parts = [b"\x89PNG\r\n\x1a\n"]
-    for kind, body in chunks:
-        parts += [struct.pack(">I4s", len(body), kind), body, struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))]
-    return b"".join(parts)
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    """A chunk of a PNG file, with its length and checksum."""
+    return b"".join([struct.pack(">I4s", len(body), kind), body, struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))])
 
 
 def _from_deep_png(data: bytes) -> Samples:
     """The samples of a PNG file of 16 bits that is gray with alpha, or RGB."""
     # OpenCV gets nothing but the samples: its versions differ in what they make of other chunks.
-    samples = _opencv(join_png(chunk for chunk in png_chunks(data) if chunk[0] in {b"IHDR", b"IDAT", b"IEND"}))
+    chunks = [png_chunk(*chunk) for chunk in png_chunks(data) if chunk[0] in {b"IHDR", b"IDAT", b"IEND"}]
+    samples = _opencv(b"".join([PNG_SIGNATURE, *chunks]))
     colour_type = data[25]  # in IHDR: 2 RGB, 4 gray and alpha, 6 RGB and alpha
     pixels = samples[..., 0] if colour_type == 4 else samples[..., 2::-1]  # BGR or BGRA, and gray three times
     return pixels, None if colour_type == 2 else samples[..., 3]
@@ -450,12 +445,3 @@ def _upright(samples: np.ndarray, orientation: Any) -> np.ndarray:
     if orientation in {2, 3, 6, 7}:
         samples = samples[:, ::-1]
     return np.ascontiguousarray(samples)
-
-
-def in_bands(change: Callable[..., np.ndarray], dtype: np.dtype, *arrays: np.ndarray) -> np.ndarray:
-    """change(*arrays) as dtype, some rows at a time, so that it takes little memory beyond the result."""
-    result = np.empty(arrays[0].shape, dtype)
-    for top in range(0, len(result), ROWS):
-        rows = slice(top, top + ROWS)
-        result[rows] = change(*(array[rows] for array in arrays))
-    return result

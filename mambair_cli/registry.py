@@ -1,10 +1,17 @@
 """What mambair can do and with which weights: tables of data, no torch."""
 
-from dataclasses import dataclass
+import csv
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 from .errors import CallError
 
 MAX_SCALE = 16  # times as large a side can become
+PUBLISHED = Path(__file__).parent / "published.csv"  # figures of the papers' tables, each with its source
 
 
 @dataclass(frozen=True)
@@ -12,38 +19,110 @@ class Task:
     """A kind of restoration, and the command of the same name.
 
     scale is the default one. suffix tells a result from the input beside it; {scale} in it stands for the scale.
+    level says what the levels of its models count; empty where they have none.
     """
 
     name: str
     summary: str
     scale: int
     suffix: str
+    level: str = ""
+
+
+@dataclass(frozen=True)
+class Score:
+    """PSNR in dB and SSIM (None: not given) on a data set; channel is Y, RGB or gray."""
+
+    dataset: str
+    psnr: float
+    ssim: float | None
+    channel: str = "Y"
 
 
 @dataclass(frozen=True)
 class Model:
     """A trained network.
 
-    file is its name under weights/, sha256 that of the file, parameters their number, degradation what its
-    inputs should have suffered, score what it reaches and on what.
+    Attributes:
+        name: what `-m` takes.
+        task: a name of TASKS.
+        arch: a name of `weights.ARCHITECTURES`; config: what its configuration class is built from.
+        scale: how many times larger its results are.
+        parameters: their number.
+        degradation: what its inputs should have suffered.
+        licence: of the weights.
+        source: who trained it, and where that is described.
+        level: of the degradation, in what the task's level counts (sigma of 255, JPEG quality).
+        file: under weights/, of a bundled model; None for those to be downloaded.
+        urls: where its file can be had, best first. Empty: no address is known.
+        sha256: of the file, hexadecimal. None: nobody of this project could fetch it yet.
+        measured: scores on what this project measured; else published: task, setting and method in PUBLISHED.
     """
 
     name: str
     task: str
     arch: str
     scale: int
-    file: str
-    sha256: str
     parameters: int
     degradation: str
-    score: str
     licence: str
     source: str
+    config: Mapping[str, Any] = field(hash=False)
+    level: int | None = None
+    file: str | None = None
+    urls: tuple[str, ...] = ()
+    sha256: str | None = None
+    measured: tuple[Score, ...] = ()
+    published: tuple[str, str, str] | None = None
+
+    @property
+    def bundled(self) -> bool:
+        """Whether it ships with the package."""
+        return self.file is not None
+
+    @property
+    def verified(self) -> bool:
+        """Whether someone of this project has held the file, so that its hash is known."""
+        return self.sha256 is not None
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """What it reaches: measured here, or else as published."""
+        return self.measured or published_scores(*self.published or ("", "", ""))
 
 
 TASKS = {
     "upscale": Task("upscale", "Enlarge photographs and restore their detail.", scale=4, suffix="_x{scale:g}"),
+    "denoise": Task("denoise", "Take the noise out of photographs.", scale=1, suffix="_denoised", level="sigma"),
+    "derain": Task("derain", "Take the rain out of photographs.", scale=1, suffix="_derained"),
+    "dejpeg": Task("dejpeg", "Take out what JPEG compression put in.", scale=1, suffix="_dejpeg", level="quality"),
 }
+
+# What models of a task have to beat: task and method in PUBLISHED, and the setting of a scale or level.
+BASELINES = {"upscale": ("classic_sr", "Bicubic", "x{}"), "dejpeg": ("jpeg_gray", "JPEG input", "q{}")}
+
+BICUBIC = "bicubic downsampling"
+REAL = "blur, noise and JPEG of unknown strength, as in real photographs"
+CLASSIC = {"embed_dim": 180, "depths": (6,) * 6, "d_state": 16, "expand": 2.0}
+LIGHT = {"embed_dim": 60, "depths": (6,) * 4, "upsampler": "pixelshuffledirect"}
+LIGHT_A = {**LIGHT, "d_state": 16, "expand": 1.2, "conv_block": "light_a"}
+LIGHT_B = {**LIGHT, "d_state": 16, "expand": 1.5, "conv_block": "light_b"}
+LIGHT_C = {**LIGHT, "d_state": 10, "expand": 1.2, "conv_block": "light_c"}
+SAME_SIZE = {**CLASSIC, "expand": 1.2, "upsampler": "", "upscale": 1}
+OMNI = {"dim": 48, "d_state": 16, "expand": 1.0, "ffn_expand": 2.66}
+TINY = {**LIGHT, "embed_dim": 48, "depths": (3, 3), "d_state": 4, "expand": 1.0, "conv_block": "light_c"}
+MAMBAIR = "Apache-2.0"
+VMAMBAIR = "none stated by its authors"  # so nothing of it may be passed on
+
+
+def _hugging_face(repository: str, file: str) -> str:
+    return f"https://huggingface.co/{repository}/resolve/main/{file}"
+
+
+def _drive(identity: str) -> str:
+    """Of a public file on Google Drive; `confirm` skips the page that warns of large files."""
+    return f"https://drive.usercontent.google.com/download?id={identity}&export=download&confirm=t"
+
 
 MODELS: tuple[Model, ...] = (
     Model(
@@ -51,11 +130,12 @@ MODELS: tuple[Model, ...] = (
         task="upscale",
         arch="mambair",
         scale=2,
+        config={**TINY, "upscale": 2},
         file="tiny-x2.safetensors",
-        sha256="92f705a332da259ce1cf6dbc429ed05259c1ade307e7248708732dc2c6145beb",
+        sha256="c1afad321153a7dbdbc4b82ee441ffbe1fdacd6ed8b699a1ee8fe2caf0d011ab",
         parameters=158226,
-        degradation="bicubic downsampling",
-        score="Set5 37.33 dB PSNR-Y",
+        degradation=BICUBIC,
+        measured=(Score("Set5", 37.45, 0.9586), Score("Set14", 33.00, 0.9126), Score("B100", 31.83, 0.8953)),
         licence="Apache-2.0",
         source="trained by this project, see weights/tiny-x2.md",
     ),
@@ -64,34 +144,244 @@ MODELS: tuple[Model, ...] = (
         task="upscale",
         arch="mambair",
         scale=4,
+        config={**TINY, "upscale": 4},
         file="tiny-x4.safetensors",
         sha256="37c0f2153d567524d9eea7cea4047f54a320b9308cffdbaef2e8e1bd41237d36",
         parameters=173814,
-        degradation="bicubic downsampling",
-        score="Set5 31.23 dB PSNR-Y",
+        degradation=BICUBIC,
+        measured=(Score("Set5", 31.23, 0.8804), Score("Set14", 27.94, 0.7659)),
         licence="Apache-2.0",
         source="trained by this project, see weights/tiny-x4.md",
+    ),
+    *(
+        Model(
+            name=f"mambair-classic-x{scale}",
+            task="upscale",
+            arch="mambair",
+            scale=scale,
+            config={**CLASSIC, "upscale": scale},
+            parameters=parameters,
+            degradation=BICUBIC,
+            published=("classic_sr", f"x{scale}", "MambaIR"),
+            licence=MAMBAIR,
+            source="MambaIR, arXiv:2402.15648, classic super-resolution",
+            urls=urls,
+        )
+        for scale, parameters, urls in (
+            (2, 20421863, (_drive("11Kiy_0hmMyDjMvW7MmbUT6tO9n5JrDeB"),)),
+            (3, 20606503, (_drive("1u0VcESEduHu-GBCC6vDGQt9qXSX2AKdn"),)),
+            (
+                4,
+                20569575,
+                (
+                    _hugging_face("cguoh/MambaIR", "MambaIRv1_ckpt/MambaIR_classicSRx4.pth"),
+                    _drive("1YXggWIsi-auCjmPQDvW9FjB1f9fZK0hN"),
+                ),
+            ),
+        )
+    ),
+    *(
+        Model(
+            name=f"mambair-light-{letter}-x{scale}",
+            task="upscale",
+            arch="mambair",
+            scale=scale,
+            config={**config, "upscale": scale},
+            parameters=parameters,
+            degradation=BICUBIC,
+            published=("light_sr", f"x{scale}", f"MambaIR-light ({name})"),
+            licence=MAMBAIR,
+            source=f"MambaIR, arXiv:2402.15648, light super-resolution, {source}",
+            urls=(_drive(identity),) if identity else (),
+        )
+        for letter, config, name, source, files in (
+            (
+                "a",
+                LIGHT_A,
+                "v1",
+                "as in version 1 of the paper",
+                (
+                    (2, 933672, "1mI3vVcv1inEZ8XmDudk4G8HYcPMUO0cg"),
+                    (3, 941787, "1tphJw5diWpvX95ZLFCHNTP8QfKtb3uHx"),
+                    (4, 953148, "1MHJ2ZP7P6Rfb29hDAwZj9SZqIUCLffFU"),
+                ),
+            ),
+            (
+                "b",
+                LIGHT_B,
+                "gen B",
+                "as in later versions of the paper",
+                ((2, 1363320, None), (3, 1371435, None), (4, 1382796, None)),
+            ),
+            (
+                "c",
+                LIGHT_C,
+                "gen C",
+                "as released last",
+                (
+                    (2, 905016, "1eWovtH7YvEn2Bm9wBK5REOhbIgapsLxM"),
+                    (3, 913131, "1JoC3fwah5Xo0Z1s8DnmXQlsctKQjs1Hx"),
+                    (4, 924492, "1jIz579k_16569HFVF-76KgqAbJaJoDgF"),
+                ),
+            ),
+        )
+        for scale, parameters, identity in files
+    ),
+    Model(
+        name="mambair-real-x4",
+        task="upscale",
+        arch="mambair",
+        scale=4,
+        config={**CLASSIC, "upscale": 4},
+        parameters=20569575,
+        degradation=REAL,
+        licence=MAMBAIR,
+        source="MambaIR, arXiv:2402.15648, real-world super-resolution (GAN)",
+        urls=(_drive("16BBSRz1HellkTgypu4wu3CHA20CLgpSY"),),
+    ),
+    *(
+        Model(
+            name=f"mambair-denoise-{sigma}",
+            task="denoise",
+            arch="mambair",
+            scale=1,
+            level=sigma,
+            config=SAME_SIZE,
+            parameters=15777507,
+            degradation=f"Gaussian noise, sigma {sigma} of 255",
+            published=("denoise_color", f"sigma{sigma}", "MambaIR"),
+            licence=MAMBAIR,
+            source="MambaIR, arXiv:2402.15648, colour denoising",
+            urls=urls,
+        )
+        for sigma, urls in (
+            (15, (_drive("1w5Y502iKSkqhP-OpleppPmk6PAnvWPdr"),)),
+            (
+                25,
+                (
+                    _hugging_face("cguoh/MambaIR", "MambaIRv1_ckpt/ColorDN_MambaIR_level25.pth"),
+                    _drive("1qSPy6B7Jvi7PDHM1fl8Q88kn7ckwtusK"),
+                ),
+            ),
+            (50, (_drive("1O2o9xPruX8MtUL4qmuxV4Vfsef8L_jLM"),)),
+        )
+    ),
+    Model(
+        name="mambair-denoise-real",
+        task="denoise",
+        arch="mambair_unet",
+        scale=1,
+        config={"dim": 48, "blocks": (4, 6, 6, 8), "refinement": 4, "d_state": 16, "expand": 1.5},
+        parameters=26779480,
+        degradation="real sensor noise",
+        published=("denoise_real", "-", "MambaIR"),
+        licence=MAMBAIR,
+        source="MambaIR, arXiv:2402.15648, real denoising (SIDD)",
+        urls=(_drive("1iMcapgaT7VPfR2UFYy21KbX3rUHFJCU8"),),
+    ),
+    *(
+        Model(
+            name=f"mambair-jpeg-{quality}",
+            task="dejpeg",
+            arch="mambair",
+            scale=1,
+            level=quality,
+            config={**SAME_SIZE, "in_chans": 1},
+            parameters=15771025,
+            degradation=f"JPEG of quality {quality}, gray",
+            published=("jpeg_gray", f"q{quality}", "MambaIR"),
+            licence=MAMBAIR,
+            source="MambaIR, arXiv:2402.15648, JPEG artefact reduction",
+            urls=(_drive(identity),),
+        )
+        for quality, identity in (
+            (10, "1kncutEIAq9MvD8w6If6VZD7hkRkRcXWr"),
+            (30, "1hIIJQR59XmizMapxLOWtihhF3R7prYu3"),
+            (40, "1XbuIsLuCtwV78cVMYLuWXm-hNQDsbn6M"),
+        )
+    ),
+    *(
+        Model(
+            name=f"vmambair-{name}",
+            task=task,
+            arch="vmambair",
+            scale=scale,
+            config={**OMNI, "blocks": blocks, "refinement": blocks[0], "upscale": scale, "channel_inner": inner},
+            parameters=parameters,
+            degradation=degradation,
+            licence=VMAMBAIR,
+            source=f"VmambaIR, arXiv:2403.11423, {source}",
+        )
+        for name, task, scale, blocks, inner, parameters, degradation, source in (
+            ("x4", "upscale", 4, (15, 1, 1, 1), 4, 12028273, BICUBIC, "super-resolution (GAN)"),
+            ("real-x4", "upscale", 4, (6, 2, 2, 1), 1, 10497813, REAL, "real-world super-resolution (GAN)"),
+        )
+    ),
+    *(
+        Model(
+            name=f"vmambair-{name}",
+            task="derain",
+            arch="vmambair",
+            scale=1,
+            config={**OMNI, "blocks": (3, 5, 7, 9), "refinement": 2, "upscale": 1, "channel_inner": inner},
+            parameters=parameters,
+            degradation="streaks of rain",
+            published=published,
+            licence=VMAMBAIR,
+            source=f"VmambaIR, arXiv:2403.11423, {source}",
+        )
+        for name, inner, parameters, published, source in (
+            ("derain", 4, 28709875, ("derain", "-", "VmambaIR"), "deraining"),
+            ("derain-variant", 2, 28699461, None, "deraining, the second form"),
+        )
     ),
 )
 
 
 def find_models(task: str, scale: float = 1) -> list[Model]:
-    """The default models of a task that together reach at least `scale`, in the order to run them.
+    """The bundled models of a task that together reach at least `scale`, in the order to run them.
 
     The smallest one that reaches it; above the largest one's scale that one first, as often as needed.
     Raises CallError where there is none, and for a scale outside 1 to MAX_SCALE.
     """
     if not 1 <= scale <= MAX_SCALE:
         raise CallError(f"the scale must lie between 1 and {MAX_SCALE}, not {scale:g}")
-    candidates = sorted((m for m in MODELS if m.task == task), key=lambda m: m.scale)
+    candidates = sorted((m for m in MODELS if m.bundled and m.task == task), key=lambda m: m.scale)
     if not candidates or candidates[-1].scale < min(scale, 2):
-        raise CallError(f"no bundled model for {task} reaches x{scale:g}; give one with -m")
+        reach = f" reaches x{scale:g}" if scale > 1 else " yet"
+        hint = f"a file, or a name of mambair models list --task {task}"
+        raise CallError(f"no bundled model for {task}{reach}; give one with -m: {hint}")
     largest = candidates[-1]
     if scale > largest.scale:
         return [largest, *find_models(task, scale / largest.scale)]
     return [next(m for m in candidates if m.scale >= scale)]
 
 
+def check_task(command: str, name: str, task: str | None, scale: int) -> None:
+    """Raise CallError, with the command that fits, where a network cannot serve `command` (a name of TASKS).
+
+    task: what it is known to be for; None: only its scale tells, and one that does not enlarge may be for any other.
+    """
+    task = task if task in TASKS else None
+    if (task or command) == command and (scale > 1) == (TASKS[command].scale > 1):
+        return
+    what = f"is for {task}" if task else f"enlarges {scale} times" if scale > 1 else "does not enlarge"
+    fitting = [task] if task else [t.name for t in TASKS.values() if (t.scale > 1) == (scale > 1)]
+    raise CallError(f"{name} {what}; use mambair {' or '.join(fitting)} INPUT -m {shlex.quote(name)}")
+
+
 def model_named(name: str) -> Model | None:
     """The row of this name, if there is one."""
     return next((model for model in MODELS if model.name == name), None)
+
+
+@lru_cache
+def published_scores(task: str, setting: str, method: str) -> tuple[Score, ...]:
+    """What PUBLISHED says of a method, in the order of the papers; empty where it says nothing."""
+    with PUBLISHED.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return tuple(
+        Score(r["dataset"], float(r["psnr"]), float(r["ssim"]) if r["ssim"] else None, r["channel"])
+        for r in rows
+        if (r["task"], r["setting"], r["method"]) == (task, setting, method)
+    )

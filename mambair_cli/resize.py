@@ -13,11 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import scratch
+
 Array = NDArray[Any]
 Taps = tuple[tuple[Array, Array], ...]
 
 BAND_VALUES = 1 << 16
 """Rows of a large image are resized in bands of about this many output values, which stay in the cache."""
+
+RELEASE = 64  # bands after which large arrays are taken out of memory
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,13 @@ def bicubic(image: Array, height: int, width: int, *, antialias: bool = True) ->
 
     row_taps = _taps(image.shape[0], height, antialias)
     column_taps = _taps(image.shape[1], width, antialias)
-    result = np.empty((height, width, *image.shape[2:]), image.dtype)
-    for band in _bands(height, max(result[0].size, image[0].size)):
+    result = scratch.allocate((height, width, *image.shape[2:]), image.dtype)
+    for i, band in enumerate(_bands(height, max(result[0].size, image[0].size))):
         rows = _weighted_sum(image, row_taps, band)  # band x W x C
         columns = _weighted_sum(rows.swapaxes(0, 1), column_taps, slice(None))  # width x band x C
         result[band] = columns.swapaxes(0, 1)
+        if i % RELEASE == 0:
+            scratch.release(result, image)
     return result
 
 

@@ -3,7 +3,9 @@ import importlib.util
 import json
 import platform
 import re
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,3 +82,60 @@ def test_with_gpus(monkeypatch):
 def test_a_back_end_that_cannot_run_says_why(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert report()["backends"]["numba"] == "numba is not installed"
+
+
+# What to install
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine of which one says what it has."""
+
+    def be(*, gpu=False, cuda=None, visible=False, system="Linux"):
+        monkeypatch.setattr(doctor, "_has_nvidia_gpu", lambda: gpu)
+        monkeypatch.setattr(torch.version, "cuda", cuda)
+        monkeypatch.setattr(torch.version, "hip", None)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: visible)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: int(visible))
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "a GPU")
+        monkeypatch.setattr(platform, "system", lambda: system)
+        monkeypatch.setattr(torch, "__version__", "2.7.1+cpu")
+
+    return be
+
+
+def test_nothing_is_faster(machine):
+    machine()
+    assert report()["faster"] is None
+    machine(gpu=True, cuda="12.6", visible=True)
+    assert report()["faster"] is None
+
+
+def test_a_gpu_that_pytorch_cannot_use(machine):
+    machine(gpu=True)
+    assert report()["faster"] == "pip install --force-reinstall torch==2.7.1"
+    machine(gpu=True, system="Windows")
+    command = report()["faster"]
+    assert command == "pip install --force-reinstall torch==2.7.1 --index-url https://download.pytorch.org/whl/cu126"
+
+
+def test_a_faster_back_end_that_is_missing(machine, monkeypatch):
+    machine()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert report()["faster"] == "pip install numba"
+    slow = BACKENDS[-1]
+    first = replace(
+        slow, name="kernels", unavailable=lambda device, dtype: "some-kernels is not installed, which others bring"
+    )
+    monkeypatch.setattr(doctor, "BACKENDS", (first, slow))
+    assert report()["faster"] == "pip install some-kernels"
+    monkeypatch.setattr(doctor, "BACKENDS", (slow, first))  # it would not be taken
+    assert report()["faster"] is None
+
+
+def test_the_driver_is_found(monkeypatch):
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert not doctor._has_nvidia_gpu()
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert doctor._has_nvidia_gpu()

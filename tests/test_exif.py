@@ -1,9 +1,10 @@
 import struct
 
 import pytest
+from failing import fails
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import MAKER_NOTE, THUMBNAIL, exif_block, exif_facts, fails
+from pictures import MAKER_NOTE, THUMBNAIL, exif_block, exif_facts
 
 from mambair_cli import exif
 from mambair_cli.exif import Entry, build, cleaned, header, integers, joined, parse, resolution

@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import tifffile
+from failing import fails
 from pictures import (
     CMYK_PROFILE,
     GRAY_PROFILE,
@@ -19,7 +20,6 @@ from pictures import (
     XMP,
     exif_block,
     exif_facts,
-    fails,
     noise,
     pillow_bytes,
     png_bytes,

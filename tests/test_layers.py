@@ -1,13 +1,16 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from failing import fails
 
 from mambair_cli.archs.layers import (
     DilatedDepthwise,
     DropPath,
     FullPrecisionConv,
     Pointwise,
+    pixel_shuffle,
     pointwise,
+    scale_of_pixel_shuffle,
     to_image,
     to_tokens,
 )
@@ -41,9 +44,28 @@ def test_pointwise_takes_non_contiguous_tokens():
     torch.testing.assert_close(pointwise(tokens, weight), F.linear(tokens, weight))
 
 
-def test_pointwise_module_is_a_convolution():
-    module, image = Pointwise(6, 4), torch.randn(2, 6, 5, 7)
-    torch.testing.assert_close(module(image), F.conv2d(image, module.weight, module.bias))
+@pytest.mark.parametrize("bias", [True, False])
+def test_pointwise_module_is_a_convolution(bias):
+    module, image = Pointwise(6, 4, bias), torch.randn(2, 6, 5, 7)
+    expected = F.conv2d(image, module.weight, module.bias)
+    torch.testing.assert_close(module(image), expected)
+    halves = [module.half_of(to_tokens(image), index) for index in (0, 1)]
+    assert all(half.is_contiguous() for half in halves)
+    torch.testing.assert_close(to_image(torch.cat(halves, 3)), expected)
+
+
+@pytest.mark.parametrize(("scale", "keys"), [(1, []), (2, [0]), (3, [0]), (4, [0, 2]), (8, [0, 2, 4])])
+def test_pixel_shuffle(scale, keys):
+    module = pixel_shuffle(5, scale)
+    assert module(torch.randn(1, 5, 3, 4)).shape == (1, 5, 3 * scale, 4 * scale)
+    state = {f"a.{key}": value for key, value in module.state_dict().items()}
+    assert list(state) == [f"a.{i}.{kind}" for i in keys for kind in ("weight", "bias")]
+    assert scale_of_pixel_shuffle(state, "a") == scale
+
+
+@pytest.mark.parametrize("scale", [-2, 5, 6, 7, 12])
+def test_scales_that_pixel_shuffle_does_not_reach(scale):
+    fails(lambda: pixel_shuffle(5, scale), ValueError, f"x{scale}")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 6), (5, 1), (6, 8), (7, 9), (32, 31)])

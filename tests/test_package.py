@@ -8,10 +8,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from networks import fails
+from failing import fails
 
 import mambair_cli
-from mambair_cli.train import RECIPES
+from mambair_cli.registry import PUBLISHED
+from mambair_cli.training.recipe import RECIPES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,20 +25,28 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 MODULES = sorted(PACKAGE.rglob("*.py"))
 every_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 
-# Each part imports only from the layers before its own; ops and archs also from themselves.
+# Each part imports only from the layers before its own; folders also from themselves.
 LAYERS = (
     {"errors", "exif"},
+    {"scratch", "cache", "download"},
+    {"image"},
     {"image_decode"},
-    {"ops", "tiling", "metrics", "resize", "registry", "runtime", "image_io"},
-    {"archs", "datasets"},
-    {"weights"},
-    {"engine", "train"},
+    {"image_encode"},
+    {"ops", "tiling", "metrics", "resize", "registry", "runtime", "image_io", "devices"},
+    {"degrade"},
+    {"rain", "real_world"},
+    {"archs", "datasets", "jobs"},
+    {"weights", "manifest"},
+    {"checkpoints"},
+    {"engine", "peers"},
+    {"upscaler", "training"},
     {"batch", "bench", "doctor"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 )
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
-LIGHT = ("cli", "registry", "errors", "runtime")  # loaded by `mambair --help`
+LIGHT = ("cli", "registry", "cache", "errors", "runtime")  # loaded by `mambair --help`
 HEAVY = {"torch", "numpy", "numba", "cv2", "PIL", "safetensors", "tqdm"}
 
 
@@ -103,12 +112,13 @@ def test_light_modules_import_nothing_heavy(name):
 
 def test_the_package_imports_its_dependencies_and_nothing_else():
     distributions = {"PIL": "pillow", "cv2": "opencv-python-headless", "llvmlite": "numba"}
-    distributions |= {"pillow_heif": "pillow-heif", "mamba_ssm": "mamba-ssm"}
+    distributions |= {"pillow_heif": "pillow-heif", "mamba_ssm": "mamba-ssm", "yaml": "pyyaml"}
     imported = {name.split(".")[0] for path in MODULES for name in imports(path)}
     imported -= {"mambair_cli", "tomllib", "triton", *sys.stdlib_module_names}  # triton comes with torch for GPUs
     extras = PROJECT["project"]["optional-dependencies"]
-    required = PROJECT["project"]["dependencies"] + extras["heif"] + extras["mamba-ssm"]
+    required = PROJECT["project"]["dependencies"] + extras["heif"] + extras["mamba-ssm"] + extras["train"]
     declared = {re.match(r"[\w-]+", line)[0] for line in required}
+    imported.add("tensorboard")  # by torch.utils.tensorboard
     assert {distributions.get(name, name) for name in imported} == declared
     assert not declared & {"torchvision", "timm", "basicsr", "einops", "opencv-python"}
 
@@ -132,10 +142,14 @@ def test_every_module_has_its_tests(path):
     names = {"__init__": "package", "__main__": "cli"}
     if path.stem == "__init__" and path.parent != PACKAGE:
         return  # only names what the folder offers
-    assert (ROOT / "tests" / f"test_{names.get(path.stem, path.stem)}.py").is_file()
+    shared = path.parent.name in ("commands", "training")  # as other modules have the same names
+    prefix = f"{path.parent.name}_" if shared else ""
+    assert (ROOT / "tests" / f"test_{prefix}{names.get(path.stem, path.stem)}.py").is_file()
 
 
-@pytest.mark.parametrize("command", [["ruff", "check"], ["mypy"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [["ruff", "check"], ["ruff", "format", "--check", "mambair_cli", "tests"], ["mypy"]], ids=" ".join
+)
 def test_checkers_are_content(command):
     done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -161,6 +175,6 @@ def test_the_wheel(tmp_path):
     assert wheel.name == f"mambair-{mambair_cli.__version__}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as file:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
-    expected = {path.relative_to(ROOT).as_posix() for path in (*MODULES, *RECIPES.glob("*.toml"))}
+    expected = {path.relative_to(ROOT).as_posix() for path in (*MODULES, PUBLISHED, *RECIPES.glob("*.toml"))}
     expected |= {f"mambair_cli/weights/{path.name}" for path in (ROOT / "weights").iterdir()}
     assert names == expected

@@ -4,44 +4,90 @@ import sys
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
-from networks import fails
+from failing import fails
 
 import mambair_cli
 from mambair_cli import registry
+from mambair_cli.cache import NAME
 from mambair_cli.errors import CallError
-from mambair_cli.registry import MODELS, TASKS, find_models, model_named
-from mambair_cli.train import RECIPES, build_network, read_recipe
-from mambair_cli.weights import ARCHITECTURES, bundled_folder, load_network, sha256
+from mambair_cli.registry import MODELS, TASKS, Score, check_task, find_models, model_named, published_scores
+from mambair_cli.training.recipe import RECIPES, build_network, read_recipe
+from mambair_cli.weights import ARCHITECTURES, bundled_folder, check_row, describe, sha256
 
+BUNDLED = [row for row in MODELS if row.bundled]
 every_model = pytest.mark.parametrize("row", MODELS, ids=lambda row: row.name)
+every_bundled = pytest.mark.parametrize("row", BUNDLED, ids=lambda row: row.name)
 
 
 def test_names_and_files_are_unique():
-    for field in ("name", "file", "sha256"):
-        assert len({getattr(row, field) for row in MODELS}) == len(MODELS)
+    assert len({row.name for row in MODELS}) == len(MODELS)
+    for values in (
+        [row.file for row in BUNDLED],
+        [row.sha256 for row in MODELS if row.verified],
+        [url for row in MODELS for url in row.urls],
+    ):
+        assert len(set(values)) == len(values)
     assert all(name == task.name for name, task in TASKS.items())
 
 
-@every_model
+@every_bundled
 def test_a_row_says_what_its_file_is(row):
     path = bundled_folder() / row.file
     assert sha256(path) == row.sha256
-    model, arch = load_network(path)
-    assert arch == row.arch
-    assert row.arch in ARCHITECTURES
-    assert model.config.upscale == row.scale
+    facts = describe(path)
+    check_row(row, facts, "the file")
+    assert facts["scale"] == row.scale
+    assert not row.urls
+
+
+@every_model
+def test_a_row_builds_its_network(row):
+    if row.arch not in ARCHITECTURES:
+        pytest.skip("not built yet")
+    config, network, _ = ARCHITECTURES[row.arch]
+    model = network(config(**row.config))
     assert sum(p.numel() for p in model.parameters()) == row.parameters
+    assert model.config.upscale == row.scale
 
 
 @every_model
 def test_a_row_says_what_the_model_is_for(row):
     assert row.task in TASKS
-    assert re.fullmatch(r"[a-z0-9-]+", row.name)
-    assert re.search(r"\d\d\.\d", row.score), "the score is a figure in dB and says on what"
+    assert NAME.fullmatch(row.name)
     assert all((row.degradation, row.licence, row.source))
+    assert (row.level is not None) <= bool(TASKS[row.task].level)
+    assert row.bundled <= row.verified
+    assert (row.published is None) or not row.measured
+    hash(row)
 
 
 @every_model
+def test_scores(row):
+    """Networks that were trained for looks have none."""
+    assert all(10 < score.psnr < 60 and score.channel in ("Y", "RGB", "gray") for score in row.scores)
+    assert all(score.ssim is None or 0.5 < score.ssim < 1 for score in row.scores)
+    assert bool(row.scores) == bool(row.measured or row.published)
+    assert len({score.dataset for score in row.scores}) == len(row.scores)
+
+
+def test_scores_are_the_papers():
+    assert model_named("mambair-classic-x4").scores[0] == Score("Set5", 33.03, 0.9046)
+    assert model_named("mambair-denoise-25").scores[0] == Score("CBSD68", 31.8, None, "RGB")
+    assert model_named("mambair-light-c-x2").scores[-1] == Score("Manga109", 39.2, 0.9782)
+    assert published_scores("classic_sr", "x2", "Nobody's") == ()
+
+
+@every_model
+def test_addresses_are_of_the_places_that_the_authors_named(row):
+    for url in row.urls:
+        assert re.fullmatch(
+            r"https://huggingface\.co/cguoh/MambaIR/resolve/main/MambaIRv1_ckpt/\w+\.pth"
+            r"|https://drive\.usercontent\.google\.com/download\?id=[\w-]{33}&export=download&confirm=t",
+            url,
+        )
+
+
+@every_bundled
 def test_a_model_has_a_card(row):
     card = (bundled_folder() / row.file).with_suffix(".md").read_text("utf-8")
     assert card.startswith(f"# {row.name}\n")
@@ -49,7 +95,7 @@ def test_a_model_has_a_card(row):
     assert row.licence in card
 
 
-@every_model
+@every_bundled
 def test_a_recipe_of_that_name_builds_the_model(row):
     if not (RECIPES / f"{row.name}.toml").exists():
         pytest.skip("not trained here")
@@ -79,11 +125,48 @@ def test_the_smallest_sufficient_models_are_found(monkeypatch, scale, names):
 
 
 def test_another_task_has_other_models(monkeypatch):
+    fails(lambda: find_models("denoise"), CallError, "no bundled model for denoise yet", "--task denoise")
     other = replace(MODELS[0], name="clean", task="denoise", scale=1)
     monkeypatch.setattr(registry, "MODELS", (*MODELS, other))
     assert find_models("denoise") == [other]
     assert find_models("upscale") == [model_named("tiny-x2")]
     fails(lambda: find_models("denoise", 2), CallError, "denoise", "x2", "-m")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_only_bundled_models_are_chosen(monkeypatch, task):
+    """A command without -m needs no network, however many models could be fetched."""
+    monkeypatch.setattr(registry, "MODELS", tuple(row for row in MODELS if not row.bundled))
+    fails(lambda: find_models(task), CallError, f"no bundled model for {task}", "-m")
+
+
+@pytest.mark.parametrize(
+    ("command", "task", "scale"),
+    [
+        ("upscale", None, 4),
+        ("upscale", "upscale", 2),
+        ("denoise", None, 1),
+        ("denoise", "denoise", 1),
+        ("derain", None, 1),
+        ("derain", "of the future", 1),
+    ],
+)
+def test_a_network_that_fits_the_command(command, task, scale):
+    check_task(command, "net.pth", task, scale)
+
+
+@pytest.mark.parametrize(
+    ("command", "task", "scale", "words"),
+    [
+        ("upscale", None, 1, "does not enlarge; use mambair denoise or derain or dejpeg INPUT -m 'a net.pth'"),
+        ("upscale", "denoise", 1, "is for denoise; use mambair denoise INPUT -m 'a net.pth'"),
+        ("denoise", None, 4, "enlarges 4 times; use mambair upscale INPUT -m 'a net.pth'"),
+        ("denoise", "upscale", 4, "is for upscale; use mambair upscale INPUT -m 'a net.pth'"),
+        ("denoise", "dejpeg", 1, "is for dejpeg; use mambair dejpeg INPUT -m 'a net.pth'"),
+    ],
+)
+def test_a_network_for_another_command(command, task, scale, words):
+    fails(lambda: check_task(command, "a net.pth", task, scale), CallError, f"a net.pth {words}")
 
 
 def test_nothing_found():

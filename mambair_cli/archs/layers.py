@@ -1,5 +1,7 @@
 """Layers that the networks share. Tokens are (B,H,W,C) contiguous, which is (B,C,H,W) in channels-last."""
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -70,14 +72,19 @@ class FullPrecisionConv(nn.Conv2d):
 
 
 class Pointwise(nn.Conv2d):
-    """A 1x1 convolution with bias that runs as `pointwise`."""
+    """A 1x1 convolution that runs as `pointwise`."""
 
-    def __init__(self, channels: int, out: int):
-        super().__init__(channels, out, 1)
+    def __init__(self, channels: int, out: int, bias: bool = True):
+        super().__init__(channels, out, 1, bias=bias)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B,C,H,W) -> (B,M,H,W), channels-last."""
         return to_image(pointwise(to_tokens(image), self.weight[:, :, 0, 0], self.bias))
+
+    def half_of(self, tokens: Tensor, index: int) -> Tensor:
+        """(B,H,W,C) -> (B,H,W,M/2): the first (0) or second (1) half of the result, contiguous."""
+        bias = None if self.bias is None else self.bias.chunk(2)[index]
+        return pointwise(tokens, self.weight[:, :, 0, 0].chunk(2)[index], bias)
 
 
 def _parities(image: Tensor) -> Tensor:
@@ -96,7 +103,7 @@ class _DilatedDepthwise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        image, weight = ctx.saved_tensors
+        image, weight = (x.to(gradient.dtype) for x in ctx.saved_tensors)  # autocast ran the forward in that type
         back = F.conv2d(gradient, weight.flip(2, 3), padding=2, dilation=2, groups=len(weight))
         # With dilation 2 pixels of different parity never meet: four plain convolutions.
         options = ((1, 1), (1, 1), (1, 1), False, (0, 0), len(weight), (False, True, True))
@@ -145,6 +152,28 @@ class ChannelAttention(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """(B,C,H,W) -> (B,C,H,W)."""
         return image * self.attention(image)
+
+
+def pixel_shuffle(channels: int, scale: int) -> nn.Sequential:
+    """Convolutions that each multiply the channels and shuffle them to pixels: x2 as often as needed, or x3 once.
+
+    Raises ValueError for a scale that they do not reach.
+    """
+    if scale & (scale - 1) == 0:
+        steps = [2] * int(math.log2(scale))
+    elif scale == 3:
+        steps = [3]
+    else:
+        raise ValueError(f"no upsampler of this network reaches x{scale}")
+    return nn.Sequential(
+        *(layer for r in steps for layer in (nn.Conv2d(channels, channels * r * r, 3, padding=1), nn.PixelShuffle(r)))
+    )
+
+
+def scale_of_pixel_shuffle(state: Mapping[str, Tensor], prefix: str) -> int:
+    """The scale of the `pixel_shuffle` of this name in a state dict."""
+    steps = [state[key] for i in (0, 2, 4) if (key := f"{prefix}.{i}.weight") in state]
+    return math.prod(math.isqrt(weight.shape[0] // weight.shape[1]) for weight in steps)
 
 
 class DropPath(nn.Module):

@@ -7,7 +7,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,14 @@ from .layers import (
     FullPrecisionConv,
     LayerNorm,
     Pointwise,
+    pixel_shuffle,
+    scale_of_pixel_shuffle,
     to_image,
     to_tokens,
 )
-from .ss2d import SS2D
+from .ss2d import SS2D, scan_floats
 
-ConvBlock = Literal["classic", "light_a", "light_b", "light_c"]
+ConvBlock = Literal["classic", "light_a", "light_b", "light_c", "attention", "none", "mlp"]
 Upsampler = Literal["", "pixelshuffle", "pixelshuffledirect"]
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K
 
@@ -34,7 +36,8 @@ class MambaIRConfig:
     """The shape of a MambaIR net.
 
     `conv_block` is the convolutional half of a block: `classic`, or the light form of the paper's Table 3
-    (`light_a`), of the first release (`light_b`) or of the released weights (`light_c`).
+    (`light_a`), of the first release (`light_b`) or of the released weights (`light_c`). The ablations of Table 1
+    have its channel attention alone (`attention`), no such half (`none`), or an MLP in its place (`mlp`).
     """
 
     embed_dim: int = 180
@@ -47,11 +50,18 @@ class MambaIRConfig:
     in_chans: int = 3
     resi_connection: Literal["1conv", "3conv"] = "1conv"
     drop_path_rate: float = 0.0
+    multiple: ClassVar[int] = 1  # sides that the net takes without padding
 
     @property
     def inner(self) -> int:
         """D, channels of the scan."""
         return int(self.expand * self.embed_dim + 1e-6)
+
+    def floats_per_pixel(self, backend: str) -> int:
+        """Estimate of the floats that the net holds for each pixel of its input at its peak."""
+        C, s = self.embed_dim, self.upscale
+        tail = {"pixelshuffle": 2 * 64 * s**2, "pixelshuffledirect": 9 * s**2, "": 9}[self.upsampler]
+        return 6 * C + max(scan_floats(C, self.inner, self.d_state, backend), 4 * C, tail)
 
 
 def _conv_block(form: ConvBlock, C: int) -> nn.Module:
@@ -68,6 +78,10 @@ def _conv_block(form: ConvBlock, C: int) -> nn.Module:
             DilatedDepthwise(C),
             attention,
         ]
+    elif form == "attention":
+        layers = [attention]
+    elif form == "mlp":
+        layers = [Pointwise(C, 2 * C), nn.GELU(), Pointwise(2 * C, C)]
     else:
         squeezed = C // {"classic": 3, "light_b": 6}[form]
         layers = [nn.Conv2d(C, squeezed, 3, padding=1), nn.GELU(), nn.Conv2d(squeezed, C, 3, padding=1), attention]
@@ -87,22 +101,34 @@ def _residual_conv(form: str, C: int) -> nn.Module:
 
 
 class VSSBlock(nn.Module):
-    """Residual State-Space Block, RSSB (section 3.3, equations 4 and 5)."""
+    """Residual State-Space Block, RSSB (section 3.3, equations 4 and 5).
 
-    def __init__(self, config: MambaIRConfig, drop_path: float):
+    Args:
+        C: channels.
+        inner: D, channels of the scan.
+        d_state: N, states a channel.
+        conv_block: the form of the convolutional half.
+        drop_path: rate of stochastic depth.
+    """
+
+    def __init__(self, C: int, inner: int, d_state: int, conv_block: ConvBlock = "classic", drop_path: float = 0.0):
         super().__init__()
-        C = config.embed_dim
         self.skip_scale = nn.Parameter(torch.ones(C))
-        self.skip_scale2 = nn.Parameter(torch.ones(C))
+        self.has_conv_blk = conv_block != "none"
+        if self.has_conv_blk:
+            self.skip_scale2 = nn.Parameter(torch.ones(C))
         self.ln_1 = LayerNorm(C)
-        self.self_attention = SS2D(C, config.inner, config.d_state)
+        self.self_attention = SS2D(C, inner, d_state)
         self.drop_path = DropPath(drop_path)
-        self.conv_blk = _conv_block(config.conv_block, C)
-        self.ln_2 = LayerNorm(C)
+        if self.has_conv_blk:
+            self.conv_blk = _conv_block(conv_block, C)
+            self.ln_2 = LayerNorm(C)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B,H,W,C) -> (B,H,W,C)."""
         u = torch.addcmul(self.drop_path(self.self_attention(self.ln_1(tokens))), tokens, self.skip_scale)
+        if not self.has_conv_blk:
+            return u
         branch = to_tokens(self.conv_blk(to_image(self.ln_2(u))))
         return torch.addcmul(branch, u, self.skip_scale2)
 
@@ -112,7 +138,8 @@ class ResidualGroup(nn.Module):
 
     def __init__(self, config: MambaIRConfig, drop_paths: list[float]):
         super().__init__()
-        blocks = nn.Sequential(*(VSSBlock(config, rate) for rate in drop_paths))
+        shape = config.embed_dim, config.inner, config.d_state, config.conv_block
+        blocks = nn.Sequential(*(VSSBlock(*shape, rate) for rate in drop_paths))
         self.residual_group = nn.Sequential(OrderedDict(blocks=blocks))
         self.conv = _residual_conv(config.resi_connection, config.embed_dim)
 
@@ -122,19 +149,11 @@ class ResidualGroup(nn.Module):
 
 
 def _upsampler(config: MambaIRConfig) -> nn.Sequential:
+    if config.upsampler == "pixelshuffle":
+        return pixel_shuffle(64, config.upscale)
     s = config.upscale
-    if config.upsampler == "pixelshuffledirect":
-        last = FullPrecisionConv(config.embed_dim, config.in_chans * s * s, 3, padding=1)
-        return nn.Sequential(last, nn.PixelShuffle(s))
-    if s & (s - 1) == 0:
-        steps = [2] * int(math.log2(s))
-    elif s == 3:
-        steps = [3]
-    else:
-        raise ValueError(f"no upsampler of this network reaches x{s}")
-    return nn.Sequential(
-        *(layer for r in steps for layer in (nn.Conv2d(64, 64 * r * r, 3, padding=1), nn.PixelShuffle(r)))
-    )
+    last = FullPrecisionConv(config.embed_dim, config.in_chans * s * s, 3, padding=1)
+    return nn.Sequential(last, nn.PixelShuffle(s))
 
 
 class MambaIR(nn.Module):
@@ -156,7 +175,7 @@ class MambaIR(nn.Module):
         self.register_buffer("mean", mean.view(1, channels, 1, 1), persistent=False)
         self.conv_first = FullPrecisionConv(channels, C, 3, padding=1)
         self.patch_embed = nn.Sequential(OrderedDict(norm=LayerNorm(C)))
-        rates = torch.linspace(0, config.drop_path_rate, sum(config.depths)).split(list(config.depths))
+        rates = torch.linspace(0, config.drop_path_rate, sum(config.depths), device="cpu").split(list(config.depths))
         self.layers = nn.ModuleList(ResidualGroup(config, r.tolist()) for r in rates)
         self.norm = LayerNorm(C)
         self.conv_after_body = _residual_conv(config.resi_connection, C)
@@ -187,12 +206,16 @@ class MambaIR(nn.Module):
             out = x + self.conv_last(deep)
         return out + self.mean
 
-    def start_as_bilinear(self) -> None:
-        """Set the outer layers so that the untrained net enlarges bilinearly (`pixelshuffledirect` only).
+    def start_simply(self) -> None:
+        """Set the outer layers so that the untrained net gives the input back, or enlarges it bilinearly.
 
-        The first channels carry the image itself through; training starts from there and learns faster.
+        Training starts from there and learns faster. To enlarge, the first channels carry the image itself
+        through; only for `pixelshuffledirect` after one convolution, other upsamplers stay as they are.
         """
         channels, s = self.config.in_chans, self.config.upscale
+        if self.config.upsampler == "":
+            for parameter in self.conv_last.parameters():
+                nn.init.zeros_(parameter)
         if self.config.upsampler != "pixelshuffledirect" or self.config.resi_connection != "1conv":
             return
         position = (torch.arange(s) + 0.5) / s - 0.5  # of the new pixels, in old ones
@@ -217,11 +240,8 @@ def detect(state: Mapping[str, Tensor]) -> MambaIRConfig | None:
     Raises ValueError where the tensors are of this family but of no published form.
     """
     block = "layers.0.residual_group.blocks.0"
-    first, a_logs, cab = (
-        state.get(key)
-        for key in ("conv_first.weight", f"{block}.self_attention.A_logs", f"{block}.conv_blk.cab.0.weight")
-    )
-    if first is None or a_logs is None or cab is None:
+    first, a_logs = (state.get(key) for key in ("conv_first.weight", f"{block}.self_attention.A_logs"))
+    if first is None or a_logs is None:
         return None
     C, in_chans = first.shape[:2]
     positions = [key.split(".") for key in state if key.startswith("layers.") and key.endswith(".skip_scale")]
@@ -230,21 +250,11 @@ def detect(state: Mapping[str, Tensor]) -> MambaIRConfig | None:
     if 0 in depths:
         raise ValueError("its groups of layers are not numbered from 0 on")
 
-    forms: dict[tuple[int, ...], ConvBlock] = {
-        (C // 3, C, 3, 3): "classic",
-        (C // 6, C, 3, 3): "light_b",
-        (C // 2, C, 1, 1): "light_c",
-        (C, 1, 3, 3): "light_a",
-    }
-    if tuple(cab.shape) not in forms:
-        raise ValueError(f"its convolution block starts with a weight of shape {tuple(cab.shape)}")
-
     upsampler: Upsampler = ""
     upscale = 1
     if "conv_before_upsample.0.weight" in state:
         upsampler = "pixelshuffle"
-        steps = [state[key] for i in (0, 2, 4) if (key := f"upsample.{i}.weight") in state]
-        upscale = math.prod(math.isqrt(weight.shape[0] // 64) for weight in steps)
+        upscale = scale_of_pixel_shuffle(state, "upsample")
     elif "upsample.0.weight" in state:
         upsampler = "pixelshuffledirect"
         upscale = math.isqrt(state["upsample.0.weight"].shape[0] // in_chans)
@@ -253,9 +263,29 @@ def detect(state: Mapping[str, Tensor]) -> MambaIRConfig | None:
         depths=depths,
         d_state=a_logs.shape[1],
         expand=a_logs.shape[0] / 4 / C,
-        conv_block=forms[tuple(cab.shape)],
+        conv_block=_conv_block_of(state, f"{block}.conv_blk", C),
         upsampler=upsampler,
         upscale=upscale,
         in_chans=in_chans,
         resi_connection="1conv" if "conv_after_body.weight" in state else "3conv",
     )
+
+
+def _conv_block_of(state: Mapping[str, Tensor], name: str, C: int) -> ConvBlock:
+    """The form of the convolutional half that has this name in a state dict. Raises ValueError where it has none."""
+    if not any(key.startswith(f"{name}.") for key in state):
+        return "none"
+    if f"{name}.cab.0.attention.1.weight" in state:
+        return "attention"
+    forms: dict[tuple[int, ...], ConvBlock] = {
+        (C // 3, C, 3, 3): "classic",
+        (C // 6, C, 3, 3): "light_b",
+        (C // 2, C, 1, 1): "light_c",
+        (C, 1, 3, 3): "light_a",
+        (2 * C, C, 1, 1): "mlp",
+    }
+    first = state.get(f"{name}.cab.0.weight")
+    if first is None or tuple(first.shape) not in forms:
+        found = None if first is None else tuple(first.shape)
+        raise ValueError(f"its convolution block starts with a weight of shape {found}")
+    return forms[tuple(first.shape)]

@@ -11,8 +11,37 @@ from .layers import LayerNorm, pointwise, to_image, to_tokens
 DIRECTIONS = 4
 
 
-class SS2D(nn.Module):
-    """Gated selective scan of an image in four directions. Tensor names are the checkpoint format.
+def reset_scan(x_proj: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor) -> None:
+    """Initialise a scan as Mamba does: A = -1..-N, steps log-uniform in [1e-3, 1e-1].
+
+    Args:
+        x_proj: (K,R+2N,D).
+        dt_weight: (K,D,R).
+        dt_bias: (K,D).
+        A_log: (K*D,N).
+    """
+    with torch.no_grad():
+        for weight in (x_proj, dt_weight):
+            weight.uniform_(-(weight.shape[2] ** -0.5), weight.shape[2] ** -0.5)
+        steps = torch.empty_like(dt_bias).uniform_(math.log(1e-3), math.log(1e-1)).exp_()
+        dt_bias.copy_(steps + torch.log(-torch.expm1(-steps)))  # softplus gives `steps`
+        A_log.copy_(torch.log(torch.arange(1.0, A_log.shape[1] + 1)).expand_as(A_log))
+
+
+def scan_floats(width: int, inner: int, d_state: int, backend: str) -> int:
+    """How many floats a scanning module of this shape holds for each pixel at its peak."""
+    D, N, M = inner, d_state, -(-width // 16) + 2 * d_state
+    floats = 4 * D + 4 * M  # x, z, two planes, x_dbl
+    if backend in ("reference", "mamba-ssm"):  # sequences of x, dt, inputs; B, C; four buffers of states
+        floats += 4 * (5 * D + 4 * N) + 4 * 4 * N * D // 32
+    return floats
+
+
+class SpatialScan(nn.Module):
+    """What the scanning modules share: depthwise convolution, SiLU, selective scan in four directions.
+
+    Tensor names are the checkpoint format. A module of this kind adds `conv2d`, 3x3 depthwise, and what
+    stands before and after it.
 
     Args:
         width: C, channels in and out.
@@ -20,39 +49,27 @@ class SS2D(nn.Module):
         d_state: N, states a channel.
     """
 
+    conv2d: nn.Conv2d
+
     def __init__(self, width: int, inner: int, d_state: int):
         super().__init__()
-        K, self.rank = DIRECTIONS, math.ceil(width / 16)
+        K, rank = DIRECTIONS, math.ceil(width / 16)
         self.backend = "auto"
-        self.in_proj = nn.Linear(width, 2 * inner, bias=False)
-        self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
-        self.x_proj_weight = nn.Parameter(torch.empty(K, self.rank + 2 * d_state, inner))
-        self.dt_projs_weight = nn.Parameter(torch.empty(K, inner, self.rank))
+        self.x_proj_weight = nn.Parameter(torch.empty(K, rank + 2 * d_state, inner))
+        self.dt_projs_weight = nn.Parameter(torch.empty(K, inner, rank))
         self.dt_projs_bias = nn.Parameter(torch.empty(K, inner))
         self.A_logs = nn.Parameter(torch.empty(K * inner, d_state))
         self.Ds = nn.Parameter(torch.ones(K * inner))
-        self.out_norm = LayerNorm(inner)
-        self.out_proj = nn.Linear(inner, width, bias=False)
-        self.reset_scan()
 
     def reset_scan(self) -> None:
-        """Initialise the scan as Mamba does: A = -1..-N, steps log-uniform in [1e-3, 1e-1]."""
-        inner, d_state = self.dt_projs_bias.shape[1], self.A_logs.shape[1]
-        with torch.no_grad():
-            for weight, fan_in in ((self.x_proj_weight, inner), (self.dt_projs_weight, self.rank)):
-                weight.uniform_(-(fan_in**-0.5), fan_in**-0.5)
-            steps = torch.empty_like(self.dt_projs_bias).uniform_(math.log(1e-3), math.log(1e-1)).exp_()
-            self.dt_projs_bias.copy_(steps + torch.log(-torch.expm1(-steps)))  # softplus gives `steps`
-            self.A_logs.copy_(torch.log(torch.arange(1.0, d_state + 1)).expand_as(self.A_logs))
+        """Initialise the scan as Mamba does."""
+        reset_scan(self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B,H,W,C) -> (B,H,W,C)."""
-        # Two products instead of one that is split: both halves come out contiguous.
-        into_x, into_z = self.in_proj.weight.chunk(2)
-        x = to_tokens(self.conv2d(to_image(pointwise(tokens, into_x))))  # (B,H,W,D)
-        x = silu(x, backend=self.backend)
+    def scan(self, x: Tensor) -> Tensor:
+        """(B,H,W,D) -> (B,H,W,D)."""
+        x = silu(to_tokens(self.conv2d(to_image(x))), backend=self.backend)
         x_dbl = pointwise(x, self.x_proj_weight.flatten(0, 1))
-        y = ss2d_scan(
+        return ss2d_scan(
             x,
             x_dbl.unflatten(-1, (DIRECTIONS, -1)),  # (B,H,W,K,R+2N)
             self.dt_projs_weight,
@@ -61,11 +78,29 @@ class SS2D(nn.Module):
             self.Ds,
             backend=self.backend,
         )
+
+
+class SS2D(SpatialScan):
+    """Gated selective scan of an image in four directions. Arguments as `SpatialScan`."""
+
+    def __init__(self, width: int, inner: int, d_state: int):
+        super().__init__(width, inner, d_state)
+        self.in_proj = nn.Linear(width, 2 * inner, bias=False)
+        self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
+        self.out_norm = LayerNorm(inner)
+        self.out_proj = nn.Linear(inner, width, bias=False)
+        self.reset_scan()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B,H,W,C) -> (B,H,W,C)."""
+        # Two products instead of one that is split: both halves come out contiguous.
+        into_x, into_z = self.in_proj.weight.chunk(2)
+        y = self.scan(pointwise(tokens, into_x))
         return pointwise(self.out_norm(y, pointwise(tokens, into_z)), self.out_proj.weight)
 
 
 def use_backend(network: nn.Module, name: str) -> None:
     """Let all scans of a network, and the kernels around them, run on one back end."""
     for module in network.modules():
-        if isinstance(module, (SS2D, LayerNorm)):
+        if isinstance(module, (SpatialScan, LayerNorm)):
             module.backend = name

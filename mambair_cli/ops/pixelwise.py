@@ -49,9 +49,7 @@ def _takes_kernels(x: Tensor, backend: str) -> bool:
     return wanted and resolve_backend(backend, x.device.type, x.dtype).name == "numba"
 
 
-def layer_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None = None, *, backend: str = "auto"
-) -> Tensor:
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None = None, *, backend: str = "auto") -> Tensor:
     """Layer norm over the last axis, times silu(gate) where given (VMamba's gated output).
 
     Args:

@@ -289,8 +289,30 @@ def _backward_direction(  # type: ignore[no-untyped-def]
 
 @kernel("f4[::1]," * 13 + "i8" + ",i8" * 10)
 def _backward(  # type: ignore[no-untyped-def]
-    x, x_dbl, gy, weight, bias, A2, D_sum, states, gplanes, gx_dbl, gweight, gbias, gA,
-    B, H, W, D, Dp, R, N, K, task, c0, c1,
+    x,
+    x_dbl,
+    gy,
+    weight,
+    bias,
+    A2,
+    D_sum,
+    states,
+    gplanes,
+    gx_dbl,
+    gweight,
+    gbias,
+    gA,
+    B,
+    H,
+    W,
+    D,
+    Dp,
+    R,
+    N,
+    K,
+    task,
+    c0,
+    c1,
 ):
     """One task as in `_forward`; gweight, gbias, gA belong to the image, gx_dbl to the channel group."""
     pairs = 2 if K == 4 else 1

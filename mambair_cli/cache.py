@@ -1,0 +1,90 @@
+"""What lies in the user's cache of checkpoints. No torch: `mambair models list` is instant."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from .errors import CheckpointError
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")  # of a model
+HUB = re.compile(r"https://huggingface\.co/([^/]+)/([^/]+)/resolve/[^/]+/(.+)")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a model in the cache; lies there as NAME.json.
+
+    file: its name in the folder of the cache, or a path elsewhere; None where it was removed. sha256: of the first
+    file that this model had here. source: the address or path it came from. task: None where only the scale tells.
+    The others are the network's.
+    """
+
+    name: str
+    file: str | None
+    sha256: str
+    source: str
+    task: str | None
+    arch: str
+    scale: int
+    parameters: int
+
+    @property
+    def path(self) -> Path | None:
+        """Of its file, not checked; None where it was removed."""
+        return models_folder() / self.file if self.file else None
+
+
+def models_folder() -> Path:
+    """The folder of fetched and imported checkpoints: in MAMBAIR_HOME, else where this system keeps caches."""
+    home = os.environ.get("MAMBAIR_HOME")
+    return (Path(home) if home else platformdirs.user_cache_path("mambair", appauthor=False)) / "models"
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE (which `--offline` sets) forbids the use of the network."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def record_file(name: str) -> Path:
+    """Where the record of a model lies or would lie."""
+    return models_folder() / f"{name}.json"
+
+
+def read_record(name: str) -> Record | None:
+    """What the cache knows of a model; None where it never had it. Raises CheckpointError for a damaged record."""
+    path = record_file(name)
+    if not NAME.fullmatch(name) or not path.is_file():
+        return None
+    try:
+        return Record(**json.loads(path.read_text("utf-8")))
+    except (OSError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); delete it and fetch the model again") from None
+
+
+def cached_file(name: str) -> Path | None:
+    """The file of a model in the cache, not checked; None where it is not there."""
+    record = read_record(name)
+    return record.path if record else None
+
+
+def list_records() -> Iterator[Record]:
+    """Of all models whose files are in the cache, by name."""
+    for path in sorted(models_folder().glob("*.json")):
+        record = read_record(path.stem)
+        if record and record.file:
+            yield record
+
+
+def find_in_hub(url: str) -> Path | None:
+    """The file of an address of Hugging Face in the cache of huggingface-hub, if that has fetched it."""
+    if not (found := HUB.fullmatch(url)):
+        return None
+    owner, repository, file = found.groups()
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"))
+    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    return next(iter(sorted((hub / f"models--{owner}--{repository}" / "snapshots").glob(f"*/{file}"))), None)

@@ -1,0 +1,218 @@
+"""`mambair upscale` and the other tasks: one command for each row of TASKS."""
+
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+from ..errors import CallError
+from ..registry import MAX_SCALE, MODELS, Task, check_task, find_models, model_named
+from .models import fetch
+from .terminal import Backend, Device, Json, Offline, print_json, print_table, progress_bar, say
+
+if TYPE_CHECKING:
+    from ..manifest import Record
+    from ..upscaler import Upscaler
+
+
+def command(task: Task) -> Callable[..., None]:
+    """The command that restores files by a row of TASKS."""
+
+    def restore(
+        inputs: Annotated[
+            list[str],
+            typer.Argument(metavar="INPUT", help="Photographs, folders, or - for stdin.", show_default=False),
+        ],
+        output: Annotated[
+            str | None,
+            typer.Option(
+                "--output",
+                "-o",
+                help="A file (- for stdout) for one photograph, else a folder. Default: beside the photograph, with"
+                f" {task.suffix.format(scale=task.scale)} after its name.",
+            ),
+        ] = None,
+        scale: Annotated[
+            float | None,
+            typer.Option(
+                "--scale",
+                "-s",
+                min=1,
+                max=MAX_SCALE,
+                hidden=task.scale == 1,
+                help=f"How many times larger, such as 2 or 1.5. Default: the model's, or {task.scale}.",
+            ),
+        ] = None,
+        width: Annotated[
+            int | None,
+            typer.Option(min=1, hidden=task.scale == 1, help="Of the results in pixels, instead of --scale."),
+        ] = None,
+        height: Annotated[
+            int | None, typer.Option(min=1, hidden=task.scale == 1, help="One of both alone keeps the aspect.")
+        ] = None,
+        model: Annotated[
+            str | None,
+            typer.Option("--model", "-m", help="A model's name (mambair models list) or a checkpoint file."),
+        ] = None,
+        globs: Annotated[
+            list[str] | None,
+            typer.Option("--glob", help="Of folders only what matches, such as '*.jpg' or 'trip/*'; repeatable."),
+        ] = None,
+        overwrite: Annotated[
+            bool, typer.Option("--overwrite", help="Into a folder: also what is finished there already.")
+        ] = False,
+        format: Annotated[
+            str | None, typer.Option(help="Of the results: png, jpg, webp, tiff ... Default: the input's, or png.")
+        ] = None,
+        quality: Annotated[
+            int | None, typer.Option(min=1, max=100, help="Of formats that lose some. Default: 95.")
+        ] = None,
+        suffix: Annotated[str | None, typer.Option(help="Goes after the names of the results.")] = None,
+        tile: Annotated[
+            str, typer.Option(help="auto (by the free memory), off (whole image), or pixels a side.")
+        ] = "auto",
+        tile_overlap: Annotated[
+            int, typer.Option(min=0, help="Pixels of the input that neighbouring tiles share.")
+        ] = 32,
+        memory_limit: Annotated[
+            int | None,
+            typer.Option(parser=_parse_bytes, metavar="SIZE", help="What may be taken of memory, such as 4GB."),
+        ] = None,
+        max_pixels: Annotated[
+            int | None, typer.Option(min=1, help="Refuse larger inputs. Default: 536,870,912.", show_default=False)
+        ] = None,
+        ensemble: Annotated[
+            bool, typer.Option("--ensemble", help="Average over eight flips and turns: better, 8 times slower.")
+        ] = False,
+        alpha: Annotated[str, typer.Option(help="How transparency is enlarged: model or bicubic.")] = "model",
+        device: Device = "auto",
+        backend: Backend = "auto",
+        dtype: Annotated[
+            str, typer.Option(help="Of convolutions and linear layers: auto (fp16 on a GPU), fp32, fp16 or bf16.")
+        ] = "auto",
+        offline: Offline = False,
+        as_json: Json = False,
+    ) -> None:
+        from ..batch import Batch
+        from ..image_io import MAX_PIXELS
+        from ..jobs import find_jobs
+        from ..manifest import Manifest, Record
+        from ..resize import Size
+
+        started = time.perf_counter()
+        sides = "".join(f"{side}{letter}" for side, letter in ((width, "w"), (height, "h")) if side)
+        if scale and sides:
+            raise CallError("--scale and --width or --height exclude each other; give one of them")
+        row = model_named(model or "")
+        factor = scale or (row.scale if row else None if model else task.scale)
+
+        def load() -> "Upscaler":
+            from ..engine import Options
+            from ..upscaler import Upscaler
+
+            if row:
+                check_task(task.name, row.name, row.task, row.scale)
+                fetch(row, as_json)
+            options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha, dtype)
+            return Upscaler(model, options, task.name)
+
+        upscaler = None
+        if factor is None and not sides:  # only the file tells
+            upscaler = load()
+            factor = upscaler.chain(1)[0].scale
+        jobs, folder = find_jobs(
+            inputs,
+            output,
+            suffix=suffix,
+            default_suffix=f"_{sides}" if sides else task.suffix.format(scale=factor),
+            format=format,
+            globs=globs or (),
+        )
+        upscaler = upscaler or load()
+        if not sides:
+            upscaler.chain(factor or 1)  # what cannot be loaded is told before the work
+        size = Size(factor or 1, width, height)
+        manifest = None
+        if folder:
+            from ..checkpoints import find_checkpoint
+            from ..weights import sha256
+
+            rows = (
+                [m for m in MODELS if m.bundled and m.task == task.name]
+                if sides
+                else find_models(task.name, factor or 1)
+            )
+            names = [model] if model else dict.fromkeys(row.name for row in rows)
+            settings = {
+                "models": [sha256(find_checkpoint(name)) for name in names],
+                "size": [None if sides else factor, width, height],
+                "quality": quality,
+                "ensemble": ensemble,
+                "alpha": alpha,
+                "dtype": dtype,
+            }
+            manifest = Manifest(folder, settings)
+        facts: dict[str, Any] = {"scale": None if sides else factor}
+        records: list[Record] = []
+
+        def done(record: Record) -> None:
+            records.append(record)
+            for message in [*record.notes, *filter(None, [record.error])]:
+                say(message)
+
+        try:
+            with progress_bar(as_json) as progress:
+                batch = Batch(upscaler, size, quality, manifest, overwrite, max_pixels or MAX_PIXELS)
+                batch.run(jobs, done, progress)
+        finally:  # an interrupt ends after saying what is done; under torchrun, one process has the records
+            facts["model"] = ", ".join(upscaler.restorers)
+            facts |= {"backend": upscaler.backend, "device": str(upscaler.device)}
+            facts["seconds"] = round(time.perf_counter() - started, 3)
+            if records and folder:
+                _print_summary(facts, folder, records, len(jobs), as_json)
+        if any(record.error for record in records):
+            raise typer.Exit(1)
+        if records and not folder:
+            _print_result(facts, records[0], as_json, sys.stderr if output == "-" else sys.stdout)
+
+    restore.__doc__ = task.summary
+    return restore
+
+
+def _parse_bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
+    if not match:
+        raise typer.BadParameter(f"{text!r} is no amount of memory, such as 4GB or 500MB")
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+
+
+def _print_result(facts: dict[str, Any], record: "Record", as_json: bool, stream: TextIO) -> None:
+    names = ("input", "output", "size_in", "size_out", "tiles")
+    facts |= {name: getattr(record, name) for name in names}
+    if as_json:
+        print_json(facts, stream)
+        return
+    sizes = "{}x{} -> {}x{}".format(*facts["size_in"], *facts["size_out"])
+    how = f"{facts['model']}, {facts['backend']} on {facts['device']}, {facts['seconds']:.1f} s"
+    print(f"{record.output}: {sizes}, {how}", file=stream)
+
+
+def _print_summary(facts: dict[str, Any], folder: Path, records: Sequence["Record"], total: int, as_json: bool) -> None:
+    groups = {status: [r for r in records if r.status == status] for status in ("ok", "skipped", "failed")}
+    counts = {status: len(group) for status, group in groups.items()} | {"not_tried": total - len(records)}
+    if as_json:
+        files = [{name: value for name, value in vars(r).items() if name != "key"} for r in records]
+        print_json({"output": str(folder), **counts, **facts, "files": files})
+        return
+    rows = []
+    for status, group in groups.items():
+        megapixels = sum(r.size_out[0] * r.size_out[1] for r in group if r.size_out) / 1e6
+        rows.append((status, str(len(group)), f"{sum(r.seconds for r in group):.1f}", f"{megapixels:.1f}"))
+    if counts["not_tried"]:
+        rows.append(("not tried", str(counts["not_tried"]), "", ""))
+    print_table(("", "files", "seconds", "megapixels"), rows)
+    print(f"{folder}: {facts['model']}, {facts['backend']} on {facts['device']}, {facts['seconds']:.1f} s")

@@ -1,0 +1,209 @@
+"""One file over HTTP: resumed where the connection broke, retried, bounded, and refused where it is no file.
+
+On urllib, as neither library that was looked at does all of this: pooch starts again from zero, takes a web page for
+the file and reads a body without end; huggingface-hub speaks to one host only.
+"""
+
+import email.utils
+import http.client
+import logging
+import re
+import socket
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from .errors import DownloadError
+
+log = logging.getLogger(__name__)
+Progress = Callable[[int, int | None], None]
+
+TIMEOUT = 30.0  # seconds without an answer, or without a byte of it
+FAILURES = 5  # one after the other without a new byte
+LONGEST_WAIT = 120.0  # seconds that a server may ask for
+CHUNK = 2**18
+AGENT = "mambair (+https://arxiv.org/abs/2402.15648)"
+PASSING = {408, 425, 429, 500, 502, 503, 504}  # states of a server that may soon be better
+
+
+class _Interrupted(Exception):
+    """It may go better soon; wait is what the server asks for, in seconds."""
+
+    def __init__(self, reason: str, wait: float | None = None):
+        super().__init__(reason)
+        self.wait = wait
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if not newurl.startswith(("https:", f"{req.type}:")):
+            fp.close()
+            raise DownloadError(f"{req.full_url}: leads to an address without encryption ({newurl}): refused")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def download(url: str, target: Path, *, limit: int, progress: Progress = lambda done, total: None) -> None:
+    """Fetch a file, whole or not at all.
+
+    What has arrived lies in `target`.part; a later call goes on from there where the server still has the same
+    file (by its ETag or date) and else starts again. Servers that are busy or broken are asked again, after the
+    time that they name or after growing pauses.
+
+    Args:
+        url: of http or https; redirections are followed, but not from https to http.
+        target: the file to write; its folder exists.
+        limit: bytes; a longer answer is refused.
+        progress: called with the bytes that are there and their total (None: not told).
+
+    Raises:
+        DownloadError: the server refuses, sends a web page or too much, or cannot be reached. OSError: the file
+        cannot be written.
+    """
+    part = target.with_name(f"{target.name}.part")
+    best, failures = 0, 0
+    while True:
+        try:
+            _receive(url, part, limit, progress)
+            break
+        except _Interrupted as error:
+            reached = part.stat().st_size if part.exists() else 0
+            failures = 0 if reached > best else failures + 1
+            best = max(best, reached)
+            wait = min(2.0**failures, LONGEST_WAIT) if error.wait is None else error.wait
+            if failures >= FAILURES:
+                raise DownloadError(f"{url}: {error}; try again later, it goes on from there") from None
+            if wait > LONGEST_WAIT:
+                raise DownloadError(f"{url}: {error}; it asks to come back in {wait / 60:.0f} minutes") from None
+            log.info("%s: %s: trying again in %.0f s", url, error, wait)
+            time.sleep(wait)
+    part.replace(target)
+    _origin(part).unlink(missing_ok=True)
+
+
+def _receive(url: str, part: Path, limit: int, progress: Progress) -> None:
+    """Fetch what is missing of `part`. Raises _Interrupted where trying again makes sense."""
+    headers = {"User-Agent": AGENT, "Accept-Encoding": "identity"}
+    there, version = _resumable(url, part)
+    if there:
+        headers |= {"Range": f"bytes={there}-", "If-Range": version}
+    opener = urllib.request.build_opener(_Redirects)
+    try:
+        response = opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        with error:
+            raise _refusal(url, part, error) from None
+    except (OSError, http.client.HTTPException) as error:
+        raise _unreachable(url, error) from None
+    with response:
+        if response.headers.get_content_type() == "text/html":
+            raise _web_page(url)
+        there = there if response.status == 206 else 0
+        if there and (begin := _first_byte(response)) != there:
+            _forget(part)
+            raise _Interrupted(f"it answered with the bytes from {begin} on, not from {there} on")
+        length = response.length  # of what is to come; None where the server does not say
+        total = None if length is None else there + length
+        if total is not None and total > limit:
+            raise DownloadError(f"{url}: is {total:,} bytes long, where at most {limit:,} are expected: refused")
+        chunk = _read(response)
+        if there == 0:
+            if re.match(rb"\s*<(!doctype html|html)", chunk, re.IGNORECASE):
+                raise _web_page(url)
+            _forget(part)  # first, or it could be taken for a beginning of the new version
+            _remember(url, part, response)
+        with part.open("r+b" if there else "wb") as file:
+            file.seek(there)
+            while chunk and there + len(chunk) <= limit:
+                file.write(chunk)
+                there += len(chunk)
+                progress(there, total)
+                chunk = _read(response)
+    if chunk:
+        _forget(part)
+        raise DownloadError(f"{url}: does not end after the {limit:,} bytes that are expected: refused")
+    if total is not None and there < total:
+        raise _Interrupted(f"the connection broke after {there:,} of {total:,} bytes")
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    try:
+        return response.read1(CHUNK)
+    except (OSError, http.client.HTTPException) as error:
+        raise _Interrupted(f"the connection broke ({_reason(error)})") from None
+
+
+def _refusal(url: str, part: Path, error: urllib.error.HTTPError) -> Exception:
+    if error.code in PASSING:
+        return _Interrupted(f"HTTP {error.code} {error.reason}", _seconds(error.headers.get("Retry-After")))
+    if error.code == 416:  # what is here is no beginning of what is there
+        _forget(part)
+        return _Interrupted("it has no bytes from there on")
+    if 300 <= error.code < 400:
+        return DownloadError(f"{url}: redirects in a circle; the address may have moved")
+    return DownloadError(f"{url}: HTTP {error.code} {error.reason}")
+
+
+def _unreachable(url: str, error: Exception) -> Exception:
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(cause, socket.gaierror):
+        return DownloadError(f"{url}: its host cannot be found; is this machine connected?")
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return DownloadError(f"{url}: its certificate cannot be checked ({cause.verify_message})")
+    return _Interrupted(f"no answer ({_reason(cause)})")
+
+
+def _reason(error: object) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _web_page(url: str) -> DownloadError:
+    return DownloadError(
+        f"{url}: answered with a web page instead of the file (a question, a quota or an error); see it in a browser"
+    )
+
+
+def _first_byte(response: http.client.HTTPResponse) -> int | None:
+    found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    return int(found[1]) if found else None
+
+
+def _seconds(text: str | None) -> float | None:
+    """What Retry-After says: seconds, or a date (RFC 9110, section 10.2.3)."""
+    if text is None:
+        return None
+    if text.strip().isdecimal():
+        return float(text)
+    try:
+        date = email.utils.parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return max(0.0, (date - datetime.now(timezone.utc)).total_seconds())
+
+
+def _origin(part: Path) -> Path:
+    """The file that tells of which version on which server `part` is the beginning."""
+    return part.with_name(f"{part.name}.origin")
+
+
+def _resumable(url: str, part: Path) -> tuple[int, str]:
+    """How many bytes are there already, and of which version; 0 where that is not known."""
+    if not part.is_file() or not _origin(part).is_file():
+        return 0, ""
+    origin, _, version = _origin(part).read_text("utf-8").partition("\n")
+    return (part.stat().st_size, version) if origin == url and version else (0, "")
+
+
+def _forget(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _origin(part).unlink(missing_ok=True)
+
+
+def _remember(url: str, part: Path, response: http.client.HTTPResponse) -> None:
+    tag = response.headers.get("ETag", "")
+    version = response.headers.get("Last-Modified", "") if tag.startswith("W/") or not tag else tag
+    _origin(part).write_text(f"{url}\n{version}", "utf-8")

@@ -1,0 +1,59 @@
+"""The processes that torchrun started for one call, on one machine or several."""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from .errors import CallError
+from .jobs import Job
+from .manifest import Record
+
+
+class Peers:
+    """The processes that torchrun started for one call: they share the files, and meet in torch's store.
+
+    Attributes:
+        rank: of this process, 0 without torchrun. world: how many there are.
+
+    Raises CallError where the environment is not complete.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self.rank, self.world = (int(os.environ.get(name, n)) for name, n in (("RANK", 0), ("WORLD_SIZE", 1)))
+            if self.world > 1:
+                from torch.distributed import rendezvous
+
+                self._store = next(rendezvous("env://"))[0]
+        except (ValueError, RuntimeError) as error:
+            raise CallError(
+                f"RANK and WORLD_SIZE are set, but the processes do not meet: {error}; use torchrun"
+            ) from error
+
+    def send_jobs(self, jobs: Sequence[Job]) -> None:
+        """From rank 0 to each of the others: its share."""
+        for rank in range(1, self.world):
+            paths = [(str(job.source), str(job.target)) for job in jobs[rank :: self.world]]
+            self._store.set(f"jobs {rank}", json.dumps(paths))
+
+    def receive_jobs(self) -> list[Job]:
+        """On another rank than 0: its share."""
+        return [Job(Path(source), Path(target)) for source, target in self._receive(f"jobs {self.rank}")]
+
+    def send_records(self, records: Sequence[Record]) -> None:
+        """From another rank to rank 0."""
+        self._store.set(f"records {self.rank}", json.dumps([asdict(record) for record in records]))
+
+    def receive_records(self) -> Iterator[Record]:
+        """On rank 0: the records of the others, as soon as each is done."""
+        for rank in range(1, self.world):
+            yield from (Record(**record) for record in self._receive(f"records {rank}"))
+
+    def _receive(self, key: str) -> Any:
+        while not self._store.check([key]):  # its own waiting cannot be interrupted
+            time.sleep(0.1)
+        return json.loads(self._store.get(key))

@@ -1,0 +1,76 @@
+"""Any size: the networks that reach it one after the other, then antialiased bicubic downwards."""
+
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from .checkpoints import known_task
+from .devices import resolve_device
+from .engine import Options, Progress, Restorer, load_restorer, resized
+from .errors import CallError
+from .image_io import Image
+from .ops import resolve_backend
+from .registry import check_task, find_models
+from .resize import Size
+
+
+class Upscaler:
+    """Restores pictures to any size: with the networks that reach it, then antialiased bicubic downwards.
+
+    Attributes:
+        restorers: the networks loaded so far, by name. device, backend: where and by which scan they run.
+    """
+
+    def __init__(self, model: str | Path | None, options: Options, task: str = "upscale"):
+        """Load `model`, a name or a file, which repeats for factors above its own; None: the task's bundled ones.
+
+        Raises as `load_restorer`; CallError where the model is for another task, with the command that fits.
+        """
+        self.model, self.options, self.task = model, options, task
+        self.device = resolve_device(options.device)
+        self.backend = resolve_backend(options.backend, self.device.type).name
+        self.restorers: dict[str, Restorer] = {}
+        if model:
+            self._load(str(model))
+
+    def chain(self, scale: float) -> list[Restorer]:
+        """The networks to run one after the other. Raises CallError where none reach the factor."""
+        if self.model is None:
+            return [self._load(row.name) for row in find_models(self.task, scale)]
+        restorer = self._load(str(self.model))
+        if restorer.scale == 1 and scale > 1:
+            raise CallError(f"{restorer.name} does not enlarge; choose another model with -m")
+        return [restorer] * (max(1, math.ceil(round(math.log(scale, restorer.scale), 9))) if scale > 1 else 1)
+
+    def _load(self, name: str) -> Restorer:
+        if name not in self.restorers:
+            restorer = load_restorer(name, **asdict(self.options))
+            check_task(self.task, name, known_task(name), restorer.scale)
+            self.restorers[name] = restorer
+        return self.restorers[name]
+
+    def tiles(self, size: Size, height: int, width: int) -> int:
+        """How many tiles a picture of this height and width is cut into now, by all networks together."""
+        count = 0
+        for restorer in self.chain(size.factor(height, width)):
+            count += len(restorer.plan(height, width).boxes)
+            height, width = restorer.scale * height, restorer.scale * width
+        return count
+
+    def restore_image(self, image: Image, size: Size, progress: Progress | None = None) -> Image:
+        """Restore a picture and all that belongs to it to a size.
+
+        `progress` is called with the share done, from 0 to 1.
+        Raises as `Restorer.restore_image`; CallError where no network reaches the size.
+        """
+        height, width = image.pixels.shape[:2]
+        chain, report = self.chain(size.factor(height, width)), progress or (lambda share: None)
+        height, width = size.of(height, width)
+        work = np.cumprod([1, *(restorer.scale**2 for restorer in chain[:-1])])  # pixels each one sees
+        for i, restorer in enumerate(chain):
+            before, share = work[:i].sum() / work.sum(), work[i] / work.sum()
+            image = restorer.restore_image(image, lambda part: report(round(before + share * part, 9)))  # noqa: B023
+        alpha = None if image.alpha is None else resized(image.alpha, height, width)
+        return replace(image, pixels=resized(image.pixels, height, width), alpha=alpha)

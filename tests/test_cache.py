@@ -1,0 +1,81 @@
+import json
+from pathlib import Path
+
+import platformdirs
+import pytest
+from failing import fails
+
+from mambair_cli.cache import (
+    Record,
+    cached_file,
+    find_in_hub,
+    is_offline,
+    list_records,
+    models_folder,
+    read_record,
+    record_file,
+)
+from mambair_cli.errors import CheckpointError
+
+
+def keep(name, file="net.pth", **changes):
+    """Write a record, as `checkpoints` does."""
+    record = Record(name, file, "0" * 64, "somewhere", None, "mambair", 2, 5)
+    record_file(name).parent.mkdir(parents=True, exist_ok=True)
+    record_file(name).write_text(json.dumps(vars(record) | changes))
+    return record
+
+
+def test_the_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("MAMBAIR_HOME", str(tmp_path))
+    assert models_folder() == tmp_path / "models"
+    for empty in (lambda: monkeypatch.setenv("MAMBAIR_HOME", ""), lambda: monkeypatch.delenv("MAMBAIR_HOME")):
+        empty()
+        assert models_folder() == Path(platformdirs.user_cache_dir("mambair", appauthor=False)) / "models"
+
+
+@pytest.mark.parametrize(("value", "offline"), [("1", True), ("True", True), ("0", False), ("", False), (None, False)])
+def test_offline(monkeypatch, value, offline):
+    if value is not None:
+        monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    assert is_offline() is offline
+
+
+def test_records(monkeypatch, tmp_path):
+    monkeypatch.setenv("MAMBAIR_HOME", str(tmp_path))
+    assert not list(list_records())
+    assert read_record("a") is None
+    records = [keep("b", "b.pth"), keep("a", str(tmp_path / "elsewhere.pth"))]
+    removed = keep("c", None)
+    assert list(list_records()) == records[::-1]
+    assert read_record("c") == removed
+    assert cached_file("a") == tmp_path / "elsewhere.pth"
+    assert cached_file("b") == tmp_path / "models" / "b.pth"
+    assert cached_file("c") is cached_file("d") is None
+
+
+@pytest.mark.parametrize("name", ["../a", "a.pth", "x" * 300, "", "a\0", "A"])
+def test_names_of_no_model(monkeypatch, tmp_path, name):
+    monkeypatch.setenv("MAMBAIR_HOME", str(tmp_path))
+    (tmp_path / "a.json").write_text("{}")
+    assert read_record(name) is cached_file(name) is None
+
+
+def test_a_damaged_record(monkeypatch, tmp_path):
+    monkeypatch.setenv("MAMBAIR_HOME", str(tmp_path))
+    keep("a", colour="red")
+    for call in (lambda: read_record("a"), lambda: cached_file("a"), lambda: list(list_records())):
+        fails(call, CheckpointError, record_file("a"), "delete it")
+
+
+def test_the_cache_of_hugging_face(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    url = "https://huggingface.co/some/where/resolve/main/a/b.pth"
+    assert find_in_hub(url) is None
+    folder = tmp_path / "hub" / "models--some--where" / "snapshots" / "abc" / "a"
+    folder.mkdir(parents=True)
+    (folder / "b.pth").touch()
+    assert find_in_hub(url) == folder / "b.pth"
+    assert find_in_hub(url.replace("b.pth", "c.pth")) is None
+    assert find_in_hub(url.replace("some", "other")) is None
+    assert find_in_hub("https://example.org/some/where/resolve/main/a/b.pth") is None

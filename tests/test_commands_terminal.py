@@ -1,0 +1,53 @@
+import io
+import re
+import sys
+import time
+from pathlib import Path
+
+from calls import TAIL, Terminal, plain_lines, write_tiled_photo
+from doubler import Doubler
+from folders import make
+
+from mambair_cli import upscaler
+from mambair_cli.commands.terminal import progress_bar
+
+
+def test_progress_on_a_terminal(folder):
+    write_tiled_photo(Path("[red]x.png"))
+    terminal = Terminal("upscale", "[red]x.png", "-s", "2", "-o", "out.png", "--tile", "96")
+    assert terminal.end() == 0
+    *bars, last = re.split(r"[\r\n]+", plain_lines(terminal.shown))
+    assert re.fullmatch(f"out.png: 384x288 -> 768x576, tiny-x2, {TAIL[:-2]}", last)
+    steps = [re.fullmatch(r"\[red\]x\.png [━╸╺ ]+ +(\d+)% (\S+)", line) for line in bars if line]
+    assert all(steps), bars
+    shares = [int(step[1]) for step in steps]
+    assert shares == sorted(shares)
+    assert shares[0] < 100 == shares[-1]
+    assert any(re.fullmatch(r"\d+:\d\d:\d\d", step[2]) for step in steps if int(step[1]) < 100)
+
+
+class Stream(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_of_a_folder_on_a_terminal(call, empty_folder, monkeypatch):
+    make("in/a.png", "in/two\nlines.png", f"in/{'x' * 200}.png")
+    Path("in/bad.png").touch()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    out, err = Stream(), Stream()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    monkeypatch.setattr(upscaler, "Upscaler", lambda *_: Doubler(lambda image: time.sleep(0.15)))
+    assert call("upscale", "in", "-o", "out")[0] == 1
+    shown = re.sub(r"\x1b\[[\d;?]*\w", "", err.getvalue())
+    assert re.search(r"1 of 4: a\.png +[━╸╺ ]+ +\d+% \S+", shown)
+    assert re.search(r"of 4: two\\nlines\.png [━╸╺ ]+", shown)
+    assert re.search(r"4 of 4: x+… [━╸╺ ]+", shown)
+    assert shown.count("mambair: in/bad.png: the file is empty") == 1
+    assert "1 of 4" not in out.getvalue()
+    monkeypatch.setenv("RANK", "1")
+    with progress_bar(False) as report:
+        report(0.5, "nothing is shown")
+    assert "nothing" not in err.getvalue()

@@ -1,0 +1,159 @@
+import os
+
+import pytest
+import torch
+from failing import fails
+
+from mambair_cli import devices
+from mambair_cli.devices import free_memory, resolve_device, resolve_dtype, used_memory
+from mambair_cli.errors import BackendError, CallError
+
+
+@pytest.mark.parametrize(
+    ("gpus", "mps", "name", "device"),
+    [
+        (0, False, "auto", "cpu"),
+        (0, True, "auto", "mps"),
+        (2, True, "auto", "cuda"),
+        (2, False, "cpu", "cpu"),
+        (2, False, "cuda", "cuda"),
+        (2, False, "cuda:1", "cuda:1"),
+        (0, True, "mps", "mps"),
+    ],
+)
+def test_devices(monkeypatch, gpus, mps, name, device):
+    pretend(monkeypatch, gpus, mps)
+    assert resolve_device(name) == torch.device(device)
+
+
+@pytest.mark.parametrize(("rank", "device"), [("0", "cuda:0"), ("1", "cuda:1"), ("2", "cuda:0")])
+def test_processes_of_torchrun_take_one_gpu_each(monkeypatch, rank, device):
+    pretend(monkeypatch, 2)
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    assert resolve_device("auto") == resolve_device("cuda") == torch.device(device)
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+    assert resolve_device("cpu") == torch.device("cpu")
+
+
+def pretend(monkeypatch, gpus, mps=False):
+    """Make PyTorch see these devices."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "gpu", "CUDA", "xpu", "cpu:0", "mps:0", "cpu:", "cuda:", "cuda:x", "cuda:-1", "cuda:²", "auto:0"],
+)
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_unknown_devices(monkeypatch, gpus, name):
+    pretend(monkeypatch, gpus)
+    fails(lambda: resolve_device(name), CallError, repr(name), "cuda:N")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "name", "words"),
+    [
+        (0, "cuda", ["'cuda'", "--device cpu"]),
+        (0, "cuda:0", ["'cuda:0'", "--device cpu"]),
+        (0, "mps", ["'mps'", "Apple", "--device cpu"]),
+        (2, "cuda:2", ["cuda:2", "2 CUDA"]),
+    ],
+)
+def test_devices_that_are_not_there(monkeypatch, gpus, name, words):
+    pretend(monkeypatch, gpus)
+    fails(lambda: resolve_device(name), BackendError, *words)
+
+
+@pytest.mark.parametrize(("build", "reason"), [(None, "without CUDA"), ("12.4", "no GPU is visible")])
+def test_why_cuda_is_not_there(monkeypatch, build, reason):
+    pretend(monkeypatch, 0)
+    monkeypatch.setattr(torch.version, "cuda", build)
+    monkeypatch.setattr(torch.version, "hip", None)
+    fails(lambda: resolve_device("cuda"), BackendError, reason)
+
+
+# Precision
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "dtype"),
+    [
+        ("auto", "cpu", torch.float32),
+        ("auto", "mps", torch.float32),
+        ("auto", "cuda", torch.float16),
+        ("fp32", "cuda", torch.float32),
+        ("bf16", "cpu", torch.bfloat16),
+    ],
+)
+def test_names_of_types(name, device, dtype):
+    assert resolve_dtype(name, torch.device(device)) == dtype
+
+
+def test_types_that_there_are_not(monkeypatch):
+    fails(lambda: resolve_dtype("int8", torch.device("cpu")), CallError, "'int8'", "auto, fp32, fp16, bf16")
+    fails(lambda: resolve_dtype("fp16", torch.device("mps")), BackendError, "mps", "fp16", "--dtype fp32")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    fails(lambda: resolve_dtype("bf16", torch.device("cuda")), BackendError, "cuda", "bf16", "--dtype fp32")
+    assert resolve_dtype("fp16", torch.device("cuda")) == torch.float16
+
+
+# Memory
+
+
+def proc_and_cgroup(root, files):
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return lambda name: root / str(name).lstrip("/")
+
+
+MEMINFO = {"proc/meminfo": "MemTotal: 9000 kB\nMemFree: 1 kB\nMemAvailable: 5000 kB\n"}
+CGROUP = {
+    "sys/fs/cgroup/memory.max": "3000000\n",
+    "sys/fs/cgroup/memory.current": "2500000\n",
+    "sys/fs/cgroup/memory.stat": "anon 1000000\ninactive_file 1400000\nactive_file 100000\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        (MEMINFO, 5000 * 1024),
+        (MEMINFO | CGROUP, 1_900_000),
+        (MEMINFO | CGROUP | {"sys/fs/cgroup/memory.max": "max\n"}, 5000 * 1024),
+        (MEMINFO | CGROUP | {"sys/fs/cgroup/memory.max": "9000000\n"}, 5000 * 1024),
+        (MEMINFO | CGROUP | {"sys/fs/cgroup/memory.max": "1000000\n"}, 0),
+        (MEMINFO | CGROUP | {"sys/fs/cgroup/memory.stat": "anon 7\n"}, 5000 * 1024),
+    ],
+    ids=["machine", "group", "no limit", "high limit", "over", "no statistics"],
+)
+def test_free_memory(tmp_path, monkeypatch, files, free):
+    monkeypatch.setattr(devices, "Path", proc_and_cgroup(tmp_path, files))
+    assert free_memory(torch.device("cpu")) == free
+
+
+@pytest.mark.parametrize("files", [{}, {"proc/meminfo": "MemTotal: 9000 kB\n"}], ids=["no file", "no figure"])
+def test_free_memory_of_other_systems(tmp_path, monkeypatch, files):
+    monkeypatch.setattr(devices, "Path", proc_and_cgroup(tmp_path, files))
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}.get, raising=False)
+    assert free_memory(torch.device("cpu")) == 1000 * 4096 // 2
+    monkeypatch.delattr(os, "sysconf")
+    assert free_memory(torch.device("cpu")) == 4 * 2**30
+
+
+def test_free_memory_of_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (123, 456))
+    assert free_memory(torch.device("cuda")) == 123
+
+
+def test_used_memory(tmp_path, monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 123)
+    assert used_memory(torch.device("cuda")) == 123
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096}.get, raising=False)
+    monkeypatch.setattr(devices, "Path", proc_and_cgroup(tmp_path, {"proc/self/statm": "90 50 7 1 0 3 0\n"}))
+    assert used_memory(cpu) == 50 * 4096
+    monkeypatch.setattr(devices, "Path", proc_and_cgroup(tmp_path / "none", {}))
+    assert used_memory(cpu) == 2**29
