@@ -1,7 +1,8 @@
 """What spoils photographs, as seeded functions of an image: noise, JPEG, a camera's sensor, a careless web.
 
 Each is a frozen dataclass whose fields are ranges, two numbers from which every call draws anew, uniformly
-unless the field's text says otherwise; two equal numbers fix a value. Rain has its own module.
+unless the field's text says otherwise; two equal numbers fix a value. Rain and what happens on the web have modules of
+their own.
 """
 
 import io
@@ -25,7 +26,6 @@ Range = tuple[float, float]
 
 FULL_CHROMA, HALF_CHROMA = 0, 2
 """Pillow's numbers for JPEG's chroma subsampling, 4:4:4 and 4:2:0."""
-
 
 BILINEAR = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]], np.float32) / 4
 BILINEAR_GREEN = np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]], np.float32) / 4
@@ -101,20 +101,21 @@ def from_pixels(pixels: Pixels) -> Float:
     return pixels.astype(np.float32) / np.float32(255)
 
 
-def published_noise(height: int, width: int, sigma: float) -> NDArray[np.float64]:
+def published_noise(height: int, width: int, sigma: float, seed: int = 0) -> NDArray[np.float64]:
     """The noise of published colour denoising benchmarks, to be added to an image in [0, 1], unclipped.
 
-    It is the same for all images of a size: NumPy's legacy generator, seed 0, drawn in B, G, R order.
+    It is the same for all images of a size: NumPy's legacy generator, drawn in B, G, R order.
 
     Args:
         height: rows.
         width: columns.
         sigma: standard deviation, of 255.
+        seed: 0 in what is published.
 
     Returns:
         height x width x 3 in R, G, B order.
     """
-    return np.random.RandomState(0).normal(0, sigma / 255, (height, width, 3))[:, :, ::-1]
+    return np.random.RandomState(seed).normal(0, sigma / 255, (height, width, 3))[:, :, ::-1]
 
 
 def compress(pixels: Pixels, quality: int, subsampling: int = HALF_CHROMA) -> Pixels:

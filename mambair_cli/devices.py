@@ -1,5 +1,6 @@
 """What this machine has: devices to compute on, and their memory."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -75,3 +76,23 @@ def used_memory(device: torch.device) -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:  # not Linux: what a process with torch holds at least
         return 2**29
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has held since `reset_peak_memory`; see `used_memory`."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_reserved(device))
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):  # not Linux
+        return used_memory(device)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` begin anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):  # not Linux, or not permitted: the peak is that of the whole process
+            Path("/proc/self/clear_refs").write_text("5")

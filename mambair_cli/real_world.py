@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from .degrade import HALF_CHROMA, Degradation, Float, Range, check_ranges, draw_log, from_pixels, recompress, to_pixels
+from .degrade import HALF_CHROMA, Degradation, Float, Range, check_ranges, from_pixels, recompress, to_pixels
+from .errors import CallError
 from .resize import modcrop
 
 
@@ -17,15 +18,13 @@ from .resize import modcrop
 class Pass:
     """Once through other people's hands (Real-ESRGAN, Wang et al. 2021, section 3): blur, resize, noise, JPEG.
 
-    blurred: the probability that it is blurred at all.
     blur: standard deviations in pixels of the kernel along its two axes, where it is a Gaussian or like one.
-    resize: factor by which it shrinks or grows, drawn by octaves.
+    resize: factor by which it shrinks or grows.
     gaussian: standard deviation of Gaussian noise, of 255.
     poisson: what comes instead half of the time; 1 is the noise of 255 quanta at white.
     quality: of the JPEG.
     """
 
-    blurred: float
     blur: Range
     resize: Range
     gaussian: Range
@@ -45,9 +44,8 @@ class Pass:
 
     def soil(self, image: Float, rng: Generator) -> Float:
         """Blur, resize and add noise."""
-        if rng.random() < self.blurred:
-            image = _filter(image, _kernel(self.blur, rng))
-        factor = draw_log(rng, self.resize)
+        image = _filter(image, _kernel(self.blur, rng))
+        factor = rng.uniform(*self.resize)
         height, width = (max(1, round(side * factor)) for side in image.shape[:2])
         image = _resize(image, height, width, rng)
         shape = (*image.shape[:2], 1 if rng.random() < 0.4 else 3)  # of one value for all channels, or of three
@@ -71,8 +69,12 @@ class RealWorld(Degradation):
     """
 
     scale: int = 4
-    first: Pass = Pass(1, (0.2, 3), (0.15, 1.5), (1, 30), (0.05, 3), (30, 95))
-    second: Pass = Pass(0.8, (0.2, 1.5), (0.3, 1.2), (1, 25), (0.05, 2.5), (30, 95))
+    first: Pass = Pass((0.2, 3), (0.15, 1.5), (1, 30), (0.05, 3), (30, 95))
+    second: Pass = Pass((0.2, 1.5), (0.3, 1.2), (1, 25), (0.05, 2.5), (30, 95))
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.scale, int) and self.scale >= 1):
+            raise CallError(f"realworld: scale must be a whole number from 1 on, not {self.scale!r}")
 
     def _degrade(self, image: Float, rng: Generator) -> Float:
         height, width = (side // self.scale for side in image.shape[:2])

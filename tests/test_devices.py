@@ -1,4 +1,5 @@
 import os
+import sys
 
 import pytest
 import torch
@@ -157,3 +158,34 @@ def test_used_memory(tmp_path, monkeypatch):
     assert used_memory(cpu) == 50 * 4096
     monkeypatch.setattr(devices, "Path", proc_and_cgroup(tmp_path / "none", {}))
     assert used_memory(cpu) == 2**29
+
+
+def test_the_peak_of_memory_of_a_gpu(monkeypatch):
+    reset = []
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 123)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
+    devices.reset_peak_memory(torch.device("cuda"))
+    assert devices.peak_memory(torch.device("cuda")) == 123
+    assert reset == [torch.device("cuda")]
+
+
+def test_the_peak_of_memory_without_linux(tmp_path, monkeypatch):
+    files = proc_and_cgroup(tmp_path, {"proc/self/statm": "90 50 7 1 0 3 0\n"})
+    monkeypatch.setattr(devices, "Path", files)
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096}.get, raising=False)
+    devices.reset_peak_memory(torch.device("cpu"))  # there is nothing to be reset
+    assert devices.peak_memory(torch.device("cpu")) == 50 * 4096
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak since a reset")
+def test_the_peak_of_memory_begins_anew():
+    cpu, block = torch.device("cpu"), 2**28
+
+    def peak_of(size):
+        devices.reset_peak_memory(cpu)
+        before = devices.used_memory(cpu)
+        bytearray(size)  # written to, and gone at once
+        return devices.peak_memory(cpu) - before
+
+    assert peak_of(block) > 0.7 * block  # the kernel counts pages late
+    assert peak_of(2**20) < 0.3 * block

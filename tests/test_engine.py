@@ -140,11 +140,25 @@ def test_floats_beyond_black_and_white_are_squeezed_and_stretched(tiny):
     np.testing.assert_allclose(tiny.restore(dim), by_hand(tiny.model, dim), rtol=0, atol=2e-5)
 
 
+def test_floats_beyond_black_and_white_can_be_shown_as_they_are(tiny):
+    image = as_type(SCENE, "float32") * 1.5 - 0.25
+    result = tiny.restore(image, squeeze=False)
+    with torch.inference_mode():
+        seen = tiny.model(torch.from_numpy(image.transpose(2, 0, 1).copy())[None])[0].permute(1, 2, 0).numpy()
+    assert seen.min() < 0
+    assert seen.max() > 1
+    np.testing.assert_allclose(result, seen.clip(0, 1), rtol=0, atol=2e-5)
+    assert np.abs(result - tiny.restore(image).clip(0, 1)).max() > 1e-3
+    pixels = as_type(SCENE, "uint8")
+    np.testing.assert_array_equal(tiny.restore(pixels, squeeze=False), tiny.restore(pixels))
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_samples_that_are_no_numbers(tiny, value):
     image = as_type(SCENE, "float32")
     image[3, 4, 1] = value
-    fails(lambda: tiny.restore(image), ValueError, "no numbers")
+    for squeeze in (True, False):
+        fails(lambda squeeze=squeeze: tiny.restore(image, squeeze=squeeze), ValueError, "no numbers")
 
 
 def test_a_large_result_is_the_same(tiny, monkeypatch):

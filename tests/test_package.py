@@ -11,7 +11,6 @@ import pytest
 from failing import fails
 
 import mambair_cli
-from mambair_cli.registry import PUBLISHED
 from mambair_cli.training.recipe import RECIPES
 
 if sys.version_info >= (3, 11):
@@ -142,8 +141,8 @@ def test_every_module_has_its_tests(path):
     names = {"__init__": "package", "__main__": "cli"}
     if path.stem == "__init__" and path.parent != PACKAGE:
         return  # only names what the folder offers
-    shared = path.parent.name in ("commands", "training")  # as other modules have the same names
-    prefix = f"{path.parent.name}_" if shared else ""
+    prefixes = {"commands": "commands_", "training": "training_", "bench": "bench_", "figures": "bench_"}
+    prefix = prefixes.get(path.parent.name, "")  # as other modules have the same names
     assert (ROOT / "tests" / f"test_{prefix}{names.get(path.stem, path.stem)}.py").is_file()
 
 
@@ -175,6 +174,7 @@ def test_the_wheel(tmp_path):
     assert wheel.name == f"mambair-{mambair_cli.__version__}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as file:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
-    expected = {path.relative_to(ROOT).as_posix() for path in (*MODULES, PUBLISHED, *RECIPES.glob("*.toml"))}
+    expected = {path.relative_to(ROOT).as_posix() for path in (*MODULES, *RECIPES.glob("*.toml"))}
+    expected |= {path.relative_to(ROOT).as_posix() for kind in ("csv", "html") for path in PACKAGE.rglob(f"*.{kind}")}
     expected |= {f"mambair_cli/weights/{path.name}" for path in (ROOT / "weights").iterdir()}
     assert names == expected

@@ -1,12 +1,17 @@
-"""A small recipe and photographs to train on; shared by tests."""
+"""A small recipe, photographs to train on, and what watches and disturbs a run; shared by tests."""
 
+import json
 from dataclasses import asdict
 
 import numpy as np
+import torch
 from calls import DATA
 
 from mambair_cli.datasets import read_rgb
 from mambair_cli.image_io import Image, write_image
+from mambair_cli.training import checkpoints, loop
+from mambair_cli.training.data import TrainingPairs
+from mambair_cli.training.loop import Folders, Settings
 from mambair_cli.training.photos import find_sources
 from mambair_cli.training.recipe import TrainConfig, checked, tomllib
 
@@ -35,6 +40,8 @@ ema = 0.9
 iterations = 6
 warmup = 0.1
 """
+STOPPABLE = {"iterations": 8, "network": {"depths": [1, 1], "drop_path_rate": 0.4}}  # draws random numbers
+CPU = Settings(device="cpu")
 DENOISE = {"scale": 1, "network": {"upsampler": ""}, "degradation": {"kind": "noise", "sigma": [0, 50]}}
 
 
@@ -73,3 +80,51 @@ def recipe(**changes) -> TrainConfig:
             (section,) = (name for name in ("data", "loss", "optimiser", "schedule") if key in table[name])
             table[section][key] = value
     return checked(table, "RECIPE")
+
+
+def train(config, data, out, *, val=None, settings=CPU, **options):
+    return loop.train(config, Folders(data, val), out, settings=settings, **options)
+
+
+def load_checkpoint(out):
+    return torch.load(checkpoints.paths(out)[0], weights_only=True)
+
+
+def read_log(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def assert_equal(a, b):
+    """Same keys, same bits, at any depth."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        a, b = [a[key] for key in a], [b[key] for key in a]
+    if isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_equal(x, y)
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    else:
+        assert a == b
+
+
+def before_iteration(monkeypatch, iteration, action):
+    """Run `action` when this iteration begins."""
+    original = loop.learning_rate
+
+    def learning_rate(config, i):
+        if i == iteration:
+            action()
+        return original(config, i)
+
+    monkeypatch.setattr(loop, "learning_rate", learning_rate)
+
+
+def replace_batches(monkeypatch, iterations, batch):
+    """Let these iterations have this batch."""
+    original = TrainingPairs.batch
+    monkeypatch.setattr(
+        TrainingPairs, "batch", lambda self, i, *rest: batch if i in iterations else original(self, i, *rest)
+    )

@@ -119,15 +119,15 @@ class Adversary:
 
     def __init__(self, config: LossConfig, vgg: Path | None, engine: Any, dtype: torch.dtype):
         self.config = config
-        self.perceptual = PerceptualLoss()
         if config.perceptual:
             if vgg is None:
                 raise CallError(
                     "the perceptual loss of this recipe needs VGG19's weights: give torchvision's file"
                     " vgg19-dcbb9e9d.pth with --vgg"
                 )
+            self.perceptual = PerceptualLoss()
             self.perceptual.load(vgg)
-        self.perceptual.to(engine.device, dtype)
+            self.perceptual.to(engine.device, dtype)
         self.discriminator = Discriminator().to(engine.device, dtype)
         self._shared = engine.prepare(self.discriminator)  # its gradients are those of all processes
         self.optimiser = torch.optim.Adam(self.discriminator.parameters(), config.discriminator_lr, (0.9, 0.99))

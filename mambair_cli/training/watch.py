@@ -77,8 +77,8 @@ class Watch:
         text = describe(entry, self.total)
         if self._bar:
             self._bar.update(self._task, completed=entry["iteration"], description=text)
-        elif any(key.startswith("psnr") for key in entry):
-            print(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
         if self._board:
             for key in entry.keys() - {"iteration"}:
                 if entry[key] is not None:
