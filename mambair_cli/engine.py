@@ -16,7 +16,7 @@ from torch import nn
 from . import runtime, scratch, tiling
 from .archs.ss2d import SpatialScan, use_backend
 from .checkpoints import find_checkpoint
-from .devices import free_memory, resolve_device, used_memory
+from .devices import free_memory, resolve_device, resolve_dtype, used_memory
 from .errors import CallError, MemoryLimitError, RestorationError
 from .image import Image, in_bands
 from .ops import resolve_backend
@@ -47,7 +47,8 @@ class Options:
     tile: auto (by the free memory), off (whole image) or the largest side of a tile in input pixels.
     tile_overlap: input pixels that neighbouring tiles share. memory_limit: bytes that the process (on a GPU:
     of its memory) may take. ensemble: average over the eight symmetries, MambaIR+ (section 4.2), 8 times the
-    work. alpha: how transparency is enlarged; model or bicubic.
+    work. alpha: how transparency is enlarged; model or bicubic. dtype: of convolutions and linear layers; auto, fp32,
+    fp16 or bf16.
     """
 
     device: str = "auto"
@@ -57,6 +58,7 @@ class Options:
     memory_limit: int | None = None
     ensemble: bool = False
     alpha: str = "model"
+    dtype: str = "auto"
 
 
 class Restorer:
@@ -64,13 +66,15 @@ class Restorer:
 
     Attributes:
         model: the plain module, (B,C,H,W) float in [0,1] in, (B,C,sH,sW) float out.
-        name: of the model or file. scale: s. device, backend: where and by which scan it runs.
+        name: of the model or file. scale: s. device, backend, dtype: where, by which scan and in
+        which precision (of convolutions and linear layers) it runs.
     """
 
     def __init__(self, model: nn.Module, name: str, options: Options):
         self.device = resolve_device(options.device)
         if self.device.type == "cpu":
             runtime.keep_freed_memory()
+        self.dtype = resolve_dtype(options.dtype, self.device)
         self.backend = resolve_backend(options.backend, self.device.type).name
         self.model, self.name = model.to(self.device).eval(), name
         self.config = cast(Any, model.config)
@@ -221,6 +225,7 @@ class Restorer:
                 raise RestorationError(
                     f"{self.name} gave values that are no numbers for the tile of {width}x{height} pixels at"
                     f" ({place[1]}, {place[0]}); the weights may be damaged: try another model with -m"
+                    + (", or --dtype fp32" if self.dtype != torch.float32 else "")
                 )
             return result
         if self.device.type == "cuda":  # only now, as the error held tensors
@@ -237,7 +242,8 @@ class Restorer:
         total: torch.Tensor | None = None
         for quarters, mirrored in TRANSFORMS if self.ensemble else TRANSFORMS[:1]:
             seen = torch.rot90(image.flip(3) if mirrored else image, quarters, (2, 3))
-            out = torch.rot90(self.model(seen), -quarters, (2, 3))
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                out = torch.rot90(self.model(seen), -quarters, (2, 3))
             out = out.flip(3) if mirrored else out
             total = out if total is None else total + out
         assert total is not None
@@ -277,6 +283,7 @@ def load_restorer(
     memory_limit: int | None = None,
     ensemble: bool = False,
     alpha: str = "model",
+    dtype: str = "auto",
 ) -> Restorer:
     """Load a model by its name or from a checkpoint file and make it ready on a device.
 
@@ -290,13 +297,14 @@ def load_restorer(
         memory_limit: see `Options`.
         ensemble: see `Options`.
         alpha: see `Options`.
+        dtype: see `Options`.
 
     Raises:
         CallError: no such model, file, device or back end. CheckpointError: the file is damaged, unsafe or of
         another network. DownloadError: it cannot be fetched. BackendError: the device or back end cannot run here.
     """
     model, _ = load_network(find_checkpoint(name_or_file))
-    options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha)
+    options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha, dtype)
     return Restorer(model, str(name_or_file), options)
 
 
