@@ -28,7 +28,8 @@ every_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(pat
 LAYERS = (
     {"errors", "exif"},
     {"image_decode"},
-    {"ops", "tiling", "metrics", "resize", "registry", "runtime", "image_io"},
+    {"ops", "tiling", "metrics", "resize", "registry", "runtime", "image_io", "degrade", "estimate"},
+    {"rain", "real_world"},
     {"archs", "datasets"},
     {"weights"},
     {"engine", "train"},
