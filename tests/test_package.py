@@ -32,7 +32,7 @@ LAYERS = (
     {"image_decode"},
     {"image_encode"},
     {"ops", "tiling", "metrics", "resize", "registry", "runtime", "image_io", "devices"},
-    {"degrade"},
+    {"degrade", "estimate"},
     {"rain", "real_world"},
     {"archs", "datasets", "jobs"},
     {"weights", "manifest"},
