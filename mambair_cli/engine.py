@@ -68,6 +68,7 @@ class Restorer:
         model: the plain module, (B,C,H,W) float in [0,1] in, (B,C,sH,sW) float out.
         name: of the model or file. scale: s. device, backend, dtype: where, by which scan and in
         which precision (of convolutions and linear layers) it runs.
+        largest_tile: pixels a side that may fit into memory; halved whenever that runs out.
     """
 
     def __init__(self, model: nn.Module, name: str, options: Options):
@@ -83,7 +84,7 @@ class Restorer:
         if options.alpha not in ("model", "bicubic"):
             raise CallError(f"--alpha must be model or bicubic, not {options.alpha!r}")
         self.memory_limit, self.ensemble, self.alpha = options.memory_limit, options.ensemble, options.alpha
-        self._largest = LARGEST_TILE  # halved whenever memory runs out
+        self.largest_tile = LARGEST_TILE
         self._overflowed = False  # half precision was not enough for some tile
         use_backend(model, self.backend)
         if self.memory_limit and self.device.type == "cuda":
@@ -193,9 +194,9 @@ class Restorer:
     def _restore_tile(self, crop: Array, place: tuple[int, int], counter: "_Counter", share: float) -> Array:
         """(h,w,c) float32 -> (sh,sw,c); in smaller tiles where memory runs out, then and from then on."""
         height, width = crop.shape[:2]
-        if max(height, width) > self._largest:
+        if max(height, width) > self.largest_tile:
             tiles = tiling.plan(
-                height, width, self._largest, min(self.tile_overlap, self._largest // 2), self.config.multiple
+                height, width, self.largest_tile, min(self.tile_overlap, self.largest_tile // 2), self.config.multiple
             )
             results = (
                 self._restore_tile(
@@ -225,8 +226,8 @@ class Restorer:
                     f"out of memory on {self.device} even with tiles of {max(height, width)} pixels; close other"
                     " programs or use another --device"
                 ) from error
-            self._largest = max(MIN_TILE, max(height, width) // 2)
-            log.warning("out of memory on %s: going on with tiles of %d", self.device, self._largest)
+            self.largest_tile = max(MIN_TILE, max(height, width) // 2)
+            log.warning("out of memory on %s: going on with tiles of %d", self.device, self.largest_tile)
             counter.done = before
         else:
             if not np.isfinite(result).all():
