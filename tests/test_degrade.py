@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import PIL.Image
 import pytest
-from pictures import fails
+from failing import fails
 
 from mambair_cli.degrade import (
     FULL_CHROMA,

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import PIL.Image
 import pytest
-from pictures import fails, noise, smooth
+from failing import fails
+from pictures import noise, smooth
 
 from mambair_cli.degrade import FULL_CHROMA, HALF_CHROMA, compress
 from mambair_cli.estimate import bandwidth, jpeg_quality, noise_sigma, stored_quality

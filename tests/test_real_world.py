@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-from pictures import fails
+from failing import fails
 
 from mambair_cli.degrade import to_pixels
 from mambair_cli.errors import CallError

@@ -22,7 +22,9 @@ from training import (
     write_photos,
 )
 
-from mambair_cli.bench import quality
+from mambair_cli.bench.candidates import Candidate
+from mambair_cli.bench.quality import open_benchmark
+from mambair_cli.bench.quality import run as measure
 from mambair_cli.errors import CallError
 from mambair_cli.metrics import psnr
 from mambair_cli.training import checkpoints
@@ -123,8 +125,10 @@ def test_validation_has_the_figure_of_the_benchmark(photos, tmp_path):
     for name in ("photo0.png", "osprey1.png"):
         (tmp_path / "val" / name).write_bytes((photos / name).read_bytes())
     train(recipe(iterations=1), photos, tmp_path / "run", val=tmp_path / "val")
-    facts = quality(str(tmp_path / "run" / "model.safetensors"), tmp_path / "val", 2, device="cpu")
-    assert read_log(tmp_path / "run")[0]["psnr_y"] == pytest.approx(facts["mean"]["psnr_y"], abs=1e-9)
+    benchmark = open_benchmark(str(tmp_path / "val"), scale=2)
+    network = Candidate(str(tmp_path / "run" / "model.safetensors"), benchmark.protocol, "whole", device="cpu")
+    _, result = measure(benchmark, [network])["results"]
+    assert read_log(tmp_path / "run")[0]["psnr_y"] == pytest.approx(result["mean"]["psnr"], abs=1e-9)
 
 
 def test_the_best_weights_are_kept(photos, tmp_path, monkeypatch):
@@ -282,7 +286,9 @@ def test_recomputing_blocks_changes_nothing_but_memory(photos, tmp_path):
 def test_bf16_is_close(photos, tmp_path):
     for precision in ("fp32", "bf16"):
         train(recipe(iterations=2), photos, tmp_path / precision, settings=Settings("cpu", precision))
-    fp32, bf16 = (read_log(tmp_path / name)[0]["loss"] for name in ("fp32", "bf16"))
+    fp32, bf16 = (
+        read_log(tmp_path / name)[-1]["loss"] for name in ("fp32", "bf16")
+    )  # the first loss is before any step
     assert fp32 != bf16
     assert fp32 == pytest.approx(bf16, rel=0.01)
     assert load_file(tmp_path / "bf16" / "model.safetensors")["norm.weight"].dtype == torch.float32
