@@ -193,7 +193,7 @@ class Batch:
                 image = decode_image(sys.stdin.buffer.read(), "stdin", max_pixels=self.max_pixels)
             height, width = image.pixels.shape[:2]
             record.size_in = [width, height]
-            record.notes += [*image.notes, *filter(None, [self.advise(image.pixels, record.input)])]
+            record.notes += image.notes
             factor = self.size.factor(height, width)
             if not 1 <= factor <= MAX_SCALE:
                 name = job.source or "stdin"
@@ -202,6 +202,7 @@ class Batch:
                 if self.manifest:
                     job.target.parent.mkdir(parents=True, exist_ok=True)
                 check_writable(job.target, self.size.of(height, width))
+            record.notes += filter(None, [self.advise(image.pixels, record.input)])
             return image
 
     def _compute(self, image: Image, record: Record, report: Callable[[float], None]) -> Image:
