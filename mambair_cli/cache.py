@@ -1,4 +1,4 @@
-"""What lies in the user's cache of checkpoints. No torch: `mambair models list` is instant."""
+"""What lies in the user's cache, checkpoints above all. No torch: `mambair models list` is instant."""
 
 import json
 import os
@@ -39,10 +39,15 @@ class Record:
         return models_folder() / self.file if self.file else None
 
 
-def models_folder() -> Path:
-    """The folder of fetched and imported checkpoints: in MAMBAIR_HOME, else where this system keeps caches."""
+def cache_folder() -> Path:
+    """Where all that was fetched or computed is kept: MAMBAIR_HOME, or where this system keeps caches."""
     home = os.environ.get("MAMBAIR_HOME")
-    return (Path(home) if home else platformdirs.user_cache_path("mambair", appauthor=False)) / "models"
+    return Path(home) if home else platformdirs.user_cache_path("mambair", appauthor=False)
+
+
+def models_folder() -> Path:
+    """The folder of fetched and imported checkpoints."""
+    return cache_folder() / "models"
 
 
 def is_offline() -> bool:

@@ -1,5 +1,6 @@
 """What this machine has: devices to compute on, and their memory."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -31,6 +32,22 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto` (fp16 on a GPU of NVIDIA or AMD, fp32 elsewhere), `fp32`, `fp16` or `bf16` as a type that works there.
+
+    Raises CallError for an unknown name, BackendError for a type that the device lacks.
+    """
+    types = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    if name == "auto":
+        name = "fp16" if device.type == "cuda" else "fp32"
+    if name not in types:
+        raise CallError(f"--dtype must be auto, {', '.join(types)}, not {name!r}")
+    lacking = device.type == "mps" or (device.type == "cuda" and name == "bf16" and not torch.cuda.is_bf16_supported())
+    if name != "fp32" and lacking:
+        raise BackendError(f"{device.type} does not compute in {name} here; try --dtype fp32")
+    return types[name]
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that can be taken now: of the GPU's memory, or of the system's within the process's limit."""
     if device.type == "cuda":
@@ -59,3 +76,23 @@ def used_memory(device: torch.device) -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:  # not Linux: what a process with torch holds at least
         return 2**29
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has held since `reset_peak_memory`; see `used_memory`."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_reserved(device))
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):  # not Linux
+        return used_memory(device)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` begin anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):  # not Linux, or not permitted: the peak is that of the whole process
+            Path("/proc/self/clear_refs").write_text("5")

@@ -22,7 +22,6 @@ PACKAGES = (
     "opencv-python-headless",
     "typer",
     "rich",
-    "tqdm",
     "safetensors",
     "platformdirs",
     "filelock",

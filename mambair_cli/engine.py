@@ -16,7 +16,7 @@ from torch import nn
 from . import runtime, scratch, tiling
 from .archs.ss2d import SpatialScan, use_backend
 from .checkpoints import find_checkpoint
-from .devices import free_memory, resolve_device, used_memory
+from .devices import free_memory, resolve_device, resolve_dtype, used_memory
 from .errors import CallError, MemoryLimitError, RestorationError
 from .image import Image, in_bands
 from .ops import resolve_backend
@@ -47,7 +47,8 @@ class Options:
     tile: auto (by the free memory), off (whole image) or the largest side of a tile in input pixels.
     tile_overlap: input pixels that neighbouring tiles share. memory_limit: bytes that the process (on a GPU:
     of its memory) may take. ensemble: average over the eight symmetries, MambaIR+ (section 4.2), 8 times the
-    work. alpha: how transparency is enlarged; model or bicubic.
+    work. alpha: how transparency is enlarged; model or bicubic. dtype: of convolutions and linear layers; auto, fp32,
+    fp16 or bf16.
     """
 
     device: str = "auto"
@@ -57,6 +58,7 @@ class Options:
     memory_limit: int | None = None
     ensemble: bool = False
     alpha: str = "model"
+    dtype: str = "auto"
 
 
 class Restorer:
@@ -64,13 +66,15 @@ class Restorer:
 
     Attributes:
         model: the plain module, (B,C,H,W) float in [0,1] in, (B,C,sH,sW) float out.
-        name: of the model or file. scale: s. device, backend: where and by which scan it runs.
+        name: of the model or file. scale: s. device, backend, dtype: where, by which scan and in
+        which precision (of convolutions and linear layers) it runs.
     """
 
     def __init__(self, model: nn.Module, name: str, options: Options):
         self.device = resolve_device(options.device)
         if self.device.type == "cpu":
             runtime.keep_freed_memory()
+        self.dtype = resolve_dtype(options.dtype, self.device)
         self.backend = resolve_backend(options.backend, self.device.type).name
         self.model, self.name = model.to(self.device).eval(), name
         self.config = cast(Any, model.config)
@@ -137,16 +141,17 @@ class Restorer:
             return free
         return min(free, (self.memory_limit - used_memory(self.device)) / MEMORY_ERROR)
 
-    def restore(self, image: Array, progress: Progress | None = None) -> Array:
+    def restore(self, image: Array, progress: Progress | None = None, *, squeeze: bool = True) -> Array:
         """Restore H x W or H x W x 3 of uint8, uint16 or float32: the same type, s times as large.
 
         Networks of three channels see gray as three equal ones, averaged afterwards; networks of one channel
         see colours one by one. Integers are the range [0,1] of the network; floats that run beyond it are
-        squeezed into it and stretched again. `progress` is called with the share done, from 0 to 1.
+        squeezed into it and stretched again, or with `squeeze=False` shown to it as they are, and the result is
+        clipped to [0,1]. `progress` is called with the share done, from 0 to 1.
 
         Raises ValueError (another shape or type, not a number), MemoryLimitError, RestorationError.
         """
-        low, full = _value_range(image)
+        low, full = _value_range(image, squeeze)
         height, width = image.shape[:2]
         tiles = self.plan(height, width, image.itemsize)
         result = scratch.allocate((self.scale * height, self.scale * width, *image.shape[2:]), image.dtype)
@@ -220,6 +225,7 @@ class Restorer:
                 raise RestorationError(
                     f"{self.name} gave values that are no numbers for the tile of {width}x{height} pixels at"
                     f" ({place[1]}, {place[0]}); the weights may be damaged: try another model with -m"
+                    + (", or --dtype fp32" if self.dtype != torch.float32 else "")
                 )
             return result
         if self.device.type == "cuda":  # only now, as the error held tensors
@@ -236,7 +242,8 @@ class Restorer:
         total: torch.Tensor | None = None
         for quarters, mirrored in TRANSFORMS if self.ensemble else TRANSFORMS[:1]:
             seen = torch.rot90(image.flip(3) if mirrored else image, quarters, (2, 3))
-            out = torch.rot90(self.model(seen), -quarters, (2, 3))
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                out = torch.rot90(self.model(seen), -quarters, (2, 3))
             out = out.flip(3) if mirrored else out
             total = out if total is None else total + out
         assert total is not None
@@ -276,6 +283,7 @@ def load_restorer(
     memory_limit: int | None = None,
     ensemble: bool = False,
     alpha: str = "model",
+    dtype: str = "auto",
 ) -> Restorer:
     """Load a model by its name or from a checkpoint file and make it ready on a device.
 
@@ -289,17 +297,18 @@ def load_restorer(
         memory_limit: see `Options`.
         ensemble: see `Options`.
         alpha: see `Options`.
+        dtype: see `Options`.
 
     Raises:
         CallError: no such model, file, device or back end. CheckpointError: the file is damaged, unsafe or of
         another network. DownloadError: it cannot be fetched. BackendError: the device or back end cannot run here.
     """
     model, _ = load_network(find_checkpoint(name_or_file))
-    options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha)
+    options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha, dtype)
     return Restorer(model, str(name_or_file), options)
 
 
-def _value_range(image: Array) -> tuple[float, float]:
+def _value_range(image: Array, squeeze: bool = True) -> tuple[float, float]:
     """What becomes 0 for the network, and how far above it lies what becomes 1.
 
     Raises ValueError for what is no image.
@@ -312,6 +321,8 @@ def _value_range(image: Array) -> tuple[float, float]:
     low, high = float(image.min()), float(image.max())
     if not np.isfinite([low, high]).all():
         raise ValueError("the image holds values that are no numbers")
+    if not squeeze:
+        return 0.0, 1.0
     return min(0.0, low), max(1.0, high) - min(0.0, low)
 
 

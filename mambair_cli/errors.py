@@ -8,6 +8,7 @@
       RestorationError       a network gave values that are no numbers
       BackendError           a back end that was asked for by name cannot run here
       TrainingError          a training run cannot start or go on
+      CacheError             results that were kept cannot be used
     CallError                exit code 2: the call itself is wrong (unknown model, bad option, missing input)
 
 An interrupted run exits with 130. Messages say what happened, to which file, and what to do.
@@ -46,6 +47,10 @@ class BackendError(MambairError):
 
 class TrainingError(MambairError):
     """A training run cannot start or go on."""
+
+
+class CacheError(MambairError):
+    """Results that were kept cannot be used."""
 
 
 class CallError(MambairError):

@@ -1,4 +1,4 @@
-"""PSNR and SSIM, measured as the super-resolution literature does: on BT.601 luma, a border cut off.
+"""PSNR and SSIM, measured as the literature does: on BT.601 luma, RGB or gray, a border cut off.
 
 The peak is 255 throughout, so every image has the range [0, 255].
 """
@@ -102,6 +102,27 @@ def ssim_y(a: Array, b: Array, *, border: int) -> float:
         ValueError: an image is not uint8 (published figures are of stored images), or as `to_y` and `ssim`.
     """
     return ssim(_stored_y(a), _stored_y(b), border=border)
+
+
+def scores(restored: Array, truth: Array, *, channel: str, border: int) -> tuple[float, float]:
+    """PSNR in dB and SSIM of two uint8 images, as a task's tables count them.
+
+    Args:
+        restored: H x W x 3 (RGB) or H x W.
+        truth: the same shape.
+        channel: `y` for luma, `rgb` for all channels (their SSIM is the mean of the three) or `gray` for H x W.
+        border: pixels left out on each of the four sides.
+
+    Raises:
+        ValueError: as `psnr_y` and `ssim`, or the images have not the channels that are asked for.
+    """
+    if channel == "y":
+        return psnr_y(restored, truth, border=border), ssim_y(restored, truth, border=border)
+    if truth.ndim != {"rgb": 3, "gray": 2}[channel]:
+        raise ValueError(f"the channel {channel} does not fit an image of the shape {truth.shape}")
+    planes = zip(np.atleast_3d(restored).transpose(2, 0, 1), np.atleast_3d(truth).transpose(2, 0, 1), strict=True)
+    mean = np.mean([ssim(a, b, border=border) for a, b in planes])
+    return psnr(restored, truth, border=border), float(mean)
 
 
 def _stored_y(image: Array) -> NDArray[np.float64]:

@@ -98,6 +98,7 @@ for line in sys.stdin.read().splitlines():
         print(line, "->", stop.code, *sorted(heavy), file=sys.stderr)
 """
     lines = ["--help", "--version", "upscale --help", "train --help", "bench --help", "bench tiling --help"]
+    lines += ["bench figure --help", "bench figure erf --help"]
     lines += ["models list", "models list --markdown", "models path", "models info mambair-classic-x4", "doctor --help"]
     start = program()
     start["args"][1:] = ["-c", code]
@@ -134,9 +135,23 @@ def test_python_m(folder):
         ("doctor", "--json"),
         (
             "train",
-            "--recipe --data --out --iterations --batch --patch --resume --init --val",
+            "--recipe --data --out --list --set --iterations --import-yaml --resume --init --val --low --val-low"
+            " --dry-run --device --precision --device-batch --workers --cache --recompute --tensorboard --vgg",
         ),
-        ("bench", "--dataset --scale -s --model -m --tile --device --backend --json memory scan tiling"),
+        (
+            "bench",
+            "--dataset --data-root --scale -s --noise --jpeg --pairs --model -m --tiler --ensemble --channel --border"
+            " --metric --images --seed --save --fresh --fail-below --csv --markdown --html --device --backend --json"
+            " download compare speed scan tiling memory figure",
+        ),
+        ("bench speed", "--model -m --backend --device --quick --json"),
+        ("bench compare", "A.json B.json --json"),
+        ("bench download", "NAME"),
+        ("bench figure", "erf complexity lam visual"),
+        ("bench figure erf", "--output -o --dataset --data-root --model -m --images --device --backend"),
+        ("bench figure complexity", "--output -o --device"),
+        ("bench figure lam", "IMAGE --output -o --model -m --at --side --device --backend"),
+        ("bench figure visual", "IMAGE --output -o --model -m --scale -s --noise --jpeg --at --side"),
         ("bench scan", "--quick --json"),
         ("bench tiling", "IMAGE --model -m --json"),
     ],
@@ -176,7 +191,7 @@ def test_doctor(call, monkeypatch):
     monkeypatch.setattr(
         doctor,
         "BACKENDS",
-        (replace(doctor.BACKENDS[0], unavailable=lambda device, dtype: reason), doctor.BACKENDS[1]),
+        (replace(doctor.BACKENDS[0], unavailable=lambda device, dtype: reason), doctor.BACKENDS[-1]),
     )
     facts = json.loads(works(call("doctor", "--json")))
     assert facts["backends"] == {"numba": reason, "reference": None}

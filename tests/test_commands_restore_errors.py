@@ -29,7 +29,7 @@ UPSCALE = [  # options after `upscale photo.png -o out.png`; exit code, words of
     ("-s two", 2, "--scale"),
     ("-s", 2, "-s"),
     ("-m tiny-x9", 2, "'tiny-x9'", "did you mean tiny-x"),
-    ("-m nonsense", 2, "'nonsense'", "tiny-x2, tiny-x4"),
+    ("-m nonsense", 2, "'nonsense'", "mambair models list"),
     ("-m missing.pth", 2, "missing.pth is missing"),
     ("-m folder.pth", 2, "folder.pth is a folder"),
     ("-m empty", 2, "empty is a folder"),
@@ -60,7 +60,7 @@ UPSCALE = [  # options after `upscale photo.png -o out.png`; exit code, words of
     ("--device cuda:x", 2, "'cuda:x'"),
     ("--device cuda", 1, "'cuda'", "try --device cpu"),
     ("--device mps", 1, "'mps'", "try --device cpu"),
-    ("--backend mamba", 2, "'mamba'", "auto, numba, reference"),
+    ("--backend mamba", 2, "'mamba'", "auto, numba", "reference"),
     ("--nonsense", 2, "--nonsense", "mambair upscale --help"),
     ("extra.png", 2, "extra.png"),
 ]

@@ -1,10 +1,14 @@
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from calls import check_bad, contents, each_call, fails, upscale
 
-from mambair_cli import train as training
+from mambair_cli.training import loop
+from mambair_cli.training.loop import Folders, Settings
+from mambair_cli.training.recipe import read_recipe
 
 RECIPE = """
 scale = 2
@@ -20,53 +24,96 @@ schedule = {iterations = 6, warmup = 0.1}
 def test_train(call, pictures):
     Path("recipe.toml").write_text(RECIPE)
     line = ["train", "--recipe", "recipe.toml", "--data", pictures, "--out", "run", "--iterations", 2]
-    line += ["--batch", 1, "--patch", 8]
+    line += ["--set", "data.batch=1", "--set", "data.patch=8"]
     code, out, err = call(*line)
     assert (code, out) == (0, "run/model.safetensors\n")
     assert "2/2" in err
-    names = sorted(path.name for path in Path("run").iterdir())
-    assert names == ["checkpoint.pt", "log.jsonl", "model.safetensors", "recipe.json"]
     recipe = json.loads(Path("run/recipe.json").read_text())
-    assert (recipe["data"]["batch"], recipe["data"]["patch"]) == (1, 8)
-    assert recipe["schedule"]["iterations"] == 2
+    assert (recipe["data"]["batch"], recipe["data"]["patch"]) == ([1], [8])
+    assert recipe["schedule"]["iterations"] == [2]
     before = contents(Path("run"))
     fails(call(*line), 2, "run holds a run already", "--resume")
     assert contents(Path("run")) == before
-    assert call(*line, "--resume")[:2] == (0, "run/model.safetensors\n")
+    assert call("train", "--resume", "--data", pictures, "--out", "run")[:2] == (0, "run/model.safetensors\n")
     assert upscale(call, "photo.png", "-m", "run/model.safetensors")["size_out"] == [48, 36]
+    assert upscale(call, "photo.png", "-m", "run/best.safetensors")["size_out"] == [48, 36]
 
 
 def test_train_passes_its_options_on(call, folder, monkeypatch):
     Path("recipe.toml").write_text(RECIPE)
     asked = []
 
-    def train(config, data, out, **options):
-        asked.append((config, data, out, options))
+    def train(config, folders, out, **options):
+        asked.append((config, folders, out, options))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(loop, "train", train)
     line = ["train", "--recipe", "recipe.toml", "--data", "d", "--out", "o"]
     fails(call(*line), 130, "mambair: interrupted\n")
-    fails(call(*line, "--resume", "--init", "i.pth", "--val", "v", "--batch", 7), 130)
-    config = training.read_recipe("recipe.toml")
-    seven = replace(config, data=replace(config.data, batch=7))
-    plain_options = {"resume": False, "init": None, "val": None}
-    options = {"resume": True, "init": Path("i.pth"), "val": Path("v")}
+    line += ["--resume", "--init", "i.pth", "--val", "v", "--low", "l", "--val-low", "w", "--set", "data.batch=7"]
+    line += ["--device", "cpu", "--precision", "bf16", "--device-batch", 3, "--workers", 2, "--cache", 0.5]
+    fails(call(*line, "--recompute", "--tensorboard", "--vgg", "vgg.pth"), 130)
+    config = read_recipe("recipe.toml")
+    seven = replace(config, data=replace(config.data, batch=(7,)))
+    settings = Settings("cpu", "bf16", 3, 2, 2**29, True, True, Path("vgg.pth"))
     assert asked == [
-        (config, Path("d"), Path("o"), plain_options),
-        (seven, Path("d"), Path("o"), options),
+        (config, Folders(Path("d")), Path("o"), {"resume": False, "init": "", "settings": Settings()}),
+        (
+            seven,
+            Folders(Path("d"), Path("v"), Path("l"), Path("w")),
+            Path("o"),
+            {"resume": True, "init": "i.pth", "settings": settings},
+        ),
     ]
 
 
+def test_the_list_of_recipes(call):
+    code, out, err = call("train", "--list")
+    assert (code, err) == (0, "")
+    assert re.search(r"^ *light-x2 +MambaIR, light super-resolution x2", out, re.MULTILINE)
+    assert len(out.splitlines()) > 35
+
+
+def test_a_dry_run_writes_nothing(call, pictures):
+    Path("recipe.toml").write_text(RECIPE)
+    before = contents(Path())
+    code, out, _ = call("train", "--recipe", "recipe.toml", "--data", pictures, "--dry-run", "--device", "cpu")
+    assert code == 0
+    assert re.search(r"time +\d+\.\d\d s an iteration", out)
+    assert re.search(r"in all +0\.0 hours", out)
+    assert contents(Path()) == before
+
+
+def test_options_of_basicsr(call, pictures):
+    pytest.importorskip("yaml")
+    Path("options.yml").write_text(
+        "network_g: {type: MambaIR, upscale: 2, upsampler: pixelshuffledirect, embed_dim: 12, depths: [1]}\n"
+        "datasets: {train: {gt_size: 16, batch_size_per_gpu: 2, colour: 3}}\n"
+        "train: {total_iter: 1, scheduler: {type: MultiStepLR, milestones: []}}\n"
+    )
+    line = ["train", "--import-yaml", "options.yml", "--data", pictures, "--out", "run", "--set", "data.validation=1"]
+    code, out, err = call(*line)
+    assert (code, out) == (0, "run/model.safetensors\n")
+    assert "mambair: datasets.train.colour: 3 has no counterpart\n" in err
+    fails(call(*line, "--recipe", "tiny-x2"), 2, "--recipe, or --import-yaml")
+
+
 @each_call(
-    ("train  --data  empty  --out  run", 2, "--recipe", "mambair train --help"),
-    ("train  --recipe  tiny-x9  --data  empty  --out  run", 2, "'tiny-x9'", "tiny-x2", ".toml"),
+    ("train  --data  empty  --out  run", 2, "--recipe", "mambair train --list"),
+    ("train  --recipe  tiny-x2  --out  run", 2, "--data DIR"),
+    ("train  --recipe  tiny-x2  --data  empty", 2, "--out DIR"),
+    ("train  --recipe  tiny-x9  --data  empty  --out  run", 2, "'tiny-x9'", "did you mean 'tiny-x"),
+    ("train  --recipe  tiny-x2  --data  .  --out  run  --set  data.pach=3", 2, "'pach'", "did you mean 'patch'"),
+    ("train  --recipe  tiny-x2  --data  .  --out  run  --precision  fp8", 2, "--precision", "fp8"),
+    ("train  --recipe  classic-x3  --data  .  --out  run", 2, "'classic-x2'", "--init"),
+    ("train  --recipe  tiny-x2  --data  .  --out  run  --low  empty", 2, "empty holds no image"),
+    ("train  --import-yaml  recipe.toml  --data  .  --out  run", 2, "recipe.toml"),
     ("train  --recipe  recipe.toml  --data  empty  --out  run", 2, "recipe.toml", "missing"),
     ("train  --recipe  tiny-x2  --data  missing  --out  run", 2, "missing is not a folder"),
     ("train  --recipe  tiny-x2  --data  empty  --out  run", 2, "empty holds no image"),
     ("train  --recipe  tiny-x2  --data  .  --out  run  --val  empty", 2, "empty holds no image"),
-    ("train  --recipe  tiny-x2  --data  .  --out  run  --resume", 2, "run/checkpoint.pt", "resume"),
-    ("train  --recipe  tiny-x2  --data  .  --out  run  --patch  0", 2, "--patch"),
+    ("train  --recipe  tiny-x2  --data  .  --out  run  --resume", 2, "run holds no checkpoint", "resume"),
+    ("train  --recipe  tiny-x2  --data  .  --out  run  --device-batch  0", 2, "--device-batch"),
 )
 def test_bad_calls(call, bad, line, code, words):
     check_bad(call, bad, line.split("  "), code, words)

@@ -1,11 +1,12 @@
 import os
+import sys
 
 import pytest
 import torch
 from failing import fails
 
 from mambair_cli import devices
-from mambair_cli.devices import free_memory, resolve_device, used_memory
+from mambair_cli.devices import free_memory, resolve_device, resolve_dtype, used_memory
 from mambair_cli.errors import BackendError, CallError
 
 
@@ -74,6 +75,31 @@ def test_why_cuda_is_not_there(monkeypatch, build, reason):
     fails(lambda: resolve_device("cuda"), BackendError, reason)
 
 
+# Precision
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "dtype"),
+    [
+        ("auto", "cpu", torch.float32),
+        ("auto", "mps", torch.float32),
+        ("auto", "cuda", torch.float16),
+        ("fp32", "cuda", torch.float32),
+        ("bf16", "cpu", torch.bfloat16),
+    ],
+)
+def test_names_of_types(name, device, dtype):
+    assert resolve_dtype(name, torch.device(device)) == dtype
+
+
+def test_types_that_there_are_not(monkeypatch):
+    fails(lambda: resolve_dtype("int8", torch.device("cpu")), CallError, "'int8'", "auto, fp32, fp16, bf16")
+    fails(lambda: resolve_dtype("fp16", torch.device("mps")), BackendError, "mps", "fp16", "--dtype fp32")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    fails(lambda: resolve_dtype("bf16", torch.device("cuda")), BackendError, "cuda", "bf16", "--dtype fp32")
+    assert resolve_dtype("fp16", torch.device("cuda")) == torch.float16
+
+
 # Memory
 
 
@@ -132,3 +158,34 @@ def test_used_memory(tmp_path, monkeypatch):
     assert used_memory(cpu) == 50 * 4096
     monkeypatch.setattr(devices, "Path", proc_and_cgroup(tmp_path / "none", {}))
     assert used_memory(cpu) == 2**29
+
+
+def test_the_peak_of_memory_of_a_gpu(monkeypatch):
+    reset = []
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 123)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
+    devices.reset_peak_memory(torch.device("cuda"))
+    assert devices.peak_memory(torch.device("cuda")) == 123
+    assert reset == [torch.device("cuda")]
+
+
+def test_the_peak_of_memory_without_linux(tmp_path, monkeypatch):
+    files = proc_and_cgroup(tmp_path, {"proc/self/statm": "90 50 7 1 0 3 0\n"})
+    monkeypatch.setattr(devices, "Path", files)
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096}.get, raising=False)
+    devices.reset_peak_memory(torch.device("cpu"))  # there is nothing to be reset
+    assert devices.peak_memory(torch.device("cpu")) == 50 * 4096
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak since a reset")
+def test_the_peak_of_memory_begins_anew():
+    cpu, block = torch.device("cpu"), 2**28
+
+    def peak_of(size):
+        devices.reset_peak_memory(cpu)
+        before = devices.used_memory(cpu)
+        bytearray(size)  # written to, and gone at once
+        return devices.peak_memory(cpu) - before
+
+    assert peak_of(block) > 0.7 * block  # the kernel counts pages late
+    assert peak_of(2**20) < 0.3 * block

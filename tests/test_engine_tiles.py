@@ -347,6 +347,8 @@ def test_results_that_are_no_numbers():
     plan = r.plan(64, 100)
     place = f"({plan.lefts[-1]}, {plan.tops[-1]})"
     fails(lambda: r.restore(image), RestorationError, "small", f"{plan.tile_width}x{plan.tile_height}", place)
+    r.dtype = torch.float16
+    fails(lambda: r.restore(image), RestorationError, "--dtype fp32")
     assert place == "(61, 28)"
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mambair_cli.metrics import psnr, psnr_y, ssim, ssim_y, to_y
+from mambair_cli.metrics import psnr, psnr_y, scores, ssim, ssim_y, to_y
 from mambair_cli.resize import bicubic, downscale, modcrop
 
 EVAL = Path(__file__).parents[2] / "shared" / "data" / "eval"
@@ -103,6 +103,21 @@ def test_on_luma_means_on_luma():
     assert psnr_y(a, b, border=2) == psnr(to_y(a), to_y(b), border=2)
     assert ssim_y(a, b, border=2) == ssim(to_y(a), to_y(b), border=2)
     assert psnr_y(a, b, border=2) != psnr_y(a[..., ::-1], b[..., ::-1], border=2)
+
+
+def test_scores_by_channel():
+    a, b = noise(20, 22, 3), noise(20, 22, 3, seed=1)
+    assert scores(a, b, channel="y", border=3) == (psnr_y(a, b, border=3), ssim_y(a, b, border=3))
+    decibels, similarity = scores(a, b, channel="rgb", border=3)
+    assert decibels == psnr(a, b, border=3)
+    assert similarity == pytest.approx(np.mean([ssim(a[..., c], b[..., c], border=3) for c in range(3)]))
+    gray = a[..., 0], b[..., 0]
+    assert scores(*gray, channel="gray", border=0) == (psnr(*gray), ssim(*gray))
+    assert scores(a, a, channel="rgb", border=0) == (math.inf, 1)
+    with pytest.raises(ValueError, match="channel rgb"):
+        scores(*gray, channel="rgb", border=0)
+    with pytest.raises(ValueError, match="channel gray"):
+        scores(a, b, channel="gray", border=0)
 
 
 def test_wrong_calls():

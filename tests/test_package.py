@@ -11,8 +11,7 @@ import pytest
 from failing import fails
 
 import mambair_cli
-from mambair_cli.registry import PUBLISHED
-from mambair_cli.train import RECIPES
+from mambair_cli.training.recipe import RECIPES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -33,11 +32,13 @@ LAYERS = (
     {"image_decode"},
     {"image_encode"},
     {"ops", "tiling", "metrics", "resize", "registry", "runtime", "image_io", "devices", "estimate"},
+    {"degrade"},
+    {"rain", "real_world"},
     {"archs", "datasets", "jobs", "advice"},
     {"weights", "manifest"},
     {"checkpoints"},
-    {"engine", "train", "peers"},
-    {"upscaler"},
+    {"engine", "peers"},
+    {"upscaler", "training"},
     {"batch", "bench", "doctor"},
     {"commands"},
     {"cli"},
@@ -110,12 +111,13 @@ def test_light_modules_import_nothing_heavy(name):
 
 def test_the_package_imports_its_dependencies_and_nothing_else():
     distributions = {"PIL": "pillow", "cv2": "opencv-python-headless", "llvmlite": "numba"}
-    distributions |= {"pillow_heif": "pillow-heif", "mamba_ssm": "mamba-ssm"}
+    distributions |= {"pillow_heif": "pillow-heif", "mamba_ssm": "mamba-ssm", "yaml": "pyyaml"}
     imported = {name.split(".")[0] for path in MODULES for name in imports(path)}
     imported -= {"mambair_cli", "tomllib", "triton", *sys.stdlib_module_names}  # triton comes with torch for GPUs
     extras = PROJECT["project"]["optional-dependencies"]
-    required = PROJECT["project"]["dependencies"] + extras["heif"] + extras["mamba-ssm"]
+    required = PROJECT["project"]["dependencies"] + extras["heif"] + extras["mamba-ssm"] + extras["train"]
     declared = {re.match(r"[\w-]+", line)[0] for line in required}
+    imported.add("tensorboard")  # by torch.utils.tensorboard
     assert {distributions.get(name, name) for name in imported} == declared
     assert not declared & {"torchvision", "timm", "basicsr", "einops", "opencv-python"}
 
@@ -139,7 +141,8 @@ def test_every_module_has_its_tests(path):
     names = {"__init__": "package", "__main__": "cli"}
     if path.stem == "__init__" and path.parent != PACKAGE:
         return  # only names what the folder offers
-    prefix = "commands_" if path.parent.name == "commands" else ""  # as other modules have the same names
+    prefixes = {"commands": "commands_", "training": "training_", "bench": "bench_", "figures": "bench_"}
+    prefix = prefixes.get(path.parent.name, "")  # as other modules have the same names
     assert (ROOT / "tests" / f"test_{prefix}{names.get(path.stem, path.stem)}.py").is_file()
 
 
@@ -171,6 +174,7 @@ def test_the_wheel(tmp_path):
     assert wheel.name == f"mambair-{mambair_cli.__version__}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as file:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
-    expected = {path.relative_to(ROOT).as_posix() for path in (*MODULES, PUBLISHED, *RECIPES.glob("*.toml"))}
+    expected = {path.relative_to(ROOT).as_posix() for path in (*MODULES, *RECIPES.glob("*.toml"))}
+    expected |= {path.relative_to(ROOT).as_posix() for kind in ("csv", "html") for path in PACKAGE.rglob(f"*.{kind}")}
     expected |= {f"mambair_cli/weights/{path.name}" for path in (ROOT / "weights").iterdir()}
     assert names == expected

@@ -11,7 +11,7 @@ from mambair_cli import registry
 from mambair_cli.cache import NAME
 from mambair_cli.errors import CallError
 from mambair_cli.registry import MODELS, TASKS, Score, check_task, find_models, model_named, published_scores
-from mambair_cli.train import RECIPES, build_network, read_recipe
+from mambair_cli.training.recipe import RECIPES, build_network, read_recipe
 from mambair_cli.weights import ARCHITECTURES, bundled_folder, check_row, describe, sha256
 
 BUNDLED = [row for row in MODELS if row.bundled]

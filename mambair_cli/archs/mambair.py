@@ -16,6 +16,7 @@ from .layers import (
     ChannelAttention,
     DilatedDepthwise,
     DropPath,
+    FullPrecisionConv,
     LayerNorm,
     Pointwise,
     pixel_shuffle,
@@ -25,7 +26,7 @@ from .layers import (
 )
 from .ss2d import SS2D, scan_floats
 
-ConvBlock = Literal["classic", "light_a", "light_b", "light_c"]
+ConvBlock = Literal["classic", "light_a", "light_b", "light_c", "attention", "none", "mlp"]
 Upsampler = Literal["", "pixelshuffle", "pixelshuffledirect"]
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K
 
@@ -35,7 +36,8 @@ class MambaIRConfig:
     """The shape of a MambaIR net.
 
     `conv_block` is the convolutional half of a block: `classic`, or the light form of the paper's Table 3
-    (`light_a`), of the first release (`light_b`) or of the released weights (`light_c`).
+    (`light_a`), of the first release (`light_b`) or of the released weights (`light_c`). The ablations of Table 1
+    have its channel attention alone (`attention`), no such half (`none`), or an MLP in its place (`mlp`).
     """
 
     embed_dim: int = 180
@@ -76,6 +78,10 @@ def _conv_block(form: ConvBlock, C: int) -> nn.Module:
             DilatedDepthwise(C),
             attention,
         ]
+    elif form == "attention":
+        layers = [attention]
+    elif form == "mlp":
+        layers = [Pointwise(C, 2 * C), nn.GELU(), Pointwise(2 * C, C)]
     else:
         squeezed = C // {"classic": 3, "light_b": 6}[form]
         layers = [nn.Conv2d(C, squeezed, 3, padding=1), nn.GELU(), nn.Conv2d(squeezed, C, 3, padding=1), attention]
@@ -108,16 +114,21 @@ class VSSBlock(nn.Module):
     def __init__(self, C: int, inner: int, d_state: int, conv_block: ConvBlock = "classic", drop_path: float = 0.0):
         super().__init__()
         self.skip_scale = nn.Parameter(torch.ones(C))
-        self.skip_scale2 = nn.Parameter(torch.ones(C))
+        self.has_conv_blk = conv_block != "none"
+        if self.has_conv_blk:
+            self.skip_scale2 = nn.Parameter(torch.ones(C))
         self.ln_1 = LayerNorm(C)
         self.self_attention = SS2D(C, inner, d_state)
         self.drop_path = DropPath(drop_path)
-        self.conv_blk = _conv_block(conv_block, C)
-        self.ln_2 = LayerNorm(C)
+        if self.has_conv_blk:
+            self.conv_blk = _conv_block(conv_block, C)
+            self.ln_2 = LayerNorm(C)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B,H,W,C) -> (B,H,W,C)."""
         u = torch.addcmul(self.drop_path(self.self_attention(self.ln_1(tokens))), tokens, self.skip_scale)
+        if not self.has_conv_blk:
+            return u
         branch = to_tokens(self.conv_blk(to_image(self.ln_2(u))))
         return torch.addcmul(branch, u, self.skip_scale2)
 
@@ -141,7 +152,8 @@ def _upsampler(config: MambaIRConfig) -> nn.Sequential:
     if config.upsampler == "pixelshuffle":
         return pixel_shuffle(64, config.upscale)
     s = config.upscale
-    return nn.Sequential(nn.Conv2d(config.embed_dim, config.in_chans * s * s, 3, padding=1), nn.PixelShuffle(s))
+    last = FullPrecisionConv(config.embed_dim, config.in_chans * s * s, 3, padding=1)
+    return nn.Sequential(last, nn.PixelShuffle(s))
 
 
 class MambaIR(nn.Module):
@@ -161,7 +173,7 @@ class MambaIR(nn.Module):
         C, channels = config.embed_dim, config.in_chans
         mean = torch.tensor(RGB_MEAN if channels == 3 else [0.0] * channels)
         self.register_buffer("mean", mean.view(1, channels, 1, 1), persistent=False)
-        self.conv_first = nn.Conv2d(channels, C, 3, padding=1)
+        self.conv_first = FullPrecisionConv(channels, C, 3, padding=1)
         self.patch_embed = nn.Sequential(OrderedDict(norm=LayerNorm(C)))
         rates = torch.linspace(0, config.drop_path_rate, sum(config.depths), device="cpu").split(list(config.depths))
         self.layers = nn.ModuleList(ResidualGroup(config, r.tolist()) for r in rates)
@@ -169,9 +181,9 @@ class MambaIR(nn.Module):
         self.conv_after_body = _residual_conv(config.resi_connection, C)
         if config.upsampler == "pixelshuffle":
             self.conv_before_upsample = nn.Sequential(nn.Conv2d(C, 64, 3, padding=1), nn.LeakyReLU(0.01))
-            self.conv_last = nn.Conv2d(64, channels, 3, padding=1)
+            self.conv_last = FullPrecisionConv(64, channels, 3, padding=1)
         elif config.upsampler == "":
-            self.conv_last = nn.Conv2d(C, channels, 3, padding=1)
+            self.conv_last = FullPrecisionConv(C, channels, 3, padding=1)
         if config.upsampler:
             self.upsample = _upsampler(config)
         for module in self.modules():
@@ -194,12 +206,16 @@ class MambaIR(nn.Module):
             out = x + self.conv_last(deep)
         return out + self.mean
 
-    def start_as_bilinear(self) -> None:
-        """Set the outer layers so that the untrained net enlarges bilinearly (`pixelshuffledirect` only).
+    def start_simply(self) -> None:
+        """Set the outer layers so that the untrained net gives the input back, or enlarges it bilinearly.
 
-        The first channels carry the image itself through; training starts from there and learns faster.
+        Training starts from there and learns faster. To enlarge, the first channels carry the image itself
+        through; only for `pixelshuffledirect` after one convolution, other upsamplers stay as they are.
         """
         channels, s = self.config.in_chans, self.config.upscale
+        if self.config.upsampler == "":
+            for parameter in self.conv_last.parameters():
+                nn.init.zeros_(parameter)
         if self.config.upsampler != "pixelshuffledirect" or self.config.resi_connection != "1conv":
             return
         position = (torch.arange(s) + 0.5) / s - 0.5  # of the new pixels, in old ones
@@ -224,11 +240,8 @@ def detect(state: Mapping[str, Tensor]) -> MambaIRConfig | None:
     Raises ValueError where the tensors are of this family but of no published form.
     """
     block = "layers.0.residual_group.blocks.0"
-    first, a_logs, cab = (
-        state.get(key)
-        for key in ("conv_first.weight", f"{block}.self_attention.A_logs", f"{block}.conv_blk.cab.0.weight")
-    )
-    if first is None or a_logs is None or cab is None:
+    first, a_logs = (state.get(key) for key in ("conv_first.weight", f"{block}.self_attention.A_logs"))
+    if first is None or a_logs is None:
         return None
     C, in_chans = first.shape[:2]
     positions = [key.split(".") for key in state if key.startswith("layers.") and key.endswith(".skip_scale")]
@@ -236,15 +249,6 @@ def detect(state: Mapping[str, Tensor]) -> MambaIRConfig | None:
     depths = tuple(groups.count(i) for i in range(len(set(groups))))
     if 0 in depths:
         raise ValueError("its groups of layers are not numbered from 0 on")
-
-    forms: dict[tuple[int, ...], ConvBlock] = {
-        (C // 3, C, 3, 3): "classic",
-        (C // 6, C, 3, 3): "light_b",
-        (C // 2, C, 1, 1): "light_c",
-        (C, 1, 3, 3): "light_a",
-    }
-    if tuple(cab.shape) not in forms:
-        raise ValueError(f"its convolution block starts with a weight of shape {tuple(cab.shape)}")
 
     upsampler: Upsampler = ""
     upscale = 1
@@ -259,9 +263,29 @@ def detect(state: Mapping[str, Tensor]) -> MambaIRConfig | None:
         depths=depths,
         d_state=a_logs.shape[1],
         expand=a_logs.shape[0] / 4 / C,
-        conv_block=forms[tuple(cab.shape)],
+        conv_block=_conv_block_of(state, f"{block}.conv_blk", C),
         upsampler=upsampler,
         upscale=upscale,
         in_chans=in_chans,
         resi_connection="1conv" if "conv_after_body.weight" in state else "3conv",
     )
+
+
+def _conv_block_of(state: Mapping[str, Tensor], name: str, C: int) -> ConvBlock:
+    """The form of the convolutional half that has this name in a state dict. Raises ValueError where it has none."""
+    if not any(key.startswith(f"{name}.") for key in state):
+        return "none"
+    if f"{name}.cab.0.attention.1.weight" in state:
+        return "attention"
+    forms: dict[tuple[int, ...], ConvBlock] = {
+        (C // 3, C, 3, 3): "classic",
+        (C // 6, C, 3, 3): "light_b",
+        (C // 2, C, 1, 1): "light_c",
+        (C, 1, 3, 3): "light_a",
+        (2 * C, C, 1, 1): "mlp",
+    }
+    first = state.get(f"{name}.cab.0.weight")
+    if first is None or tuple(first.shape) not in forms:
+        found = None if first is None else tuple(first.shape)
+        raise ValueError(f"its convolution block starts with a weight of shape {found}")
+    return forms[tuple(first.shape)]

@@ -91,6 +91,9 @@ def command(task: Task) -> Callable[..., None]:
         alpha: Annotated[str, typer.Option(help="How transparency is enlarged: model or bicubic.")] = "model",
         device: Device = "auto",
         backend: Backend = "auto",
+        dtype: Annotated[
+            str, typer.Option(help="Of convolutions and linear layers: auto (fp16 on a GPU), fp32, fp16 or bf16.")
+        ] = "auto",
         offline: Offline = False,
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, and no advice on inputs.")] = False,
         as_json: Json = False,
@@ -115,8 +118,13 @@ def command(task: Task) -> Callable[..., None]:
 
             if row:
                 check_task(task.name, row.name, row.task, row.scale)
+<<<<<<< HEAD
                 fetch(row, as_json or quiet)
             options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha)
+=======
+                fetch(row, as_json)
+            options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha, dtype)
+>>>>>>> main
             return Upscaler(model, options, task.name)
 
         upscaler = None
@@ -152,6 +160,7 @@ def command(task: Task) -> Callable[..., None]:
                 "quality": quality,
                 "ensemble": ensemble,
                 "alpha": alpha,
+                "dtype": dtype,
             }
             manifest = Manifest(folder, settings)
         facts: dict[str, Any] = {"scale": None if sides else factor}

@@ -1,10 +1,8 @@
-"""Benchmarks: quality on a data set, the speed of the scan against its alternatives, the seams of tiles."""
+"""The speed and the error of the scan and of whole nets on the CPU, against their alternatives and the floor."""
 
 import gc
 import importlib.machinery
 import importlib.util
-import itertools
-import json
 import os
 import statistics
 import subprocess
@@ -14,150 +12,20 @@ import time
 import types
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import runtime
-from .archs.mambair import MambaIR, MambaIRConfig
-from .archs.ss2d import SS2D, use_backend
-from .datasets import list_images, make_pair, read_rgb
-from .engine import Options, Restorer, load_restorer
-from .errors import CallError
-from .metrics import psnr, psnr_y, ssim_y
-from .ops import ss2d_scan
-from .ops.scan_reference import ss2d_scan_sequential, ss2d_scan_vectorised
-from .resize import bicubic
+from .. import runtime
+from ..archs.mambair import MambaIR, MambaIRConfig
+from ..archs.ss2d import SS2D, use_backend
+from ..ops import ss2d_scan
+from ..ops.scan_reference import ss2d_scan_sequential, ss2d_scan_vectorised
 
 LIGHT = MambaIRConfig(60, (6, 6, 6, 6), 10, 1.2, "light_c", "pixelshuffledirect", 2)
 Facts = dict[str, Any]
-
-
-def quality(
-    name_or_file: str,
-    dataset: Path,
-    scale: int,
-    *,
-    tile: str = "auto",
-    device: str = "auto",
-    backend: str = "auto",
-) -> Facts:
-    """PSNR-Y (dB) and SSIM-Y of a model and of bicubic interpolation for the images of a folder, and their means.
-
-    The low-resolution images are made by MATLAB's bicubic; a border of `scale` pixels is left out.
-    A model of a larger scale is followed by antialiased bicubic.
-    Raises CallError where the folder holds no image or the model does not reach the scale.
-    """
-    restorer = load_restorer(name_or_file, device=device, backend=backend, tile=tile)
-    if restorer.scale < scale:
-        raise CallError(f"{name_or_file} enlarges {restorer.scale} times, not {scale}; choose another model with -m")
-    started = time.perf_counter()
-    rows: list[Facts] = []
-    for path in list_images(dataset):
-        pair = make_pair(path.stem, read_rgb(path), scale)
-        restored = restorer.restore(pair.low)
-        if restored.shape != pair.high.shape:
-            restored = bicubic(restored, *pair.high.shape[:2])
-        enlarged = bicubic(pair.low, *pair.high.shape[:2])
-        if min(pair.high.shape[:2]) < 2 * scale + 11:
-            raise CallError(f"{path} is too small: SSIM needs 11 pixels within a border of {scale}")
-        rows.append(
-            {
-                "image": pair.name,
-                "psnr_y": psnr_y(restored, pair.high, border=scale),
-                "ssim_y": ssim_y(restored, pair.high, border=scale),
-                "bicubic_psnr_y": psnr_y(enlarged, pair.high, border=scale),
-                "bicubic_ssim_y": ssim_y(enlarged, pair.high, border=scale),
-            }
-        )
-    mean = {key: statistics.fmean(row[key] for row in rows) for key in rows[0] if key != "image"}
-    return {
-        "model": name_or_file,
-        "dataset": str(dataset),
-        "scale": scale,
-        "backend": restorer.backend,
-        "device": str(restorer.device),
-        "seconds": time.perf_counter() - started,
-        "images": rows,
-        "mean": {"image": f"mean of {len(rows)}", **mean},
-    }
-
-
-def seams(name_or_file: str, image: Path) -> list[Facts]:
-    """For several tile sizes and overlaps: how far the tiled result is from the untiled, in 8-bit steps.
-
-    `border` is the largest difference between neighbouring rows or columns of that difference where one tile
-    leads over to the next, `inside` the same elsewhere: a seam would make the first larger.
-    """
-    pixels = read_rgb(image).astype(np.float32) / 255
-    whole = load_restorer(name_or_file, tile="off").restore(pixels) * 255
-    rows = []
-    for tile, overlap in ((64, 0), (64, 16), (64, 32), (128, 16), (128, 32), (256, 16), (256, 32), (256, 64)):
-        restorer = load_restorer(name_or_file, tile=tile, tile_overlap=overlap)
-        plan, scale = restorer.plan(*pixels.shape[:2]), restorer.scale
-        error = restorer.restore(pixels) * 255 - whole
-        steps = []
-        for axis, length, starts in ((0, plan.tile_height, plan.tops), (1, plan.tile_width, plan.lefts)):
-            step = np.abs(np.diff(error, axis=axis)).max(axis=(1 - axis, 2))
-            near = np.zeros(len(step), bool)
-            for before, start in itertools.pairwise(starts):
-                near[scale * start - 1 : scale * (before + length)] = True
-            steps.append((step[near], step[~near]))
-        rows.append(
-            {
-                "tile": tile,
-                "overlap": overlap,
-                "tiles": len(plan.boxes),
-                "max": float(np.abs(error).max()),
-                "mean": float(np.abs(error).mean()),
-                "psnr": psnr(error, np.zeros_like(error)),
-                "border": float(max(s[0].max(initial=0) for s in steps)),
-                "inside": float(max(s[1].max(initial=0) for s in steps)),
-            }
-        )
-    return rows
-
-
-_MEMORY = """
-import json, resource, sys, time
-import numpy as np
-from mambair_cli import bench, devices, engine
-name, height, width, limit = sys.argv[1], *map(int, sys.argv[2:])
-restorer = bench.stand_in(limit) if name == "stand-in" else engine.load_restorer(name, memory_limit=limit or None)
-restorer.restore(np.zeros((64, 64, 3), np.uint8))
-image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-before = devices.used_memory(restorer.device)
-tiles = restorer.plan(height, width)
-predicted = restorer.peak_memory(tiles)
-start = time.perf_counter()
-restorer.restore(image)
-seconds = time.perf_counter() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps({"tiles": len(tiles.boxes), "predicted": predicted, "measured": peak - before,
-                  "process": peak, "seconds": seconds}))
-"""
-
-
-def stand_in(memory_limit: int) -> Restorer:
-    """A net of one small block with the engine around it, to fill the memory without computing for hours."""
-    torch.manual_seed(0)
-    model = MambaIR(MambaIRConfig(8, (1,), 1, 1.0, "light_c", "pixelshuffledirect", 2))
-    return Restorer(model, "stand-in", Options(memory_limit=memory_limit or None))
-
-
-def memory(name_or_file: str) -> list[Facts]:
-    """Predicted and measured peaks of memory, and how a limit is kept; each in a process of its own."""
-    runs = [(name_or_file, side, side, 0) for side in (128, 256, 512)]
-    limit = 1024 * 2**20
-    runs += [("stand-in", height, 4096, limit) for height in (256, 1024, 4096, 16384)]
-    rows = []
-    for name, height, width, limit in runs:
-        found = json.loads(_python(_MEMORY, name, *map(str, (height, width, limit))))
-        rows.append({"model": name, "megapixels": height * width / 2**20, "limit": limit, **found})
-    return rows
 
 
 def scan_report(quick: bool) -> list[Facts]:
@@ -331,7 +199,7 @@ def _floor(model: MambaIR, image: Tensor) -> float:
         elif isinstance(module, SS2D):
             macs.append(module.x_proj_weight.numel() * tokens)
             updates += module.A_logs.numel() * tokens
-    from .ops.simd import LANES
+    from ..ops.simd import LANES
 
     return sum(macs) / rate + 13 * updates / LANES * _fma_seconds()
 
@@ -340,7 +208,7 @@ def _fma_seconds() -> float:
     """Seconds for one of many independent vector multiply-adds."""
     from numba import njit
 
-    from .ops.simd import add, fma, load, store
+    from ..ops.simd import add, fma, load, store
 
     @njit(nogil=True)
     def chains(repeats, array):  # type: ignore[no-untyped-def]
@@ -381,7 +249,7 @@ import sys, time
 import torch
 from mambair_cli import runtime
 from mambair_cli.archs.mambair import MambaIR
-from mambair_cli.bench import LIGHT
+from mambair_cli.bench.kernels import LIGHT
 runtime.keep_freed_memory()
 torch.set_num_threads(int(sys.argv[1]))
 model, image = MambaIR(LIGHT).eval(), torch.rand(1, 3, 96, 96)

@@ -1,0 +1,67 @@
+"""Crops side by side with their scores, as in MambaIR's figure 4."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...datasets import Pixels
+from ...metrics import scores
+from ..candidates import Candidate
+from ..pairing import Sample
+from ..protocols import Protocol
+from ..spots import find_spot
+from . import canvas
+
+SIDE = 64  # pixels of the truth that are shown enlarged
+
+
+@dataclass(frozen=True)
+class View:
+    """A result of the truth's size; PSNR in dB and SSIM of the whole image, None for the truth itself."""
+
+    name: str
+    pixels: Pixels
+    psnr: float | None = None
+    ssim: float | None = None
+
+
+def views(sample: Sample, protocol: Protocol, candidates: Sequence[Candidate]) -> list[View]:
+    """The truth, the baseline, and what each network makes of the input."""
+    size = sample.truth.shape[:2]
+    images = [(protocol.baseline, protocol.enlarge(sample.input, size))]
+    images += [(c.name, c.restore(sample.input, size)) for c in candidates]
+    measured = [scores(image, sample.truth, channel=protocol.channel, border=protocol.border) for _, image in images]
+    found = [View(name, image, *values) for (name, image), values in zip(images, measured, strict=True)]
+    return [View("truth", sample.truth), *found]
+
+
+def draw(name: str, found: Sequence[View], path: Path, at: tuple[int, int] | None = None, side: int = SIDE) -> None:
+    """Write the truth with a box, and beside it the crop of each view with its scores below.
+
+    Args:
+        name: of the image.
+        found: at least the truth and two more.
+        path: of the file.
+        at: left and top of the crop; None: where the last two views differ most.
+        side: of the crop, in pixels.
+    """
+    from matplotlib.patches import Rectangle
+
+    truth = found[0].pixels
+    top, left, side = find_spot(found[-1].pixels, found[-2].pixels, side) if at is None else (at[1], at[0], side)
+    columns = -(-len(found) // 2)
+    figure, axes = canvas.panels(2, columns + 2, 1.9 * (columns + 2), 4.6)
+    grid = axes[0, 0].get_gridspec()
+    for ax in axes[:, :2].ravel():
+        ax.remove()
+    whole = figure.add_subplot(grid[:, :2])
+    whole.imshow(truth, cmap="gray", vmin=0, vmax=255)
+    whole.add_patch(Rectangle((left - 0.5, top - 0.5), side, side, fill=False, edgecolor="red", linewidth=1.5))
+    canvas.bare(whole, name)
+    for ax, view in zip(axes[:, 2:].ravel(), [*found[1:], found[0]], strict=False):
+        ax.imshow(view.pixels[top : top + side, left : left + side], cmap="gray", vmin=0, vmax=255)
+        values = "" if view.psnr is None else f"\n{view.psnr:.2f} dB / {view.ssim:.4f}"
+        canvas.bare(ax, view.name + values)
+    for ax in axes[:, 2:].ravel()[len(found) :]:
+        ax.set_visible(False)
+    canvas.save(figure, path)

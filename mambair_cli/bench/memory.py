@@ -1,0 +1,66 @@
+"""Predicted and measured peaks of memory, and how a limit is kept."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..devices import resolve_device
+from ..errors import RestorationError
+from ..image import Image
+from ..image_io import write_image
+from ..weights import save_network
+from .probe import STAND_IN, Probe, measure, stand_in
+
+Facts = dict[str, Any]
+COMMAND_WIDTH = 8000
+
+
+def memory(name_or_file: str) -> list[Facts]:
+    """Rows of what `probe.measure` tells: a model at several sizes, a stand-in under a limit, and whole commands."""
+    limit = 2**30
+    probes = [Probe(name_or_file, side, side) for side in (128, 256, 512)]
+    probes += [Probe(STAND_IN, height, 4096, limit) for height in (256, 1024, 4096, 16384)]
+    rows = [
+        {"model": probe.model, "megapixels": probe.height * probe.width / 2**20, "limit": probe.limit, **measure(probe)}
+        for probe in probes
+    ]
+    if hasattr(os, "wait4") and resolve_device("auto").type == "cpu":
+        rows += [command(height, 1500 * 2**20) for height in (1250, 12500)]  # 10 and 100 megapixels
+    return rows
+
+
+def command(height: int, limit: int) -> Facts:
+    """`mambair upscale -s 2` of a PNG file to a PNG file with the stand-in: seconds, and the peak of its process.
+
+    Raises RestorationError where it fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        source, weights = Path(folder) / "in.png", Path(folder) / f"{STAND_IN}.safetensors"
+        ramp = np.add.outer(np.arange(height), np.arange(COMMAND_WIDTH)) // 32
+        write_image(source, Image(np.dstack([ramp, ramp // 2, ramp // 3]).astype(np.uint8)))
+        model = stand_in()
+        save_network(weights, model, model.state_dict(), {})
+        start = time.perf_counter()
+        options = ["-o", str(source.with_name("out.png")), "-s", "2", "-m", str(weights), "--memory-limit", str(limit)]
+        arguments = [sys.executable, "-m", "mambair_cli", "upscale", str(source), *options]
+        with subprocess.Popen(arguments, stdout=subprocess.DEVNULL) as process:
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise RestorationError(f"mambair upscale of {height} x {COMMAND_WIDTH} pixels failed")
+    return {
+        "model": f"{STAND_IN}, whole command",
+        "megapixels": height * COMMAND_WIDTH / 1e6,
+        "limit": limit,
+        "tiles": None,
+        "predicted": None,
+        "measured": None,
+        "process": usage.ru_maxrss * 1024,
+        "seconds": time.perf_counter() - start,
+    }

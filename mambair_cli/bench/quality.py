@@ -1,0 +1,257 @@
+"""Quality on a data set: every image through every network, measured while the next ones are computed."""
+
+import os
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import PIL.Image
+import torch
+
+from .. import __version__
+from ..datasets import Pixels
+from ..errors import CallError, ImageError
+from ..image_io import Image, write_image
+from ..metrics import scores
+from .cache import Cache, key_of
+from .candidates import Candidate
+from .intervals import interval
+from .pairing import Sample, Source, find_sources, load_sample
+from .perceptual import load_distance
+from .protocols import Protocol, choose_protocol
+from .published import published
+from .sets import DataSet, check_files, describe_copy, find_set
+
+Facts = dict[str, Any]
+Report = Callable[[float, str], None]
+A = TypeVar("A")
+B = TypeVar("B")
+
+AHEAD = 2  # images a worker that are read before they are needed
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A data set as it lies on disk and how it is measured; `row` is None for a folder that is no known set.
+
+    pixels: of each source's truth. whole: whether all images that are there take part.
+    """
+
+    name: str
+    row: DataSet | None
+    folder: Path
+    protocol: Protocol
+    sources: list[Source]
+    pixels: list[int]
+    whole: bool = True
+
+
+def open_benchmark(
+    name_or_folder: str, data_root: Path | None = None, images: int | None = None, **choices: Any
+) -> Benchmark:
+    """Find a data set, check its copy and pair its files.
+
+    Args:
+        name_or_folder: of SETS, or a folder.
+        data_root: see `find_set`.
+        images: only so many, the first by name.
+        choices: see `choose_protocol`.
+
+    Raises CallError (no such set, a wrong copy, unpaired files, a call that does not fit) and ImageError.
+    """
+    row, folder = find_set(name_or_folder, data_root)
+    protocol = choose_protocol(row, **choices)
+    sources = find_sources(folder, protocol)
+    if row and row.members:
+        sources = [source for source in sources if source.name in row.members]
+    sizes = {source.name: _size(source.truth) for source in sources}
+    if row:
+        check_files(row, folder, sizes)
+    kept = sources[:images]
+    pixels = [sizes[source.name][0] * sizes[source.name][1] for source in kept]
+    name = row.name if row else folder.resolve().name
+    return Benchmark(name, row, folder, protocol, kept, pixels, len(kept) == len(sources))
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """(height, width), from the file's head. Raises ImageError."""
+    try:
+        with PIL.Image.open(path) as image:
+            return image.height, image.width
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ImageError(f"{path}: not an image that can be read ({error}); mend or remove it") from error
+
+
+def run(
+    benchmark: Benchmark,
+    candidates: Sequence[Candidate],
+    *,
+    metrics: Iterable[str] = (),
+    cache: Path | None = None,
+    fresh: bool = False,
+    save: Path | None = None,
+    progress: Report = lambda share, label: None,
+) -> Facts:
+    """Measure networks, and what they have to beat, on all images of a benchmark.
+
+    Args:
+        benchmark: what to measure on.
+        candidates: the networks.
+        metrics: of `perceptual.METRICS`, besides PSNR and SSIM.
+        cache: file of results of earlier runs, which are taken from there and put there; None: none.
+        fresh: take none from there.
+        save: folder for the restored images, NAME/IMAGE.png.
+        progress: is called with the share done and what is at work.
+
+    Returns:
+        What `mambair bench --json` prints: the protocol, `results` (the baseline first) with rows of images and
+        means with 95 % intervals, the published figures, and the seconds in all and within the networks.
+
+    Raises:
+        CallError, ImageError: an image cannot be measured. CacheError. Others as `Restorer.restore`.
+    """
+    names = [candidate.name for candidate in candidates]
+    if len(set(names)) < len(names):
+        raise CallError(f"two models are called {next(n for n in names if names.count(n) > 1)}; rename a file")
+    started, network = time.perf_counter(), 0.0
+    protocol, hashes = benchmark.protocol, []
+    scorer = _Scorer(protocol, {name: load_distance(name) for name in metrics}, Cache(cache), fresh, save)
+    rows: dict[str, list[Future[Facts]]] = {name: [] for name in (protocol.baseline, *names)}
+    done, total = 0, sum(benchmark.pixels)
+    workers = min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool:
+        samples = _prefetch(pool, lambda source: load_sample(source, protocol), benchmark.sources, AHEAD * workers)
+        for sample, pixels in zip(samples, benchmark.pixels, strict=True):
+            hashes.append(sample.pixels)
+            rows[protocol.baseline].append(pool.submit(scorer.baseline, sample))
+            for i, candidate in enumerate(candidates):
+
+                def report(share: float, i: int = i, candidate: Candidate = candidate, sample: Sample = sample) -> None:
+                    part = (i + share) / len(candidates)
+                    progress((done + pixels * part) / total, f"{candidate.name} {sample.name}")  # noqa: B023
+
+                report(0.0)
+                key = scorer.key(sample, candidate.settings(sample.input))
+                if found := scorer.finished(key, candidate.name, sample.name):
+                    future: Future[Facts] = Future()
+                    future.set_result(found)
+                else:
+                    restored, seconds, peak = candidate.measure(sample.input, sample.truth.shape[:2], report)
+                    network += seconds
+                    cost = {"seconds": seconds, "peak_memory": peak}
+                    future = pool.submit(scorer.score, key, candidate.name, sample, restored, cost)
+                rows[candidate.name].append(future)
+            done += pixels
+            if len(hashes) > AHEAD * workers:  # or restored images would pile up before slow metrics
+                for futures in rows.values():
+                    futures[-AHEAD * workers].result()
+    scorer.cache.close()
+    results = [_summary({"name": name}, [future.result() for future in futures]) for name, futures in rows.items()]
+    for result, candidate in zip(results[1:], candidates, strict=True):
+        result |= candidate.facts
+    return {
+        "mambair": __version__,
+        "threads": torch.get_num_threads(),
+        "dataset": benchmark.name,
+        "folder": str(benchmark.folder),
+        "copy": describe_copy(benchmark.row, hashes) if benchmark.row and benchmark.whole else f"{len(hashes)} images",
+        "task": protocol.task,
+        "setting": protocol.setting,
+        "channel": protocol.channel,
+        "border": protocol.border,
+        "inputs": "read from files" if benchmark.sources[0].input else protocol.made,
+        "seed": protocol.seed,
+        "tiler": candidates[0].tiler if candidates else None,
+        "seconds": time.perf_counter() - started,
+        "network_seconds": network,
+        "results": results,
+        "published": [asdict(row) for row in published(protocol.tables, protocol.setting, benchmark.name)],
+    }
+
+
+def _prefetch(pool: ThreadPoolExecutor, make: Callable[[A], B], items: Iterable[A], ahead: int) -> Iterator[B]:
+    """What `make` gives for each item, in order, up to `ahead` of them made before they are asked for."""
+    waiting: deque[Future[B]] = deque()
+    for item in items:
+        waiting.append(pool.submit(make, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+class _Scorer:
+    """Measures results, from any thread, keeps them, and saves the images."""
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        distances: Mapping[str, Callable[[Pixels, Pixels], float]],
+        cache: Cache,
+        fresh: bool,
+        save: Path | None,
+    ):
+        self.protocol, self.distances, self.cache, self.fresh, self.save = protocol, distances, cache, fresh, save
+
+    def key(self, sample: Sample, settings: Facts) -> str:
+        """Of a result: what it was computed from and how."""
+        protocol = self.protocol
+        how = [protocol.task, protocol.scale, protocol.channel, protocol.border, *self.distances]
+        return key_of(version=__version__, data=sample.digest, how=how, **settings)
+
+    def finished(self, key: str, name: str, image: str) -> Facts | None:
+        """The row of an earlier run, unless the image it belongs to shall be saved and is not there."""
+        if self.fresh or (self.save and not saved_image(self.save, name, image).is_file()):
+            return None
+        found: Facts | None = self.cache.get(key)
+        return found and {**found, "image": image}
+
+    def baseline(self, sample: Sample) -> Facts:
+        """The row of what the networks have to beat."""
+        key = self.key(sample, {"model": self.protocol.baseline})
+        image = self.protocol.enlarge(sample.input, sample.truth.shape[:2])
+        return self.finished(key, self.protocol.baseline, sample.name) or self.score(
+            key, self.protocol.baseline, sample, image, {}
+        )
+
+    def score(self, key: str, name: str, sample: Sample, restored: Pixels, cost: Facts) -> Facts:
+        """Measure, keep and save one result; its row."""
+        height, width = sample.truth.shape[:2]
+        decibels, similarity = scores(
+            restored, sample.truth, channel=self.protocol.channel, border=self.protocol.border
+        )
+        row = {"image": sample.name, "width": width, "height": height, "psnr": decibels, "ssim": similarity, **cost}
+        row |= {metric: distance(restored, sample.truth) for metric, distance in self.distances.items()}
+        if self.save:
+            target = saved_image(self.save, name, sample.name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_image(target, Image(restored))
+        self.cache.put(key, row)
+        return row
+
+
+def saved_image(save: Path, name: str, image: str) -> Path:
+    """Where a network's result for an image is saved."""
+    return save / name / f"{image}.png"
+
+
+def _summary(facts: Facts, rows: Sequence[Facts]) -> Facts:
+    """A result: its rows, and the means of what was measured with their intervals."""
+    measured = [key for key in rows[0] if key not in ("image", "width", "height", "seconds", "peak_memory")]
+    mean = {key: statistics.fmean(row[key] for row in rows) for key in measured}
+    intervals = {key: interval([row[key] for row in rows]) for key in measured}
+    result = {**facts, "mean": mean, "interval": intervals, "images": list(rows)}
+    if "seconds" in rows[0]:
+        seconds = sum(row["seconds"] for row in rows)
+        megapixels = sum(row["width"] * row["height"] for row in rows) / 1e6
+        result |= {
+            "seconds": seconds,
+            "megapixels_per_second": megapixels / seconds,
+            "peak_memory": max(row["peak_memory"] for row in rows),
+        }
+    return result

@@ -1,0 +1,269 @@
+"""What an image has suffered, told from its pixels in a few hundredths of a second: noise, JPEG, enlargement."""
+
+import math
+
+import cv2
+import numpy as np
+import PIL.Image
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+SMALLEST = 32
+"""Pixels that the shorter side needs for an estimate."""
+
+WINDOW = 768
+"""Pixels a side of the middle of an image that are looked at for traces of JPEG and of enlargement."""
+
+PATCH = 6  # pixels a side, even
+PATCHES = 10000  # positions that are looked at
+FLATTEST = 2500  # patches whose values are compared
+HALVING = np.kron(*2 * [np.kron(np.eye(PATCH // 2), [[0.5], [0.5]])]).astype(np.float32)
+"""Turns the values of a patch into the means of its squares of 2 x 2."""
+
+TEXTURE = 8.0
+"""Strength, of 255, that the finest texture of clean photographs can have in a single channel."""
+
+LUMINANCE = np.array([
+    [16, 11, 10, 16, 24, 40, 51, 61], [12, 12, 14, 19, 26, 58, 60, 55],
+    [14, 13, 16, 24, 40, 57, 69, 56], [14, 17, 22, 29, 51, 87, 80, 62],
+    [18, 22, 37, 56, 68, 109, 103, 77], [24, 35, 55, 64, 81, 104, 113, 92],
+    [49, 64, 78, 87, 103, 121, 120, 101], [72, 92, 95, 98, 112, 100, 103, 99],
+])  # fmt: skip
+"""The quantisation table for luma that annex K of the JPEG standard proposes; encoders scale it by quality."""
+
+QUALITIES = np.arange(5, 96)
+BLOCKS = 192  # of 8 x 8 pixels that are looked at
+FREQUENCIES = tuple(sorted(((i, n - i) for n in range(1, 5) for i in range(n + 1)), key=sum)[:12])
+COSINES = np.sqrt([[0.125]] + 7 * [[0.25]]) * np.cos(np.outer(np.arange(8), 2 * np.arange(8) + 1) * math.pi / 16)
+"""The orthonormal cosine transform of 8 values."""
+
+ROUNDING = 0.45
+"""Standard deviation of what rounding to 8-bit RGB adds to a coefficient."""
+
+STRAY = 1e-3  # share of coefficients that may be anything
+EVIDENCE = 0.15  # mean logarithm of the likelihood ratio from which on an image counts as JPEG
+
+SEGMENT = 64  # pixels in a row whose spectrum is taken
+SEGMENTS = 4000
+POWER = 0.6  # of noise in a luma of 0..255; rounding is 0.04, and the finest detail of photographs 1 to 100
+
+
+def noise_sigma(pixels: NDArray[np.generic]) -> float | None:
+    """The standard deviation of white Gaussian noise, of 255, that an image seems to hold.
+
+    The smallest eigenvalues of the covariance of patches are those of noise alone (Chen, Zhu and Heng 2015,
+    algorithm 1), here of the flattest patches that noise does not drive out of the range. Over the three
+    channels of a colour image texture is told from noise best; but where chroma was subsampled, as in most
+    JPEG files, noise shows in single channels only, and there just what exceeds any texture counts.
+    Correlated noise, as cameras leave it in their JPEG files, is hardly seen.
+
+    Args:
+        pixels: H x W or H x W x 3 as `image_io.Image` holds them: uint8, uint16, or float32 in [0, 1].
+
+    Returns:
+        0 and more; None where the image has less than 32 pixels a side, too few to tell.
+
+    Raises:
+        ValueError: the pixels are none of these or hold NaN.
+    """
+    if not _large_enough(pixels):
+        return None
+    step = max(1, math.isqrt(pixels.shape[0] * pixels.shape[1] // PATCHES))
+    positions = sliding_window_view(pixels, (PATCH, PATCH), axis=(0, 1))[::step, ::step]
+    patches = _as_255(positions.reshape(-1, PATCH * PATCH))
+    coarse = patches @ HALVING
+    single = _sigma(patches[:, None], coarse[:, None])
+    if pixels.ndim == 2:
+        return single
+    patches, coarse = (values.reshape(-1, 3, values.shape[1]) for values in (patches, coarse))
+    if (patches == patches[:, :1]).all():  # gray
+        return single
+    joint = _sigma(patches, coarse)
+    return max(joint, math.sqrt(max(0.0, single**2 - TEXTURE**2)))
+
+
+def jpeg_quality(pixels: NDArray[np.generic]) -> int | None:
+    """The quality, on the scale of the Independent JPEG Group, at which an image seems to have been compressed.
+
+    The coefficients of its blocks lie close to multiples of the steps of some quantisation table (Fan and de
+    Queiroz 2003, section III). The blocks may begin anywhere; noise or resizing after the compression hides them.
+
+    Args:
+        pixels: as for `noise_sigma`.
+
+    Returns:
+        5..95; None where no compression shows, be it for the lack of it, or of size or detail.
+
+    Raises:
+        ValueError: as for `noise_sigma`.
+    """
+    if not _large_enough(pixels):
+        return None
+    values = _as_255(_middle(pixels))
+    luma = _luma(values)
+    top, left = _first_block(luma.T), _first_block(luma)
+    blocks = _detailed_blocks(luma[top:, left:], values[top:, left:])
+    if len(blocks) < 8:
+        return None
+    coefficients = np.abs(COSINES @ blocks @ COSINES.T)
+    tables = _tables(QUALITIES)
+    evidence, distance, best = np.zeros(len(QUALITIES)), np.zeros(len(QUALITIES)), 0.0
+    for i, j in FREQUENCIES:
+        steps, of_quality = np.unique(tables[:, i, j], return_inverse=True)
+        ratios = _log_likelihood_ratios(coefficients[:, i, j], steps)
+        evidence += ratios[of_quality]
+        best += ratios.max()
+        distance += np.abs(np.log(tables[:, i, j] / steps[ratios.argmax()]))
+    if best < EVIDENCE * len(blocks) * len(FREQUENCIES):
+        return None
+    return _best(QUALITIES, evidence if evidence.max() > 0.8 * best else -distance)  # the other tables are foreign
+
+
+def stored_quality(image: PIL.Image.Image) -> int | None:
+    """The quality, on the scale of the Independent JPEG Group, that the tables of a JPEG file stand for.
+
+    Args:
+        image: as `PIL.Image.open` gives it; its pixels are not read.
+
+    Returns:
+        1..100, of foreign tables the nearest one; None where the file is no JPEG.
+    """
+    tables = getattr(image, "quantization", None)
+    if not tables:
+        return None
+    stored = np.array(tables[min(tables)], float).reshape(8, 8)
+    qualities, (i, j) = np.arange(1, 101), np.transpose(FREQUENCIES)
+    return _best(qualities, -np.abs(np.log(stored / _tables(qualities)))[:, i, j].sum(1))
+
+
+def bandwidth(pixels: NDArray[np.generic]) -> float | None:
+    """The share of the frequencies that its size could hold up to which an image holds anything.
+
+    Sharp photographs hold all; one enlarged three times by any of the usual filters, about half, as does a
+    blurred one. Compression as JPEG fills the spectrum, so that nothing can be told after it.
+
+    Args:
+        pixels: as for `noise_sigma`.
+
+    Returns:
+        0..1; None where the image has less than 64 pixels a side, too few to tell.
+
+    Raises:
+        ValueError: as for `noise_sigma`.
+    """
+    if not _large_enough(pixels, SEGMENT):
+        return None
+    luma = _luma(_as_255(_middle(pixels)))
+    window = np.hanning(SEGMENT).astype(np.float32)
+    power = np.zeros(SEGMENT // 2 + 1)
+    for image in (luma, luma.T):
+        columns = image.shape[1] // SEGMENT * SEGMENT
+        segments = image[:, :columns].reshape(-1, SEGMENT)
+        segments = segments[:: max(1, len(segments) // SEGMENTS)]
+        segments = (segments - segments.mean(1, keepdims=True)) * window
+        power += (np.abs(np.fft.rfft(segments)) ** 2).mean(0) / (2 * (window**2).sum())
+    held = np.flatnonzero(power > POWER)
+    return float(held[-1]) / (len(power) - 1) if len(held) else 0.0
+
+
+def _large_enough(pixels: NDArray[np.generic], side: int = SMALLEST) -> bool:
+    """Raises ValueError where these are no pixels of an image."""
+    if pixels.dtype not in (np.uint8, np.uint16, np.float32):
+        raise ValueError(f"expected uint8, uint16 or float32, got {pixels.dtype}")
+    if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
+        raise ValueError(f"expected H x W or H x W x 3, got the shape {pixels.shape}")
+    return min(pixels.shape[:2]) >= side
+
+
+def _as_255(pixels: NDArray[np.generic]) -> Array:
+    """In [0, 255]. Raises ValueError where some are NaN."""
+    scaled = pixels.astype(np.float32)
+    if pixels.dtype == np.uint16:
+        scaled /= 257
+    elif pixels.dtype == np.float32:
+        scaled *= 255
+        if np.isnan(scaled).any():
+            raise ValueError("some pixels are NaN")
+    return scaled
+
+
+def _middle(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+    top, left = (max(0, side - WINDOW) // 2 for side in pixels.shape[:2])
+    return pixels[top : top + WINDOW, left : left + WINDOW]
+
+
+def _luma(pixels: Array) -> Array:
+    return pixels if pixels.ndim == 2 else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.float32)
+
+
+def _sigma(patches: Array, coarse: Array) -> float:
+    """The standard deviation of noise.
+
+    Args:
+        patches: N x channels x (PATCH * PATCH) in [0, 255].
+        coarse: N x channels x (PATCH * PATCH / 4), means of their squares of 2 x 2.
+    """
+    flatness, mean = coarse.var(2).sum(1), coarse.mean(2)
+    room = np.minimum(mean, 255 - mean).min(1)
+    sigma = 0.0
+    for _ in range(2):  # once it is known how far noise reaches, patches that it clips are avoided
+        cost = flatness + 1e6 * np.maximum(0, 1.5 + 2.5 * sigma - room)
+        chosen = np.argpartition(cost, min(FLATTEST, len(cost)) - 1)[:FLATTEST]
+        values = patches[chosen].reshape(len(chosen), -1)
+        values -= values.mean(0)
+        eigenvalues = np.linalg.eigvalsh(values.T @ values / len(values)).clip(0)
+        counts = np.arange(1, len(eigenvalues) + 1)
+        means = eigenvalues.cumsum() / counts  # of the smallest, as they ascend
+        medians = np.searchsorted(eigenvalues, means) <= counts / 2
+        sigma = math.sqrt(means[medians][-1])
+    return sigma
+
+
+def _first_block(luma: Array) -> int:
+    """The column, 0..7, in which blocks begin: where third differences across columns are largest."""
+    some = np.ascontiguousarray(luma[::2])
+    jumps = np.abs(some[:, 3:] - some[:, :-3] - 3 * (some[:, 2:-1] - some[:, 1:-2])).clip(max=20).mean(0)
+    return (int(np.argmax([jumps[start::8].mean() for start in range(8)])) + 2) % 8  # between columns 1 and 2
+
+
+def _detailed_blocks(luma: Array, values: Array) -> Array:
+    """Those N x 8 x 8 of the luma that vary most, but none in which a value is black or white."""
+    height, width = (side // 8 for side in luma.shape)
+    luma, size = luma[: 8 * height, : 8 * width], (width, height)
+    mean = np.asarray(cv2.resize(luma, size, interpolation=cv2.INTER_AREA))
+    variance = np.asarray(cv2.resize(luma**2, size, interpolation=cv2.INTER_AREA)) - mean**2
+    inside = ((values > 0) & (values < 255))[: 8 * height, : 8 * width].astype(np.float32)
+    share = np.asarray(cv2.resize(inside, size, interpolation=cv2.INTER_AREA))
+    variance[share.reshape(height, width, -1).min(2) < 1] = -1
+    most = np.argsort(-variance, axis=None)[: min(BLOCKS, (variance >= 0).sum())]
+    rows, columns = np.unravel_index(most, variance.shape)
+    return luma.reshape(height, 8, width, 8)[rows, :, columns]
+
+
+def _best(qualities: NDArray[np.int64], scores: NDArray[np.float64]) -> int:
+    """The quality of the highest score, of equals the best quality; qualities ascend."""
+    return int(qualities[::-1][scores[::-1].argmax()])
+
+
+def _tables(qualities: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The luma tables of the Independent JPEG Group's encoder, one for each quality."""
+    percent = np.where(qualities < 50, 5000 // qualities, 200 - 2 * qualities)[:, None, None]
+    return ((LUMINANCE * percent + 50) // 100).clip(1, 255)
+
+
+def _log_likelihood_ratios(coefficients: Array, steps: NDArray[np.int64]) -> NDArray[np.float64]:
+    """For each step, the sum over absolute coefficients of log p(quantised by it) - log p(not quantised).
+
+    Both follow a Laplace distribution before the quantisation; after it, Gaussians around multiples of the step.
+    """
+    step = steps[:, None].astype(np.float32)
+    scale = max(float(coefficients.mean()), 0.1)
+    multiple = np.rint(coefficients / step)
+    error = coefficients - multiple * step
+    gaussian = np.exp(-((error / ROUNDING) ** 2) / 2) / (ROUNDING * math.sqrt(2 * math.pi))
+    zero = (1 - np.exp(-step / (2 * scale))) * 2 * scale * np.exp(coefficients / scale)
+    others = step * np.exp(error / scale)
+    ratio = np.where(multiple == 0, zero, others) * gaussian
+    return np.log((1 - STRAY) * ratio + STRAY).sum(1)

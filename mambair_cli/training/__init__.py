@@ -1,0 +1,1 @@
+"""Training: recipes, data on the fly, and one flat loop that resumes exactly where it stopped."""

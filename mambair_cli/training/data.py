@@ -1,0 +1,141 @@
+"""Training pairs: patches are cropped first, then spoilt on the fly, ahead of the loop."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..datasets import Pixels
+from ..degrade import Degradation, from_pixels
+from ..errors import CallError
+from .photos import Photos
+
+MIXED_SHARE = 0.5  # of the batches, with mixup
+ATTEMPTS = 100  # photographs drawn for one sample before all count as damaged
+
+
+def degraded(image: Pixels, degradation: Degradation, rng: np.random.Generator) -> NDArray[np.float32]:
+    """H x W x C uint8 -> h x w x C float32, 1 is white; gray goes through as three equal channels."""
+    channels = image.shape[2]
+    return degradation(from_pixels(np.repeat(image, 3 // channels, 2)), rng)[:, :, :channels]
+
+
+class TrainingPairs:
+    """Random patches of photographs, with flips and transposition, degraded on the fly.
+
+    A sample depends on (seed, iteration, index) alone. Images are drawn in proportion to their area, among those
+    that are as large as a patch.
+
+    Args:
+        photos: to cut from.
+        degradation: what makes a degraded patch of a patch; None: the photographs' own degraded forms are cut.
+        seed: of all that is random.
+        mixup: parameter of the Beta distribution of the shares in which samples are mixed; 0: they are not.
+    """
+
+    def __init__(self, photos: Photos, degradation: Degradation | None, seed: int, mixup: float = 0.0):
+        self.photos, self.degradation, self.seed, self.mixup = photos, degradation, seed, mixup
+        self._drawn_by: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
+
+    def check(self, patch: int) -> None:
+        """Raises CallError where no photograph is as large as such a patch."""
+        smallest = patch * self.photos.scale
+        fit = np.flatnonzero(self.photos.shorter >= smallest)
+        if not len(fit):
+            raise CallError(
+                f"no image can be used for patches of {patch}: all are smaller than {smallest} pixels a side"
+            )
+        self._drawn_by[patch] = fit, np.cumsum(self.photos.area[fit])
+
+    def sample(self, iteration: int, index: int, patch: int) -> tuple[NDArray[Any], Pixels]:
+        """(p,p,C) and (s*p,s*p,C); the first is uint8, or float32 where it was spoilt on the fly.
+
+        Raises CallError where photographs are damaged, time and again.
+        """
+        rng, s = np.random.default_rng((self.seed, iteration, index)), self.photos.scale
+        if patch not in self._drawn_by:
+            self.check(patch)
+        numbers, up_to = self._drawn_by[patch]
+        for _ in range(ATTEMPTS):
+            drawn = np.searchsorted(up_to, rng.integers(up_to[-1]), side="right")
+            photo = self.photos.get(int(numbers[drawn]))
+            if photo:
+                break
+        else:
+            raise CallError(f"the images can hardly be used; the last: {self.photos.skipped[-1]}")
+        top, left = (int(rng.integers(side // s - patch + 1)) for side in photo.high.shape[:2])
+        flips = rng.integers(2, size=3)
+        high = _flipped(photo.high[top * s : (top + patch) * s, left * s : (left + patch) * s], flips)
+        if self.degradation:
+            return degraded(high, self.degradation, rng), high
+        assert photo.low is not None
+        return _flipped(photo.low[top : top + patch, left : left + patch], flips), high
+
+    def batch(self, iteration: int, indices: range, patch: int) -> tuple[Tensor, Tensor]:
+        """(B,C,p,p) and (B,C,s*p,s*p) float32, 1 is white: these samples of an iteration, each maybe mixed."""
+        lows, highs = zip(*(self.sample(iteration, index, patch) for index in indices), strict=True)
+        low, high = to_tensor(np.stack(lows)), to_tensor(np.stack(highs))
+        if self.mixup:
+            rng = np.random.default_rng((self.seed, iteration))
+            mixed, share = rng.random() < MIXED_SHARE, rng.beta(self.mixup, self.mixup)
+            if mixed:
+                low, high = (torch.lerp(batch.roll(1, 0), batch, share) for batch in (low, high))
+        return low, high
+
+
+def _flipped(image: Pixels, flips: NDArray[Any]) -> Pixels:
+    image = image[:: 1 - 2 * flips[0], :: 1 - 2 * flips[1]]
+    return image.swapaxes(0, 1) if flips[2] else image
+
+
+def to_tensor(images: NDArray[Any]) -> Tensor:
+    """B x H x W x C uint8 (255 is white) or float32 -> (B,C,H,W) float32 in channels-last, 1 is white."""
+    tensor = torch.from_numpy(images).permute(0, 3, 1, 2)
+    return tensor.float().div_(255) if tensor.dtype == torch.uint8 else tensor
+
+
+class Part(NamedTuple):
+    """What a device takes at once: some of the samples of an iteration."""
+
+    iteration: int
+    indices: range
+    patch: int
+
+
+class Loader:
+    """Makes parts in threads, ahead of the loop that takes them in order.
+
+    Attributes:
+        waited: seconds that the loop waited for them.
+    """
+
+    def __init__(self, make: Callable[[int, range, int], tuple[Tensor, Tensor]], parts: Iterator[Part], workers: int):
+        self._make, self._parts = make, parts
+        self._pool = ThreadPoolExecutor(workers)
+        self._coming: deque[Future[tuple[Tensor, Tensor]]] = deque()
+        self.waited = 0.0
+        for _ in range(workers + 1):
+            self._send()
+
+    def _send(self) -> None:
+        part = next(self._parts, None)
+        if part:
+            self._coming.append(self._pool.submit(self._make, *part))
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """The next part: degraded patches and their truths."""
+        started = time.perf_counter()
+        result = self._coming.popleft().result()
+        self.waited += time.perf_counter() - started
+        self._send()
+        return result
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,77 @@
+"""The network of a run: the weights it starts from, its optimiser, and how it saves memory."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..archs.mambair import VSSBlock
+from ..archs.vmambair import OSSBlock
+from ..checkpoints import find_checkpoint
+from ..errors import CallError
+from ..registry import model_named
+from ..weights import read_state
+from .recipe import OptimiserConfig, TrainConfig
+
+SCRATCH = "none"  # as the model to start from
+
+
+def decays(name: str, parameter: Tensor) -> bool:
+    """Whether weight decay is for it: matrices, but no bias (that of the scan's steps has two axes) and no A."""
+    return parameter.ndim > 1 and not name.endswith(("bias", "A_logs", "Ac_logs"))
+
+
+def build_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
+    """AdamW over all parameters, decaying those that `decays` names."""
+    named = list(model.named_parameters())
+    groups: list[dict[str, Any]] = [
+        {"params": [p for n, p in named if decays(n, p)]},
+        {"params": [p for n, p in named if not decays(n, p)], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, config.lr, config.betas, weight_decay=config.weight_decay, fused=True)
+
+
+def start_weights(model: nn.Module, config: TrainConfig, init: str) -> str:
+    """Give a fresh network the weights it starts from, and say which they are.
+
+    From scratch it enlarges as interpolation does, or gives its input back. Of a checkpoint all tensors are taken
+    over whose names and shapes fit; a light net for x3 that gets the body of one for x2 begins near bilinear too.
+
+    Args:
+        model: the network.
+        config: its recipe.
+        init: a model's name or a file; "none": from scratch; empty: the recipe's `init`.
+
+    Raises:
+        CallError: no tensor fits, or the recipe starts from weights that only the user has.
+        CheckpointError: the file is damaged.
+    """
+    if not init and config.init:
+        row, init = model_named(config.init), config.init
+        if row is None or not row.bundled:
+            raise CallError(
+                f"this recipe starts from weights that the recipe {init!r} makes: give their file with --init,"
+                f" or --init {SCRATCH} to start from scratch"
+            )
+    model.start_simply()  # type: ignore[operator]
+    if init in ("", SCRATCH):
+        return "from scratch"
+    given, own = read_state(find_checkpoint(init)).state, model.state_dict()
+    fitting = {k: v.float() for k, v in given.items() if k in own and v.shape == own[k].shape}
+    if not fitting:
+        raise CallError(f"no tensor of {init} fits this network")
+    model.load_state_dict(fitting, strict=False)
+    new, unused = (", ".join(sorted(keys - fitting.keys())) or "nothing" for keys in (own.keys(), given.keys()))
+    return f"from {init}: {len(fitting)} of {len(own)} tensors; new: {new}; not taken: {unused}"
+
+
+def recompute_blocks(model: nn.Module) -> None:
+    """Let blocks compute again in the backward pass what they need there, instead of keeping it."""
+    for block in model.modules():
+        if isinstance(block, (VSSBlock, OSSBlock)):
+            block.forward = _recomputed(block.forward)  # type: ignore[method-assign]
+
+
+def _recomputed(forward: Any) -> Any:
+    return lambda tokens: checkpoint(forward, tokens, use_reentrant=False)

@@ -1,0 +1,178 @@
+"""The photographs of a training: found, paired with degraded files, and held decoded in memory up to a limit."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+import PIL.Image
+
+from ..datasets import Pixels, list_images, read_rgb
+from ..errors import CallError, ImageError
+from ..metrics import to_y
+from ..resize import downscale, modcrop
+
+
+class Source(NamedTuple):
+    """A photograph's file, and the file of its degraded form where that is given."""
+
+    high: Path
+    low: Path | None = None
+
+
+class Photo(NamedTuple):
+    """H x W x C uint8, its sides multiples of the scale, and its degraded form where that is not made on the fly."""
+
+    high: Pixels
+    low: Pixels | None
+
+
+def find_sources(data: Path, low: Path | None, scale: int) -> list[Source]:
+    """The images of a folder, each with the file of its degraded form in the folder `low` if that is given.
+
+    That one lies in the same subfolder and has the same name but for its suffix, or that name with `x2` (the
+    scale) at its end, as in DIV2K. Raises CallError where a folder holds no image or a file is missing.
+    """
+    files = list_images(data)
+    if low is None:
+        return [Source(path) for path in files]
+    found = {path.relative_to(low).with_suffix(""): path for path in list_images(low)}
+    sources = []
+    for path in files:
+        name = path.relative_to(data).with_suffix("")
+        pair = found.get(name) or found.get(name.with_name(f"{name.name}x{scale}"))
+        if pair is None:
+            raise CallError(f"{low} holds no degraded form of {path}; its name would be {name} or {name}x{scale}")
+        sources.append(Source(path, pair))
+    return sources
+
+
+def split(data: list[Source], val: list[Source] | None, held_out: int) -> tuple[list[Source], list[Source]]:
+    """Training and validation files: those of `data` and `val`, or some held out of `data`; none is both.
+
+    Raises CallError where no file is left for one of the two.
+    """
+    if val:
+        chosen = val
+    elif len(data) > held_out:
+        chosen = [data[i] for i in np.random.default_rng(0).choice(len(data), held_out, replace=False)]
+    else:
+        raise CallError(f"there are too few images to put {held_out} aside for validation; give --val")
+    held = {source.high.resolve() for source in chosen}
+    left = [source for source in data if source.high.resolve() not in held]
+    if not left:
+        raise CallError("all images of --data are in --val too; none is left to train on")
+    return left, chosen
+
+
+def read_photo(source: Source, scale: int, channels: int, *, shrink: bool) -> Photo:
+    """Decode a photograph and its degraded form.
+
+    Args:
+        source: the files.
+        scale: how many times smaller the degraded form is.
+        channels: 3, or 1 for luma (BT.601, as the metrics take it).
+        shrink: make the degraded form as the benchmarks do where no file has it.
+
+    Raises:
+        ImageError: a file cannot be read, or both do not fit together.
+    """
+    high = modcrop(_in_channels(read_rgb(source.high), channels), scale)
+    if source.low is None:
+        return Photo(high, downscale(high, scale) if shrink else None)
+    low = _in_channels(read_rgb(source.low), channels)
+    height, width = (side // scale for side in high.shape[:2])
+    if low.shape[:2] != (height, width):
+        found = f"{low.shape[1]}x{low.shape[0]}"
+        raise ImageError(f"{source.low}: has {found} pixels, but {width}x{height} belong to {source.high}")
+    return Photo(high, low)
+
+
+def _in_channels(image: Pixels, channels: int) -> Pixels:
+    return image if channels == 3 else (to_y(image) + 0.5).astype(np.uint8)[:, :, None]
+
+
+class Photos:
+    """Photographs by their number, decoded when they are first asked for. Threads may share it.
+
+    Those that cannot be read, or whose degraded form has a side shorter than `smallest`, are left out; `skipped`
+    holds the reasons of all that were found so far.
+
+    Args:
+        sources: the files.
+        scale: how many times smaller their degraded forms are.
+        channels: 3, or 1 for luma.
+        shrink: see `read_photo`.
+        smallest: pixels.
+        memory: bytes that decoded images may take; those not used for longest leave first.
+
+    Raises:
+        CallError: no image can be used.
+    """
+
+    def __init__(
+        self, sources: Sequence[Source], scale: int, channels: int, *, shrink: bool, smallest: int, memory: float
+    ):
+        self.scale, self.channels, self.shrink, self.memory = scale, channels, shrink, memory
+        self.skipped: list[str] = []
+        self.sources: list[Source] = []
+        sizes = []
+        for source in sources:
+            try:
+                size = _size(source.high)
+            except ImageError as error:
+                self.skipped.append(str(error))
+                continue
+            if min(size) < smallest * scale:
+                self.skipped.append(f"{source.high}: smaller than {smallest * scale} pixels a side")
+                continue
+            self.sources.append(source)
+            sizes.append(sorted(size))
+        if not sizes:
+            raise CallError(f"none of {len(sources)} images can be used; the first: {''.join(self.skipped[:1])}")
+        self.shorter, longer = np.array(sizes).T
+        self.area = self.shorter * longer
+        self._damaged: set[int] = set()
+        self._held: OrderedDict[int, Photo] = OrderedDict()
+        self._bytes = 0
+        self._lock = Lock()
+
+    def get(self, number: int) -> Photo | None:
+        """The photograph, or None for one that cannot be used after all."""
+        with self._lock:
+            if number in self._damaged:
+                return None
+            if number in self._held:
+                self._held.move_to_end(number)
+                return self._held[number]
+        try:
+            photo = read_photo(self.sources[number], self.scale, self.channels, shrink=self.shrink)
+        except ImageError as error:
+            with self._lock:
+                if number not in self._damaged:
+                    self._damaged.add(number)
+                    self.skipped.append(str(error))
+            return None
+        with self._lock:
+            if number not in self._held:
+                self._held[number] = photo
+                self._bytes += _bytes(photo)
+            while self._bytes > self.memory:
+                self._bytes -= _bytes(self._held.popitem(last=False)[1])
+        return photo
+
+
+def _bytes(photo: Photo) -> int:
+    return photo.high.nbytes + (0 if photo.low is None else photo.low.nbytes)
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Pixels of the two sides, from the file's head where that tells. Raises ImageError."""
+    try:
+        with PIL.Image.open(path) as image:
+            return image.size
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
+        height, width = read_rgb(path).shape[:2]
+        return width, height

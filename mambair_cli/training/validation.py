@@ -1,0 +1,120 @@
+"""Validation: whole images or their middles through the engine and the metrics that `bench` uses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ..datasets import Pixels
+from ..degrade import Degradation, to_pixels
+from ..engine import Options, Restorer
+from ..errors import CallError, ImageError
+from ..metrics import psnr, psnr_y
+from ..resize import downscale
+from .data import degraded
+from .photos import Source, read_photo
+from .recipe import TrainConfig
+
+SEED = 0
+SMALLEST = 8  # degraded pixels a side, so that something is left within the border
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A degraded image and its truth: h x w x C (uint8, or float32 of which 1 is white), s*h x s*w x C uint8."""
+
+    low: NDArray[Any]
+    high: Pixels
+
+
+def validation_pairs(
+    sources: Sequence[Source], scale: int, degradation: Degradation | None, channels: int, crop: int | None = None
+) -> tuple[list[Pair], list[str]]:
+    """Whole images, or their centres, as pairs that are the same in every run, and why others are left out.
+
+    A degradation of one strength that varies (noise, JPEG) takes values spread evenly over its range.
+
+    Args:
+        sources: the files.
+        scale: how many times smaller the degraded images are.
+        degradation: makes them where no file has them; None: they are shrunk as the benchmarks do.
+        channels: 3, or 1 for luma.
+        crop: degraded pixels a side at most.
+
+    Raises:
+        CallError: no image can be used.
+    """
+    photos, skipped, pairs = [], [], []
+    for source in sources:
+        try:
+            photo = read_photo(source, scale, channels, shrink=False)
+        except ImageError as error:
+            skipped.append(str(error))
+            continue
+        if min(photo.high.shape[:2]) < SMALLEST * scale:
+            skipped.append(f"{source.high}: smaller than {SMALLEST * scale} pixels a side")
+            continue
+        photos.append(photo)
+    for i, photo in enumerate(photos):
+        high, low = photo
+        if crop:
+            top, left = (max(0, side // scale - crop) // 2 for side in high.shape[:2])
+            high = high[top * scale : (top + crop) * scale, left * scale : (left + crop) * scale]
+            low = None if low is None else low[top : top + crop, left : left + crop]
+        if low is not None:
+            pairs.append(Pair(low, high))
+        elif degradation is None:
+            pairs.append(Pair(downscale(high, scale), high))
+        else:
+            level = _at(degradation, (i + 0.5) / len(photos))
+            pairs.append(Pair(degraded(high, level, np.random.default_rng((SEED, i))), high))
+    if not pairs:
+        raise CallError(f"none of {len(sources)} images can be used; the first: {''.join(skipped[:1])}")
+    return pairs, skipped
+
+
+def _at(degradation: Any, position: float) -> Any:
+    """The degradation at a position from 0 to 1 in its range, where it has just one; else as it is."""
+    ranges = [f.name for f in fields(degradation) if isinstance(getattr(degradation, f.name), tuple)]
+    if len(ranges) != 1:
+        return degradation
+    low, high = getattr(degradation, ranges[0])
+    level = type(low)(low + position * (high - low))
+    return replace(degradation, **{ranges[0]: (level, level)})
+
+
+def metric_of(config: TrainConfig) -> str:
+    """As the papers' tables: `psnr_y` where networks enlarge or take away rain, else `psnr`, on all channels."""
+    return "psnr_y" if config.scale > 1 or config.data.degradation["kind"] == "rain" else "psnr"
+
+
+def restored(model: nn.Module, pairs: Sequence[Pair], device: torch.device) -> list[Pixels]:
+    """What a network makes of the degraded images, H x W x C uint8."""
+    name = str(device) if device.type == "cuda" else device.type
+    restorer = Restorer(model, "the network in training", Options(name))
+    results = []
+    for pair in pairs:
+        low = pair.low[:, :, 0] if pair.low.shape[2] == 1 else pair.low
+        out = restorer.restore(np.ascontiguousarray(low), squeeze=False)
+        out = out if out.dtype == np.uint8 else to_pixels(out)
+        results.append(out.reshape(pair.high.shape))
+    return results
+
+
+def score(results: Sequence[Pixels], pairs: Sequence[Pair], scale: int, metric: str) -> float:
+    """Mean PSNR in dB, a border of `scale` pixels left out where the network enlarges.
+
+    metric: `psnr_y` or `psnr`, the names of `metrics`.
+    """
+    border = scale if scale > 1 else 0
+    measured = []
+    for out, pair in zip(results, pairs, strict=True):
+        if metric == "psnr_y":
+            measured.append(psnr_y(out, pair.high, border=border))
+        else:
+            measured.append(psnr(out, pair.high, border=border))
+    return float(np.mean(measured))

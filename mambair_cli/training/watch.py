@@ -1,0 +1,149 @@
+"""Watching a run: the live line, the log, TensorBoard, and the pictures at the end."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..datasets import Pixels
+from ..degrade import to_pixels
+from ..errors import BackendError
+from ..image_io import Image, write_image
+from ..weights import write_atomically
+from .validation import Pair
+
+CROP = 96  # pixels a side of what is shown of a validation image
+SHOWN = 4  # validation images
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The entries of a log; a line that was cut off is left out."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def describe(entry: Mapping[str, Any], total: int) -> str:
+    """One line of a log in words."""
+    left = (total - entry["iteration"]) / entry["it_per_s"] / 60
+    loss = "none" if entry["loss"] is None else f"{entry['loss']:.5f}"
+    parts = [f"{entry['iteration']}/{total}", f"loss {loss}"]
+    parts += [f"{value:.3f} dB" for key, value in entry.items() if key.startswith("psnr")]
+    parts += [f"{entry['it_per_s']:.2f} it/s", f"{left:.0f} min left"]
+    if entry["skipped"]:
+        parts.append(f"{entry['skipped']} steps skipped")
+    return ", ".join(parts)
+
+
+class Watch:
+    """Where a run can be seen: a live line on a terminal, else lines on stderr; log.jsonl; TensorBoard if asked for.
+
+    Args:
+        out: folder of the run, which exists.
+        total: iterations.
+        first: iterations that are done; what the log says of later ones is dropped, as it comes again.
+        tensorboard: write to out/tensorboard too.
+
+    Raises:
+        BackendError: TensorBoard is not installed. OSError: the log cannot be written.
+    """
+
+    def __init__(self, out: Path, total: int, first: int, tensorboard: bool):
+        self.path, self.total = out / "log.jsonl", total
+        kept = [entry for entry in read_log(self.path) if entry["iteration"] <= first]
+        write_atomically(self.path, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
+        self._board = _tensorboard(out / "tensorboard") if tensorboard else None
+        self._bar = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._task = self._bar.add_task(f"{first}/{total}", total=total, completed=first)
+            self._bar.start()
+
+    def tick(self, iteration: int) -> None:
+        """So many iterations are done."""
+        if self._bar:
+            self._bar.update(self._task, completed=iteration)
+
+    def log(self, entry: dict[str, Any]) -> None:
+        """An entry of the log. Raises OSError."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+        text = describe(entry, self.total)
+        if self._bar:
+            self._bar.update(self._task, completed=entry["iteration"], description=text)
+        else:
+            print(text, file=sys.stderr, flush=True)
+        if self._board:
+            for key in entry.keys() - {"iteration"}:
+                if entry[key] is not None:
+                    self._board.add_scalar(key, entry[key], entry["iteration"])
+
+    def show(self, results: Sequence[Pixels], pairs: Sequence[Pair], iteration: int) -> None:
+        """Validation crops side by side, in TensorBoard."""
+        if self._board:
+            self._board.add_image("validation", side_by_side(results, pairs), iteration, dataformats="HWC")
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar:
+            self._bar.stop()
+        if self._board:
+            self._board.close()
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise BackendError("--tensorboard needs TensorBoard: pip install 'mambair[train]'") from None
+    return SummaryWriter(str(folder))
+
+
+def side_by_side(results: Sequence[Pixels], pairs: Sequence[Pair]) -> Pixels:
+    """The middles of some validation images, a row for each: degraded, restored, true; each pixel drawn twice."""
+    rows = []
+    for out, pair in list(zip(results, pairs, strict=True))[:SHOWN]:
+        low = pair.low if pair.low.dtype == np.uint8 else to_pixels(pair.low)
+        scale = pair.high.shape[0] // low.shape[0]
+        crops = []
+        for image in (low.repeat(scale, 0).repeat(scale, 1), out, pair.high):
+            top, left = (max(0, side - CROP) // 2 for side in image.shape[:2])
+            crop = image[top : top + CROP, left : left + CROP]
+            canvas = np.full((CROP, CROP, 3), 255, np.uint8)
+            canvas[: crop.shape[0], : crop.shape[1]] = crop
+            crops.append(canvas)
+        rows.append(np.concatenate(crops, 1))
+    return np.concatenate(rows).repeat(2, 0).repeat(2, 1)
+
+
+def write_curves(log: Path, path: Path) -> bool:
+    """Draw loss, PSNR and rate of a log over the iterations; False where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    entries = read_log(log)
+    keys = ["loss", *sorted({key for entry in entries for key in entry if key.startswith("psnr")}), "lr"]
+    figure = Figure(figsize=(8, 3 * len(keys)), layout="constrained")
+    for place, key in enumerate(keys, 1):
+        axes = figure.add_subplot(len(keys), 1, place)
+        points = [(entry["iteration"], entry[key]) for entry in entries if entry.get(key) is not None]
+        axes.plot(*zip(*points, strict=True), marker="." if len(points) < 60 else "")
+        axes.set_ylabel(f"{key}, dB" if key.startswith("psnr") else key)
+        if key == "loss":
+            axes.set_yscale("log")
+        axes.grid(alpha=0.3)
+    axes.set_xlabel("iteration")
+    figure.savefig(path, dpi=100)
+    return True
+
+
+def write_crops(results: Sequence[Pixels], pairs: Sequence[Pair], path: Path) -> None:
+    """`side_by_side` as a file. Raises ImageError."""
+    write_image(path, Image(side_by_side(results, pairs)))

@@ -1,0 +1,105 @@
+import importlib.util
+import math
+
+import pytest
+import torch
+
+from mambair_cli.archs.mambair import MambaIR, MambaIRConfig
+from mambair_cli.bench import kernels
+from mambair_cli.ops.simd import LANES
+
+# Nothing here looks at a duration.
+
+
+@pytest.fixture
+def untimed(monkeypatch):
+    """Report without timing: small inputs (of the same statistics), and every duration one second."""
+    monkeypatch.setattr(kernels, "_seconds", lambda function, repeats: 1.0)
+    inputs = kernels._scan_inputs_like
+    monkeypatch.setattr(kernels, "_scan_inputs_like", lambda side, dtype: inputs(12, dtype))
+
+
+def error_rows():
+    rows = [row for row in kernels._op_rows(True) if "error" in row["what"]]
+    assert ["forward" in row["what"] for row in rows] == [True, False]
+    for row in rows:
+        assert row["met"] is (float(row["value"]) <= float(row["bar"].removeprefix("<=")))
+    return rows
+
+
+def test_the_errors_of_the_scan_meet_their_bars(untimed):
+    assert all(row["met"] and float(row["value"]) > 0 for row in error_rows())
+
+
+@pytest.mark.parametrize("wrong", ["value", "gradient"])
+def test_a_wrong_scan_misses_its_bars(untimed, monkeypatch, wrong):
+    scan = kernels._numba
+
+    def worse(*inputs):
+        y = scan(*inputs)
+        return y * 1.0001 if wrong == "value" else y + 1e-4 * (y - y.detach())  # the same value
+
+    monkeypatch.setattr(kernels, "_numba", worse)
+    assert [row["met"] for row in error_rows()] == [wrong == "gradient", False]
+
+
+@pytest.mark.parametrize("swinir", [None, torch.nn.Identity()])
+def test_every_row_can_be_printed(untimed, monkeypatch, swinir):
+    monkeypatch.setattr(kernels, "_swinir_light", lambda: swinir)
+    rows = [*kernels._op_rows(True), *kernels._net_rows(True)]
+    assert len({row["what"] for row in rows}) == len(rows)
+    for row in rows:
+        assert set(row) == {"what", "value", "bar", "met"}
+        assert all(isinstance(row[key], str) for key in ("what", "value", "bar"))
+        assert row["met"] in (True, False, None)
+        assert row["bar"] or row["met"] is None
+
+
+def floor(side, depths):
+    config = MambaIRConfig(16, depths, 4, 1.0, "light_c", "pixelshuffledirect", 2)
+    with torch.inference_mode():
+        return kernels._floor(MambaIR(config).eval(), torch.rand(1, 3, side, side))
+
+
+def test_the_floor_is_a_time():
+    assert 0 < floor(16, (1,)) < math.inf
+
+
+def test_the_floor_is_the_work_by_the_rates(untimed):
+    # With all durations equal, the floor counts: nearly all work is for pixels, and in the blocks.
+    assert floor(64, (1,)) / floor(16, (1,)) == pytest.approx(16, rel=0.01)
+    one, two, four = (floor(16, (depth,)) for depth in (1, 2, 4))
+    assert (four - two) / (two - one) == pytest.approx(2)
+    block = two - one
+    config = MambaIRConfig(16, (1,), 4, 1.0, "light_c", "pixelshuffledirect", 2)
+    updates = 4 * config.inner * config.d_state * 16 * 16
+    assert block > 13 * updates / LANES / 2_000_000 / 10
+
+
+@pytest.mark.parametrize("missing", ["spandrel", "einops"])
+def test_without_spandrel_its_row_says_how_to_get_it(untimed, monkeypatch, missing):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == missing else find(name, *rest))
+    assert kernels._swinir_light() is None
+    (row,) = (row for row in kernels._net_rows(True) if "SwinIR" in row["what"])
+    assert row["met"] is None
+    assert "pip install" in row["value"]
+
+
+def test_the_report_leaves_the_number_of_threads(monkeypatch):
+    seen = []
+
+    def fail(quick):
+        seen.append((quick, torch.get_num_threads()))
+        raise MemoryError
+
+    monkeypatch.setattr(kernels, "_op_rows", fail)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(MemoryError):
+            kernels.scan_report(True)
+        assert seen == [(True, 1)]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)

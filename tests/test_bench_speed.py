@@ -1,0 +1,57 @@
+import pytest
+from failing import fails
+
+from mambair_cli.bench import speed
+from mambair_cli.errors import BackendError, CallError
+
+
+@pytest.fixture
+def probes(monkeypatch):
+    """Measurements that take a microsecond a pixel at 64x64, twice that elsewhere; what was asked for."""
+    asked = []
+
+    def measure(probe):
+        asked.append(probe)
+        pixels = probe.height * probe.width
+        found = {"scale": 2, "device": "cpu", "backend": probe.backend, "process": 2**28}
+        return found | {"seconds": pixels * (1e-6 if probe.width == 64 else 2e-6)}
+
+    monkeypatch.setattr(speed, "measure", measure)
+    return asked
+
+
+def test_a_row_for_each_model_back_end_and_size(probes):
+    said = []
+    rows = speed.speed(["a", "b"], [], "cpu", (64, 128), lambda share, label: said.append((share, label)))
+    assert [(r["model"], r["backend"], r["width"]) for r in rows] == [
+        (model, backend, side) for model in "ab" for backend in ("numba", "reference") for side in (64, 128)
+    ]
+    assert [r["growth"] for r in rows] == pytest.approx([1, 2] * 4)
+    assert [r["seconds_per_megapixel"] for r in rows] == pytest.approx(
+        [0.25, 0.5] * 4
+    )  # of the output, 4 times as many
+    assert {r["process"] for r in rows} == {2**28}
+    assert all((probe.tile, probe.device, probe.repeats) == ("off", "cpu", 3) for probe in probes)
+    assert said[0] == (0, "a numba 64x64")
+    assert said[1] == (pytest.approx(1 / 20), "a numba 128x128")
+
+
+def test_named_back_ends_alone(probes):
+    rows = speed.speed(["a"], ["reference"], "cpu", (64,))
+    assert [r["backend"] for r in rows] == ["reference"]
+    fails(lambda: speed.speed(["a"], ["cuda"], "cpu"), CallError, "no back end is called 'cuda'")
+    fails(lambda: speed.speed(["a"], [], "tpu"), CallError, "unknown device")
+
+
+def test_a_back_end_that_cannot_run(probes, monkeypatch):
+    def refuse(name, device):
+        raise BackendError(f"{name} cannot run on {device}")
+
+    monkeypatch.setattr(speed, "resolve_backend", refuse)
+    fails(lambda: speed.speed(["a"], ["numba"], "cpu"), BackendError, "numba cannot run on cpu")
+
+
+def test_a_real_measurement():
+    (row,) = speed.speed(["tiny-x2"], ["reference"], "cpu", (32,))
+    assert 0 < row["seconds"] < 60
+    assert row["seconds_per_megapixel"] == pytest.approx(row["seconds"] / (4 * 32 * 32 / 1e6))

@@ -1,0 +1,48 @@
+import sys
+
+import pytest
+import torch
+
+from mambair_cli.training import speed
+from mambair_cli.training.speed import light, loop_shares, step_memory, step_of, step_report
+
+
+def test_both_steps_are_the_same(monkeypatch):
+    """The losses of all parts together, through autograd or the fused scan."""
+    sums, original = [], speed.add_gradients
+
+    def add_gradients(*arguments):
+        losses = original(*arguments)
+        sums[-1] += losses[0].item()
+        return losses
+
+    monkeypatch.setattr(speed, "add_gradients", add_gradients)
+    for backend, parts in (("auto", 1), ("reference", 2)):
+        sums.append(0.0)
+        step_of(light(2, 8), backend, parts)()
+    assert sums[0] == pytest.approx(sums[1], rel=0.2)  # depth is drawn anew in each part
+    assert sums[0] > 0.1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts in other units elsewhere")
+def test_the_estimated_memory_is_near_the_measured():
+    estimated, measured = step_memory(2, 32)
+    assert 0.5 < estimated / measured < 3
+
+
+def test_the_loop_adds_little():
+    outside, wait = loop_shares(1, 8, 3)
+    assert 0 <= wait <= outside < 0.9
+
+
+def test_the_report(monkeypatch):
+    seconds = iter([0.5, 5.0])
+    monkeypatch.setattr(speed, "_seconds", lambda step, repeats: next(seconds))
+    monkeypatch.setattr(speed, "step_of", lambda *_, **__: None)
+    monkeypatch.setattr(speed, "loop_shares", lambda *_: (0.2, 0.01))
+    monkeypatch.setattr(speed, "step_memory", lambda *_: (3 * 2**20, 2**20))
+    threads = torch.get_num_threads()
+    rows = step_report()
+    assert torch.get_num_threads() == threads
+    assert [row["met"] for row in rows] == [True, False, True, None]
+    assert [row["value"] for row in rows] == ["10.0 (5.00 / 0.50 s)", "20.0 %", "1.0 %", "3 / 1 MiB"]
