@@ -118,13 +118,8 @@ def command(task: Task) -> Callable[..., None]:
 
             if row:
                 check_task(task.name, row.name, row.task, row.scale)
-<<<<<<< HEAD
                 fetch(row, as_json or quiet)
-            options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha)
-=======
-                fetch(row, as_json)
             options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha, dtype)
->>>>>>> main
             return Upscaler(model, options, task.name)
 
         upscaler = None
