@@ -133,7 +133,7 @@ def test_kernels_for_gpus_say_where_they_do_not_run(name, device, dtype, reason)
     ("name", "reason"),
     [
         ("triton", "triton is not installed, which comes with PyTorch's builds for CUDA and ROCm"),
-        ("mamba-ssm", r"mamba-ssm is not installed: pip install 'mambair\[mamba-ssm\]'"),
+        ("mamba-ssm", r"it needs the package mamba-ssm: pip install 'mambair\[mamba-ssm\]'"),
     ],
 )
 def test_kernels_for_gpus_that_are_not_installed(monkeypatch, name, reason):

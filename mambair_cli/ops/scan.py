@@ -121,7 +121,7 @@ def _triton_unavailable(device: str, dtype: torch.dtype) -> str | None:
 
 
 def _mamba_ssm_unavailable(device: str, dtype: torch.dtype) -> str | None:
-    missing = "mamba-ssm is not installed: pip install 'mambair[mamba-ssm]'"
+    missing = "it needs the package mamba-ssm: pip install 'mambair[mamba-ssm]'"
     if reason := _gpu_only(device, dtype, "mamba_ssm", missing):
         return reason
     try:
