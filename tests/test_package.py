@@ -34,7 +34,7 @@ LAYERS = (
     {"ops", "tiling", "metrics", "resize", "registry", "runtime", "image_io", "devices"},
     {"degrade", "estimate"},
     {"rain", "real_world"},
-    {"archs", "datasets", "jobs"},
+    {"archs", "datasets", "jobs", "advice"},
     {"weights", "manifest"},
     {"checkpoints"},
     {"engine", "peers"},
