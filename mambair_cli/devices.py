@@ -32,6 +32,22 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto` (fp16 on a GPU of NVIDIA or AMD, fp32 elsewhere), `fp32`, `fp16` or `bf16` as a type that works there.
+
+    Raises CallError for an unknown name, BackendError for a type that the device lacks.
+    """
+    types = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    if name == "auto":
+        name = "fp16" if device.type == "cuda" else "fp32"
+    if name not in types:
+        raise CallError(f"--dtype must be auto, {', '.join(types)}, not {name!r}")
+    lacking = device.type == "mps" or (device.type == "cuda" and name == "bf16" and not torch.cuda.is_bf16_supported())
+    if name != "fp32" and lacking:
+        raise BackendError(f"{device.type} does not compute in {name} here; try --dtype fp32")
+    return types[name]
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that can be taken now: of the GPU's memory, or of the system's within the process's limit."""
     if device.type == "cuda":

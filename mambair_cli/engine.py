@@ -16,7 +16,7 @@ from torch import nn
 from . import runtime, scratch, tiling
 from .archs.ss2d import SpatialScan, use_backend
 from .checkpoints import find_checkpoint
-from .devices import free_memory, resolve_device, used_memory
+from .devices import free_memory, resolve_device, resolve_dtype, used_memory
 from .errors import CallError, MemoryLimitError, RestorationError
 from .image import Image, in_bands
 from .ops import resolve_backend
@@ -47,7 +47,8 @@ class Options:
     tile: auto (by the free memory), off (whole image) or the largest side of a tile in input pixels.
     tile_overlap: input pixels that neighbouring tiles share. memory_limit: bytes that the process (on a GPU:
     of its memory) may take. ensemble: average over the eight symmetries, MambaIR+ (section 4.2), 8 times the
-    work. alpha: how transparency is enlarged; model or bicubic.
+    work. alpha: how transparency is enlarged; model or bicubic. dtype: of convolutions and linear layers; auto, fp32,
+    fp16 or bf16.
     """
 
     device: str = "auto"
@@ -57,6 +58,7 @@ class Options:
     memory_limit: int | None = None
     ensemble: bool = False
     alpha: str = "model"
+    dtype: str = "auto"
 
 
 class Restorer:
@@ -64,7 +66,8 @@ class Restorer:
 
     Attributes:
         model: the plain module, (B,C,H,W) float in [0,1] in, (B,C,sH,sW) float out.
-        name: of the model or file. scale: s. device, backend: where and by which scan it runs.
+        name: of the model or file. scale: s. device, backend, dtype: where, by which scan and in
+        which precision (of convolutions and linear layers) it runs.
         largest_tile: pixels a side that may fit into memory; halved whenever that runs out.
     """
 
@@ -72,6 +75,7 @@ class Restorer:
         self.device = resolve_device(options.device)
         if self.device.type == "cpu":
             runtime.keep_freed_memory()
+        self.dtype = resolve_dtype(options.dtype, self.device)
         self.backend = resolve_backend(options.backend, self.device.type).name
         self.model, self.name = model.to(self.device).eval(), name
         self.config = cast(Any, model.config)
@@ -81,6 +85,7 @@ class Restorer:
             raise CallError(f"--alpha must be model or bicubic, not {options.alpha!r}")
         self.memory_limit, self.ensemble, self.alpha = options.memory_limit, options.ensemble, options.alpha
         self.largest_tile = LARGEST_TILE
+        self._overflowed = False  # half precision was not enough for some tile
         use_backend(model, self.backend)
         if self.memory_limit and self.device.type == "cuda":
             total = torch.cuda.get_device_properties(self.device).total_memory
@@ -205,7 +210,14 @@ class Restorer:
             return tiling.merge(tiles, results, self.scale)
         before = counter.begin(share)
         try:
-            result = self._apply(crop)
+            result = self._apply(crop, self.dtype)
+            if self.dtype != torch.float32 and not np.isfinite(result).all():
+                if not self._overflowed:
+                    log.warning(
+                        "%s gave no numbers in %s: such tiles are computed again in fp32", self.name, self.dtype
+                    )
+                self._overflowed, counter.done = True, before
+                result = self._apply(crop, torch.float32)
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -229,7 +241,7 @@ class Restorer:
         return self._restore_tile(crop, place, counter, share)
 
     @torch.inference_mode()
-    def _apply(self, crop: Array) -> Array:
+    def _apply(self, crop: Array, dtype: torch.dtype) -> Array:
         """The network's result for one tile; with `ensemble` the mean over the eight symmetries."""
         channels = crop.shape[2]
         image = torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1))).to(self.device)  # (c,h,w)
@@ -238,7 +250,8 @@ class Restorer:
         total: torch.Tensor | None = None
         for quarters, mirrored in TRANSFORMS if self.ensemble else TRANSFORMS[:1]:
             seen = torch.rot90(image.flip(3) if mirrored else image, quarters, (2, 3))
-            out = torch.rot90(self.model(seen), -quarters, (2, 3))
+            with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+                out = torch.rot90(self.model(seen), -quarters, (2, 3))
             out = out.flip(3) if mirrored else out
             total = out if total is None else total + out
         assert total is not None
@@ -278,6 +291,7 @@ def load_restorer(
     memory_limit: int | None = None,
     ensemble: bool = False,
     alpha: str = "model",
+    dtype: str = "auto",
 ) -> Restorer:
     """Load a model by its name or from a checkpoint file and make it ready on a device.
 
@@ -291,13 +305,14 @@ def load_restorer(
         memory_limit: see `Options`.
         ensemble: see `Options`.
         alpha: see `Options`.
+        dtype: see `Options`.
 
     Raises:
         CallError: no such model, file, device or back end. CheckpointError: the file is damaged, unsafe or of
         another network. DownloadError: it cannot be fetched. BackendError: the device or back end cannot run here.
     """
     model, _ = load_network(find_checkpoint(name_or_file))
-    options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha)
+    options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha, dtype)
     return Restorer(model, str(name_or_file), options)
 
 

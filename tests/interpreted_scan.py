@@ -25,11 +25,12 @@ for operation in ("forward", "backward"):
     torch.library.impl(name, "cpu")(getattr(scan_triton, operation))
 
 
-def run(dtype="float32", module=None, **arguments):
+def run(dtype="float32", autocast=False, module=None, **arguments):
     """The errors of y and of the gradients, for x of a type, and with some constants of scan_triton changed."""
     inputs = scan_inputs(**arguments)
     inputs[0] = inputs[0].to(getattr(torch, dtype))
-    with mock.patch.dict(vars(scan_triton), module or {}):
+    patch = mock.patch.dict(vars(scan_triton), module or {})
+    with patch, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         found = y_and_gradients(scan, inputs, inputs[0].dtype)
     assert [v.dtype for v in found] == [inputs[0].dtype, *(v.dtype for v in inputs)]
     return errors(found, definition(inputs, inputs[0].dtype))

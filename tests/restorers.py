@@ -10,7 +10,8 @@ from mambair_cli.archs.mambair import MambaIRConfig
 from mambair_cli.engine import Options, Restorer, load_restorer
 from mambair_cli.image_io import read_image
 
-PHOTO = read_image(Path(__file__).parent / "data" / "osprey.png").pixels  # 128 x 96
+DATA = Path(__file__).parent / "data"
+PHOTO = read_image(DATA / "osprey.png").pixels  # 128 x 96
 SCENE = PHOTO[40:64, 30:62]
 WHITE = {"uint8": 255, "uint16": 65535, "float32": 1}
 

@@ -129,7 +129,7 @@ def test_measuring_tells_seconds_and_memory():
 def test_a_tiler_that_does_not_fit_is_no_silent_tile(monkeypatch):
     limit = 40
 
-    def scarce(self, crop):
+    def scarce(self, crop, dtype):
         if max(crop.shape[:2]) > limit:
             raise MemoryError
         return np.repeat(np.repeat(crop, 2, 0), 2, 1)

@@ -7,7 +7,7 @@ from calls import DATA, LONG, check_bad, each_call, works
 from calls import fails as failing
 from reports import facts, result
 
-from mambair_cli.bench import memory, report, sets, speed
+from mambair_cli.bench import gpu, memory, report, sets, speed
 from mambair_cli.registry import MODELS
 
 
@@ -172,6 +172,15 @@ def test_bars(call, monkeypatch, command, report):
     ]
 
 
+def test_bench_scan_on_a_gpu(call, monkeypatch):
+    row, asked = {"what": "core", "value": "3.5", "bar": ">= 3", "met": True}, []
+    monkeypatch.setattr(gpu, "scan_report", lambda *given: asked.append(given) or [row])
+    assert works(call("bench", "scan", "--device", "cuda:1", "--quick")).splitlines()[1].split() == [
+        "core", "3.5", ">=", "3", "met"
+    ]  # fmt: skip
+    assert asked == [("cuda:1", True)]
+
+
 @each_call(
     ("bench", 2, "--dataset", "mambair bench --help"),
     ("bench  --dataset  missing", 2, "missing is no data set and not a folder", "Set5"),
@@ -193,6 +202,7 @@ def test_bars(call, monkeypatch, command, report):
     (f"bench  --dataset  {LONG}", 1, LONG, "too long"),
     ("bench  tiling  missing.png", 2, "missing.png: no such file"),
     ("bench  tiling", 2, "IMAGE", "mambair bench tiling --help"),
+    ("bench  scan  --device  gpu", 2, "'gpu'", "cuda:N"),
     ("bench  nonsense", 2, "'nonsense'", "mambair bench --help"),
 )
 def test_bad_calls(call, bad, line, code, words):

@@ -226,6 +226,10 @@ def test_options_of_the_engine(call, folder, monkeypatch):
     ((model, options, task),) = made
     assert (model, options.ensemble, options.alpha, task) == (None, True, "bicubic", "upscale")
     assert 0 < np.abs(read_image(Path("out.png")).pixels.astype(int) - plain).max() < 40
+    made.clear()
+    upscale(call, "photo.png", "-s", 2, "-o", "out.png", "--dtype", "bf16", "--device", "cpu")
+    assert made.pop()[1].dtype == "bf16"
+    assert np.abs(read_image(Path("out.png")).pixels.astype(int) - plain).max() <= 2
 
 
 def test_the_defaults_are_those_of_the_engine():

@@ -6,7 +6,7 @@ import torch
 from failing import fails
 
 from mambair_cli import devices
-from mambair_cli.devices import free_memory, resolve_device, used_memory
+from mambair_cli.devices import free_memory, resolve_device, resolve_dtype, used_memory
 from mambair_cli.errors import BackendError, CallError
 
 
@@ -73,6 +73,31 @@ def test_why_cuda_is_not_there(monkeypatch, build, reason):
     monkeypatch.setattr(torch.version, "cuda", build)
     monkeypatch.setattr(torch.version, "hip", None)
     fails(lambda: resolve_device("cuda"), BackendError, reason)
+
+
+# Precision
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "dtype"),
+    [
+        ("auto", "cpu", torch.float32),
+        ("auto", "mps", torch.float32),
+        ("auto", "cuda", torch.float16),
+        ("fp32", "cuda", torch.float32),
+        ("bf16", "cpu", torch.bfloat16),
+    ],
+)
+def test_names_of_types(name, device, dtype):
+    assert resolve_dtype(name, torch.device(device)) == dtype
+
+
+def test_types_that_there_are_not(monkeypatch):
+    fails(lambda: resolve_dtype("int8", torch.device("cpu")), CallError, "'int8'", "auto, fp32, fp16, bf16")
+    fails(lambda: resolve_dtype("fp16", torch.device("mps")), BackendError, "mps", "fp16", "--dtype fp32")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    fails(lambda: resolve_dtype("bf16", torch.device("cuda")), BackendError, "cuda", "bf16", "--dtype fp32")
+    assert resolve_dtype("fp16", torch.device("cuda")) == torch.float16
 
 
 # Memory

@@ -7,15 +7,20 @@ import pytest
 import torch
 from failing import fails
 from networks import network, picture
-from restorers import PHOTO, SCENE, WHITE, Local, as_type, load, restorer
+from restorers import DATA, PHOTO, SCENE, WHITE, Local, as_type, load, restorer
 from torch import nn
 
 from mambair_cli import engine, scratch
+from mambair_cli.archs.layers import FullPrecisionConv, LayerNorm, Pointwise
+from mambair_cli.archs.mambair import ResidualGroup, VSSBlock
 from mambair_cli.archs.ss2d import SS2D
+from mambair_cli.archs.vmambair import EFFN, OmniSelectiveScan, OSSBlock
+from mambair_cli.datasets import make_pair
 from mambair_cli.devices import resolve_device
 from mambair_cli.engine import load_restorer
 from mambair_cli.errors import CallError, CheckpointError
-from mambair_cli.image_io import Image
+from mambair_cli.image_io import Image, read_image
+from mambair_cli.metrics import psnr_y
 from mambair_cli.ops import scan_numba
 from mambair_cli.resize import bicubic
 from mambair_cli.weights import bundled_folder, save_network
@@ -260,6 +265,35 @@ def test_an_interrupted_restoration_leaves_no_hooks(monkeypatch):
     assert kept.value  # and with it the frames, in which the generator of the tiles still waits
     assert not any(module._forward_hooks for module in r.model.modules())
     np.testing.assert_array_equal(r.restore(SCENE), restorer(network("light_c"), tile=16).restore(SCENE))
+
+
+# Precision
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_half_precision_costs_less_than_a_hundredth_of_a_decibel(dtype):
+    pair = make_pair("photo", read_image(DATA / "photo.png").pixels, 2)
+    single, half = (
+        psnr_y(load(tile="off", dtype=name).restore(pair.low), pair.high, border=2) for name in ("fp32", dtype)
+    )
+    print(f"PSNR-Y in {dtype} - fp32: {half - single:+.4f} dB")
+    assert 0 < abs(half - single) < 0.01
+
+
+@pytest.mark.parametrize("form", ["classic", "light_b", "light_c", "denoise", "unet", "derain", "sisr"])
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+def test_what_is_computed_in_half_precision(form, backend):
+    r, seen = restorer(network(form), dtype="bf16", backend=backend), {}
+    for name, module in r.model.named_modules():
+        module.register_forward_hook(lambda m, _, out, name=name: seen.update({name: (type(m), out.dtype)}))
+    r.restore(SCENE)
+    outer = {dtype for kind, dtype in seen.values() if kind is FullPrecisionConv}
+    stream = {dtype for kind, dtype in seen.values() if kind in (VSSBlock, ResidualGroup, OSSBlock, LayerNorm)}
+    inner = [dtype for kind, dtype in seen.values() if kind in (nn.Conv2d, Pointwise, SS2D, OmniSelectiveScan, EFFN)]
+    assert outer == stream == {seen[""][1]} == {torch.float32}
+    assert set(inner) == {torch.bfloat16}
+    assert len(inner) >= 10
+    assert sum(kind is FullPrecisionConv for kind, _ in seen.values()) == 2
 
 
 # A picture with all that belongs to it

@@ -6,6 +6,7 @@ from failing import fails
 from mambair_cli.archs.layers import (
     DilatedDepthwise,
     DropPath,
+    FullPrecisionConv,
     Pointwise,
     pixel_shuffle,
     pointwise,
@@ -92,3 +93,17 @@ def test_drop_path_keeps_the_mean_and_is_off_in_evaluation():
     assert dropped.unique().tolist() == [0.0, pytest.approx(4 / 3)]
     assert dropped.mean().item() == pytest.approx(1, abs=0.05)
     assert drop.eval()(x) is x
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_spares_the_outer_convolutions_alone(dtype):
+    module, image = FullPrecisionConv(6, 4, 3, padding=1), torch.randn(2, 6, 5, 7)
+    expected = F.conv2d(image, module.weight, module.bias, padding=1)
+    tokens, weight = torch.randn(2, 3, 4, 6), torch.randn(5, 6)
+    with torch.autocast("cpu", dtype):
+        assert torch.equal(module(image), expected)
+        assert torch.equal(module(image.to(dtype)), module(image.to(dtype).float()))
+        found = pointwise(tokens, weight)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), tokens @ weight.t(), rtol=0.02, atol=0.05)
+    assert module.double()(image.double()).dtype == torch.float64

@@ -58,6 +58,19 @@ def test_what_the_kernels_do_not_take(calls, kind):
     assert calls == []
 
 
+@pytest.mark.parametrize("half", [(0,), (3,), (0, 3)], ids=["x", "gate", "both"])
+def test_norms_of_half_precision_are_computed_in_that_of_the_weight(calls, half):
+    values = inputs()
+    for i in half:
+        values[i] = values[i].bfloat16()
+    with torch.no_grad():
+        found = layer_norm(*values)
+    assert found.dtype == torch.float32
+    expected = chain(*[v.double() for v in values])
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5 if 3 not in half else 0.01, atol=1e-5)
+    assert calls == []
+
+
 def test_operations_are_registered_rightly():
     x, weight, bias, gate = inputs()
     torch.library.opcheck(pixelwise._layer_norm_op, (x, weight, bias, gate), test_utils="test_schema")

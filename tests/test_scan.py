@@ -60,6 +60,15 @@ def test_auto_takes_the_fastest_that_can_run(ran, dtype):
     assert y.shape == (1, 3, 4, 12)
 
 
+@pytest.mark.parametrize("name", RUNNABLE)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_autocast_does_not_reach_the_scan(name, dtype):
+    inputs = scan_inputs(3, 40)
+    expected = ss2d_scan(*inputs, backend=name)
+    with torch.autocast("cpu", dtype):
+        assert torch.equal(ss2d_scan(*inputs, backend=name), expected)
+
+
 def test_auto_passes_over_what_cannot_run_on_a_device():
     assert resolve_backend("auto", "mps").name == "reference"
 
@@ -133,7 +142,7 @@ def test_kernels_for_gpus_say_where_they_do_not_run(name, device, dtype, reason)
     ("name", "reason"),
     [
         ("triton", "triton is not installed, which comes with PyTorch's builds for CUDA and ROCm"),
-        ("mamba-ssm", r"mamba-ssm is not installed: pip install 'mambair\[mamba-ssm\]'"),
+        ("mamba-ssm", r"it needs the package mamba-ssm: pip install 'mambair\[mamba-ssm\]'"),
     ],
 )
 def test_kernels_for_gpus_that_are_not_installed(monkeypatch, name, reason):

@@ -28,7 +28,7 @@ CASES = {
     "one direction": {"H": 3, "W": 5, "K": 1, "batch": 2, **SMALL},
     "odd channels, states and rank": {"H": 2, "W": 3, "channels": 5, "N": 3, "R": 3},
     "more channels than lanes": {"H": 2, "W": 5, "channels": 70, "N": 4, "R": 2, "K": 1},
-    "a channel a lane": {"H": 2, "W": 5, **SMALL, "K": 1, "module": {"HELD": 0}},
+    "a channel a lane, under autocast": {"H": 2, "W": 5, **SMALL, "K": 1, "module": {"HELD": 0}, "autocast": True},
     "indices of 64 bits": {"H": 2, "W": 3, **SMALL, "module": {"LARGEST_INDEX": 0}},
     "float16": {"H": 2, "W": 5, **SMALL, "K": 1, "dtype": "float16"},
     "bfloat16": {"H": 2, "W": 5, **SMALL, "K": 1, "dtype": "bfloat16"},

@@ -48,13 +48,30 @@ class _OneDNNPointwise(torch.autograd.Function):
 def pointwise(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(B,H,W,C) @ weight (M,C) + bias (M) -> (B,H,W,M).
 
-    On a CPU as a 1x1 convolution by oneDNN, 1.1-1.7x faster than the BLAS behind F.linear.
+    On a CPU as a 1x1 convolution by oneDNN, 1.1-1.7x faster than the BLAS behind F.linear; which follows autocast.
     """
-    if _ONEDNN and tokens.device.type == "cpu" and tokens.dtype == torch.float32:
+    on_cpu = tokens.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    if _ONEDNN and on_cpu and tokens.dtype == torch.float32:
         if torch.is_grad_enabled():
             return _OneDNNPointwise.apply(tokens.contiguous(), weight, bias)
         return _onednn_pointwise(tokens, weight, bias)
     return F.linear(tokens, weight, bias)
+
+
+class FullPrecisionConv(nn.Conv2d):
+    """A convolution in the precision of its weights also under autocast: the first and the last of a network.
+
+    Between them autocast computes convolutions and linear layers in half precision; sums, norms and the scan's states
+    stay in single (mixed precision: arXiv:1710.03740).
+    """
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B,C,H,W) -> (B,M,H',W')."""
+        image = image.to(self.weight.dtype)
+        if image.device.type == "meta":  # which counts operations and knows no autocast
+            return super().forward(image)
+        with torch.autocast(image.device.type, enabled=False):
+            return super().forward(image)
 
 
 class Pointwise(nn.Conv2d):

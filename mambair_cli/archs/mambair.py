@@ -16,6 +16,7 @@ from .layers import (
     ChannelAttention,
     DilatedDepthwise,
     DropPath,
+    FullPrecisionConv,
     LayerNorm,
     Pointwise,
     pixel_shuffle,
@@ -151,7 +152,8 @@ def _upsampler(config: MambaIRConfig) -> nn.Sequential:
     if config.upsampler == "pixelshuffle":
         return pixel_shuffle(64, config.upscale)
     s = config.upscale
-    return nn.Sequential(nn.Conv2d(config.embed_dim, config.in_chans * s * s, 3, padding=1), nn.PixelShuffle(s))
+    last = FullPrecisionConv(config.embed_dim, config.in_chans * s * s, 3, padding=1)
+    return nn.Sequential(last, nn.PixelShuffle(s))
 
 
 class MambaIR(nn.Module):
@@ -171,7 +173,7 @@ class MambaIR(nn.Module):
         C, channels = config.embed_dim, config.in_chans
         mean = torch.tensor(RGB_MEAN if channels == 3 else [0.0] * channels)
         self.register_buffer("mean", mean.view(1, channels, 1, 1), persistent=False)
-        self.conv_first = nn.Conv2d(channels, C, 3, padding=1)
+        self.conv_first = FullPrecisionConv(channels, C, 3, padding=1)
         self.patch_embed = nn.Sequential(OrderedDict(norm=LayerNorm(C)))
         rates = torch.linspace(0, config.drop_path_rate, sum(config.depths), device="cpu").split(list(config.depths))
         self.layers = nn.ModuleList(ResidualGroup(config, r.tolist()) for r in rates)
@@ -179,9 +181,9 @@ class MambaIR(nn.Module):
         self.conv_after_body = _residual_conv(config.resi_connection, C)
         if config.upsampler == "pixelshuffle":
             self.conv_before_upsample = nn.Sequential(nn.Conv2d(C, 64, 3, padding=1), nn.LeakyReLU(0.01))
-            self.conv_last = nn.Conv2d(64, channels, 3, padding=1)
+            self.conv_last = FullPrecisionConv(64, channels, 3, padding=1)
         elif config.upsampler == "":
-            self.conv_last = nn.Conv2d(C, channels, 3, padding=1)
+            self.conv_last = FullPrecisionConv(C, channels, 3, padding=1)
         if config.upsampler:
             self.upsample = _upsampler(config)
         for module in self.modules():

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Pointwise, pixel_shuffle, scale_of_pixel_shuffle, to_image, to_tokens
+from .layers import FullPrecisionConv, Pointwise, pixel_shuffle, scale_of_pixel_shuffle, to_image, to_tokens
 from .ss2d import scan_floats
 
 LEVELS = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
@@ -122,7 +122,7 @@ class UNet(nn.Module):
         def level(width: int, count: int) -> nn.Sequential:
             return nn.Sequential(*(block(width) for _ in range(count)))
 
-        proj = nn.Conv2d(in_chans, C, 3, padding=1, bias=False)
+        proj = FullPrecisionConv(in_chans, C, 3, padding=1, bias=False)
         self.patch_embed = nn.Sequential(OrderedDict(proj=proj))
         self.encoder_level1 = level(C, counts[0])
         self.down1_2 = _down(C)
@@ -141,9 +141,9 @@ class UNet(nn.Module):
         self.decoder_level1 = level(2 * C, counts[0])
         self.refinement = level(2 * C, config.refinement)
         if config.upscale == 1:
-            self.output = nn.Conv2d(2 * C, in_chans, 3, padding=1, bias=False)
+            self.output = FullPrecisionConv(2 * C, in_chans, 3, padding=1, bias=False)
         else:
-            last = nn.Conv2d(2 * C, in_chans, 3, padding=1)
+            last = FullPrecisionConv(2 * C, in_chans, 3, padding=1)
             self.tail = nn.Sequential(pixel_shuffle(2 * C, config.upscale), last)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ class UNet(nn.Module):
             (self.encoder_level3, self.down3_4),
         ):
             skips.append(level(tokens))
-            tokens = to_tokens(down(to_image(skips[-1])))
+            tokens = to_tokens(down(to_image(skips[-1]))).to(image.dtype)  # under autocast, half precision ends here
         tokens = self.latent(tokens)
         for up, reduce, level in (
             (self.up4_3, self.reduce_chan_level3, self.decoder_level3),
@@ -166,7 +166,7 @@ class UNet(nn.Module):
             (self.up2_1, nn.Identity(), self.decoder_level1),
         ):
             both = torch.cat([up(to_image(tokens)), to_image(skips.pop())], 1)
-            tokens = level(to_tokens(reduce(both)))
+            tokens = level(to_tokens(reduce(both)).to(image.dtype))
         deep = to_image(self.refinement(tokens))
         if s == 1:
             out = self.output(deep) + image

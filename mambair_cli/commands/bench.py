@@ -193,13 +193,14 @@ def bench_speed(
 
 @app.command("scan")
 def bench_scan(
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     quick: Annotated[bool, typer.Option("--quick", help="Smaller images and fewer repetitions.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure the scan and whole nets on the CPU, against the vectorised PyTorch form and the floor."""
-    from ..bench.kernels import scan_report
+    """Measure the scan and whole nets against the vectorised PyTorch form, mamba-ssm (on a GPU) and the floor."""
+    from ..bench import gpu, kernels
 
-    _print_bars(scan_report(quick), as_json)
+    _print_bars(kernels.scan_report(quick) if device == "cpu" else gpu.scan_report(device, quick), as_json)
 
 
 @app.command("tiling")

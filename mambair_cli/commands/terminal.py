@@ -10,7 +10,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Backend = Annotated[str, typer.Option(help="Of the selective scan: auto, numba or reference.")]
+Backend = Annotated[str, typer.Option(help="Of the selective scan: auto, numba, triton, mamba-ssm or reference.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 
 

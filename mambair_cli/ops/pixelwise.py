@@ -60,11 +60,11 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None = No
         backend: of the scan beside it: `auto` or a name.
 
     Returns:
-        (...,C), as x.
+        (...,C), in the precision of the weight.
     """
-    if _takes_kernels(x, backend) and (gate is None or gate.is_contiguous()):
+    if _takes_kernels(x, backend) and (gate is None or (gate.is_contiguous() and gate.dtype == x.dtype)):
         return _layer_norm_op(x, weight, bias, gate)
-    normed = F.layer_norm(x, weight.shape, weight, bias, EPS)
+    normed = F.layer_norm(x.to(weight.dtype), weight.shape, weight, bias, EPS)
     return normed if gate is None else normed * F.silu(gate)
 
 

@@ -121,7 +121,7 @@ def _triton_unavailable(device: str, dtype: torch.dtype) -> str | None:
 
 
 def _mamba_ssm_unavailable(device: str, dtype: torch.dtype) -> str | None:
-    missing = "mamba-ssm is not installed: pip install 'mambair[mamba-ssm]'"
+    missing = "it needs the package mamba-ssm: pip install 'mambair[mamba-ssm]'"
     if reason := _gpu_only(device, dtype, "mamba_ssm", missing):
         return reason
     try:
@@ -193,7 +193,7 @@ def ss2d_scan(
     For each direction, channel d and state n, along the sequence t:
     dt_t = softplus(dt_weight @ dts_t + dt_bias), h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t,
     y_t = sum_n C_t h_t + D x_t, with A = -exp(A_log) and h_0 = 0 (MambaIR, equations 1-3, with B
-    discretised as dt * B). Computed in float32, or in float64 for float64 input.
+    discretised as dt * B). Computed in float32, or in float64 for float64 input, also under autocast.
 
     Args:
         x: (B,H,W,D), channels last.
@@ -216,4 +216,6 @@ def ss2d_scan(
         raise ValueError(f"x {tuple(x.shape)}, x_dbl {tuple(x_dbl.shape)}, dt_weight {(K, channels, R)} do not fit")
     if dt_bias.shape != (K, channels) or A_log.shape != (K * channels, N) or D.shape != (K * channels,):
         raise ValueError("dt_bias must be (K,D), A_log (K*D,N) and D (K*D)")
-    return resolve_backend(backend, x.device.type, x.dtype).scan(x, x_dbl, dt_weight, dt_bias, A_log, D)
+    chosen = resolve_backend(backend, x.device.type, x.dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        return chosen.scan(x, x_dbl, dt_weight, dt_bias, A_log, D)

@@ -15,6 +15,7 @@ The backward saves nothing but its inputs. It takes one direction after the othe
 in registers; no two programs write to the same place, so that its results repeat bit for bit.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ HELD = 44  # numbers of a channel, 2N + R, up to which a lane has registers for 
 LARGEST_INDEX = 2**31  # from there on, of 64 bits
 
 
+@lru_cache
 def _hardware(device: torch.device) -> tuple[int, int]:
     """Processors of a GPU, and threads of a warp (64 on AMD's data centre GPUs); for Triton's interpreter, any."""
     if device.type != "cuda":
@@ -162,7 +164,7 @@ def backward(
     """Gradients of the six inputs of `forward`, in their types, from that of y (B,H,W,D)."""
     dtypes = [v.dtype for v in (x, x_dbl, dt_weight, dt_bias, A_log, D)]
     R, N = dt_weight.shape[2], A_log.shape[1]
-    with torch.cuda.device_of(x):
+    with torch.cuda.device_of(x), torch.autocast(x.device.type, enabled=False):
         x, x_dbl, dt_weight, dt_bias, A_log = _inputs(x, x_dbl, dt_weight, dt_bias, A_log)
         _, H, W, channels = x.shape
         K, even_R, even_N = dt_weight.shape[0], dt_weight.shape[2], A_log.shape[1]

@@ -1,0 +1,72 @@
+"""What a GPU can do at most, measured: memory traffic, exponentials, multiply-adds."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+CHAINS = 64  # of a lane, independent of each other, so that none waits for the one before
+REPEATS, WARPS = 1024, 32  # of a chain; of a processor
+COPIED = 2**28  # numbers
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Of a GPU, each in a second: bytes read or written, exponentials and multiply-adds of single lanes."""
+
+    bytes: float
+    exponentials: float
+    instructions: float
+
+
+@triton.jit
+def exponentials(OUT, repeats, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """X = 2^-x, again and again."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = i * 1e-6
+    for _ in range(repeats):
+        x = tl.exp2(-x)
+    tl.store(OUT + i, x)
+
+
+@triton.jit
+def multiply_adds(OUT, repeats, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """X = a x + a, again and again."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x, factor = i * 1e-6, 0.5 + repeats * 1e-9
+    for _ in range(repeats):
+        x = x * factor + factor
+    tl.store(OUT + i, x)
+
+
+def seconds(function: Callable[[], object], repeats: int) -> float:
+    """Median time on the current GPU, after one call to warm up."""
+    function()
+    times = []
+    for _ in range(repeats):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        function()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / 1e3)
+    return statistics.median(times)
+
+
+def measure_rates() -> Rates:
+    """The rates of the current GPU."""
+    source = torch.ones(COPIED, device="cuda")
+    target = torch.empty_like(source)
+    copied = 2 * source.nbytes / seconds(lambda: target.copy_(source), 10)
+    block = CHAINS * triton.runtime.driver.active.get_current_target().warp_size
+    programs = torch.cuda.get_device_properties(source.device).multi_processor_count * WARPS
+    out = torch.empty(programs * block, device="cuda")
+
+    def rate(kernel: Any) -> float:
+        return out.numel() * REPEATS / seconds(lambda: kernel[programs,](out, REPEATS, BLOCK=block, num_warps=1), 10)
+
+    return Rates(copied, rate(exponentials), rate(multiply_adds))
