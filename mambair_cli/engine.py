@@ -93,7 +93,7 @@ class Restorer:
 
     def bytes_per_pixel(self) -> int:
         """Estimated peak memory of the network for each pixel of a tile (`mambair bench memory` measures it)."""
-        return int(4 * 1.25 * self.config.floats_per_pixel(self.backend))
+        return int(4 * 1.15 * self.config.floats_per_pixel(self.backend))
 
     def peak_memory(self, tiles: tiling.TilePlan, itemsize: int = 1) -> int:
         """Estimated bytes that restoring a colour image in these tiles takes; of a GPU, those of its memory.

@@ -20,6 +20,15 @@ from .probe import STAND_IN, Probe, measure, stand_in
 Facts = dict[str, Any]
 COMMAND_WIDTH = 8000
 
+# In a small process, as the peak of a new process begins with that of the one that started it.
+_PEAK = """
+import os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(usage.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
 
 def memory(name_or_file: str) -> list[Facts]:
     """Rows of what `probe.measure` tells: a model at several sizes, a stand-in under a limit, and whole commands."""
@@ -42,17 +51,16 @@ def command(height: int, limit: int) -> Facts:
     """
     with tempfile.TemporaryDirectory() as folder:
         source, weights = Path(folder) / "in.png", Path(folder) / f"{STAND_IN}.safetensors"
-        ramp = np.add.outer(np.arange(height), np.arange(COMMAND_WIDTH)) // 32
-        write_image(source, Image(np.dstack([ramp, ramp // 2, ramp // 3]).astype(np.uint8)))
+        rows, columns = (np.arange(side) // 32 for side in (height, COMMAND_WIDTH))
+        planes = (np.add.outer(*(axis.astype(np.uint8) * k for axis in (rows, columns))) for k in (1, 2, 3))
+        write_image(source, Image(np.dstack(list(planes))))
         model = stand_in()
         save_network(weights, model, model.state_dict(), {})
         start = time.perf_counter()
         options = ["-o", str(source.with_name("out.png")), "-s", "2", "-m", str(weights), "--memory-limit", str(limit)]
         arguments = [sys.executable, "-m", "mambair_cli", "upscale", str(source), *options]
-        with subprocess.Popen(arguments, stdout=subprocess.DEVNULL) as process:
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
+        done = subprocess.run([sys.executable, "-c", _PEAK, *arguments], stdout=subprocess.PIPE, text=True)
+        if done.returncode:
             raise RestorationError(f"mambair upscale of {height} x {COMMAND_WIDTH} pixels failed")
     return {
         "model": f"{STAND_IN}, whole command",
@@ -61,6 +69,6 @@ def command(height: int, limit: int) -> Facts:
         "tiles": None,
         "predicted": None,
         "measured": None,
-        "process": usage.ru_maxrss * 1024,
+        "process": int(done.stdout) * 1024,
         "seconds": time.perf_counter() - start,
     }
