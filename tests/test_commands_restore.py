@@ -229,7 +229,9 @@ def test_options_of_the_engine(call, folder, monkeypatch):
     made.clear()
     upscale(call, "photo.png", "-s", 2, "-o", "out.png", "--dtype", "bf16", "--device", "cpu")
     assert made.pop()[1].dtype == "bf16"
-    assert np.abs(read_image(Path("out.png")).pixels.astype(int) - plain).max() <= 2
+    off = np.abs(read_image(Path("out.png")).pixels.astype(int) - plain)
+    assert off.max() <= 6
+    assert off.mean() < 0.2
 
 
 def test_the_defaults_are_those_of_the_engine():
