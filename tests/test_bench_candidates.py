@@ -99,7 +99,7 @@ def test_what_it_is_and_costs(stored):
     assert one.name == "mine"
     assert one.sha256 == sha256(path)
     assert one.facts["name"] == "mine"
-    assert (one.facts["device"], one.facts["backend"]) == ("cpu", one.restorer.backend)
+    assert (one.facts["device"], one.facts["backend"], one.facts["dtype"]) == ("cpu", one.restorer.backend, "float32")
     assert one.facts["parameters"] == sum(p.numel() for p in one.restorer.model.parameters())
     assert {"macs", "leaf_macs", "leaf_parameters"} < one.facts.keys()
     assert candidate().sha256 == sha256(find_checkpoint("tiny-x2"))
@@ -113,6 +113,7 @@ def test_settings_tell_results_apart():
         candidate(ensemble=True).settings(LOW),
         candidate(backend="reference").settings(LOW),
         candidate("tiny-x4").settings(LOW),
+        candidate(dtype="bf16").settings(LOW),
     ]
     assert settings[0] == settings[1]  # as it fits into memory
     assert all(a != b for i, a in enumerate(settings[1:]) for b in settings[i + 2 :])

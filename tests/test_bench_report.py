@@ -38,7 +38,7 @@ def test_the_summary_stands_beside_what_is_published():
     assert all(len(row) == len(header) for row in rows)
     assert rows[0] == ("bicubic", "29.000", "0.2900", *[""] * 7, "this run")
     cost = ("150", "174", "8.6", "12.1", "2.0", "0.500", "256")
-    assert rows[1] == ("tiny|x4", "31.750", "0.3175", *cost, "this run, numba on cpu")
+    assert rows[1] == ("tiny|x4", "31.750", "0.3175", *cost, "this run, numba on cpu, float32")
     assert rows[2] == ("CARN", "32.13", "0.8937", "1592", "", "90.9", *[""] * 4, "light_sr: Table 3")
     assert rows[3] == ("IPT", "32.13", *[""] * 8, "light_sr: Table 3")
 

@@ -22,7 +22,7 @@ def probes(monkeypatch):
 
 def test_a_row_for_each_model_back_end_and_size(probes):
     said = []
-    rows = speed.speed(["a", "b"], [], "cpu", (64, 128), lambda share, label: said.append((share, label)))
+    rows = speed.speed(["a", "b"], [], "cpu", "fp32", (64, 128), lambda share, label: said.append((share, label)))
     assert [(r["model"], r["backend"], r["width"]) for r in rows] == [
         (model, backend, side) for model in "ab" for backend in ("numba", "reference") for side in (64, 128)
     ]
@@ -31,13 +31,13 @@ def test_a_row_for_each_model_back_end_and_size(probes):
         [0.25, 0.5] * 4
     )  # of the output, 4 times as many
     assert {r["process"] for r in rows} == {2**28}
-    assert all((probe.tile, probe.device, probe.repeats) == ("off", "cpu", 3) for probe in probes)
+    assert all((probe.tile, probe.device, probe.dtype, probe.repeats) == ("off", "cpu", "fp32", 3) for probe in probes)
     assert said[0] == (0, "a numba 64x64")
     assert said[1] == (pytest.approx(1 / 20), "a numba 128x128")
 
 
 def test_named_back_ends_alone(probes):
-    rows = speed.speed(["a"], ["reference"], "cpu", (64,))
+    rows = speed.speed(["a"], ["reference"], "cpu", sides=(64,))
     assert [r["backend"] for r in rows] == ["reference"]
     fails(lambda: speed.speed(["a"], ["cuda"], "cpu"), CallError, "no back end is called 'cuda'")
     fails(lambda: speed.speed(["a"], [], "tpu"), CallError, "unknown device")
@@ -52,6 +52,6 @@ def test_a_back_end_that_cannot_run(probes, monkeypatch):
 
 
 def test_a_real_measurement():
-    (row,) = speed.speed(["tiny-x2"], ["reference"], "cpu", (32,))
+    (row,) = speed.speed(["tiny-x2"], ["reference"], "cpu", sides=(32,))
     assert 0 < row["seconds"] < 60
     assert row["seconds_per_megapixel"] == pytest.approx(row["seconds"] / (4 * 32 * 32 / 1e6))

@@ -141,10 +141,10 @@ def test_python_m(folder):
         (
             "bench",
             "--dataset --data-root --scale -s --noise --jpeg --pairs --model -m --tiler --ensemble --channel --border"
-            " --metric --images --seed --save --fresh --fail-below --csv --markdown --html --device --backend --json"
-            " download compare speed scan tiling memory figure",
+            " --metric --images --seed --save --fresh --fail-below --csv --markdown --html --device --backend"
+            " --dtype --json download compare speed scan tiling memory figure",
         ),
-        ("bench speed", "--model -m --backend --device --quick --json"),
+        ("bench speed", "--model -m --backend --device --dtype --quick --json"),
         ("bench compare", "A.json B.json --json"),
         ("bench download", "NAME"),
         ("bench figure", "erf complexity lam visual"),

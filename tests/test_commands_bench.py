@@ -110,18 +110,18 @@ def test_bench_speed(call, monkeypatch):
     row |= {"seconds_per_megapixel": 7.534, "growth": 1.0, "process": 2**28}
     asked = []
 
-    def measured(models, backends, device, sides, progress):
-        asked.append((models, tuple(backends), device, sides))
+    def measured(models, backends, device, dtype, sides, progress):
+        asked.append((models, tuple(backends), device, dtype, sides))
         return [row]
 
     monkeypatch.setattr(speed, "speed", measured)
     assert json.loads(works(call("bench", "speed", "-m", "tiny-x2", "--quick", "--json"))) == [row]
-    lines = works(call("bench", "speed", "--backend", "numba", "--device", "cpu")).splitlines()
+    lines = works(call("bench", "speed", "--backend", "numba", "--device", "cpu", "--dtype", "fp32")).splitlines()
     assert lines[1].split() == ["tiny-x2", "numba", "cpu", "64x64", "0.123", "7.53", "1.00", "256"]
     bundled = [model.name for model in MODELS if model.bundled]
     assert asked == [
-        (["tiny-x2"], (), "auto", speed.QUICK_SIDES),
-        (bundled, ("numba",), "cpu", speed.SIDES),
+        (["tiny-x2"], (), "auto", "auto", speed.QUICK_SIDES),
+        (bundled, ("numba",), "cpu", "fp32", speed.SIDES),
     ]
 
 

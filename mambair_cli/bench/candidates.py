@@ -32,6 +32,7 @@ class Candidate:
         ensemble: average over the eight symmetries, MambaIR+.
         device: see `engine.Options`.
         backend: see `engine.Options`.
+        dtype: see `engine.Options`; published figures are of fp32.
 
     Attributes:
         name: the model's, with a plus for the ensemble. sha256: of its file. facts: what it is and costs.
@@ -47,9 +48,10 @@ class Candidate:
         ensemble: bool = False,
         device: str = "auto",
         backend: str = "auto",
+        dtype: str = "fp32",
     ):
         tile = "auto" if tiler == "auto" else "off"
-        self.restorer = load_restorer(model, device=device, backend=backend, tile=tile, ensemble=ensemble)
+        self.restorer = load_restorer(model, device=device, backend=backend, tile=tile, ensemble=ensemble, dtype=dtype)
         scale = self.restorer.scale
         if scale < protocol.scale or (scale > 1 and protocol.scale == 1):
             raise CallError(f"{model} enlarges {scale} times, not {protocol.scale}; choose another model with -m")
@@ -62,6 +64,7 @@ class Candidate:
             "sha256": self.sha256,
             "device": str(self.restorer.device),
             "backend": self.restorer.backend,
+            "dtype": self._dtype,
             **vars(cost),
         }
 
@@ -78,7 +81,12 @@ class Candidate:
             "parts": parts,
             "device": str(self.restorer.device),
             "backend": self.restorer.backend,
+            "dtype": self._dtype,
         }
+
+    @property
+    def _dtype(self) -> str:
+        return str(self.restorer.dtype).removeprefix("torch.")
 
     def restore(self, image: Array, size: tuple[int, ...], progress: Progress = lambda share: None) -> Pixels:
         """The network's result as pixels of the truth's (height, width); bicubic where it enlarges further.

@@ -34,6 +34,7 @@ class Probe:
     backend: str = "auto"
     device: str = "auto"
     tile: str = "auto"
+    dtype: str = "auto"
     repeats: int = 1
 
 
@@ -80,12 +81,10 @@ def run(probe: Probe) -> Facts:
 
 
 def _restorer(probe: Probe) -> Restorer:
-    limit = probe.limit or None
-    if probe.model != STAND_IN:
-        return load_restorer(
-            probe.model, device=probe.device, backend=probe.backend, tile=probe.tile, memory_limit=limit
-        )
-    return Restorer(stand_in(), STAND_IN, Options(probe.device, probe.backend, probe.tile, memory_limit=limit))
+    options = Options(probe.device, probe.backend, probe.tile, memory_limit=probe.limit or None, dtype=probe.dtype)
+    if probe.model == STAND_IN:
+        return Restorer(stand_in(), STAND_IN, options)
+    return load_restorer(probe.model, **asdict(options))
 
 
 def stand_in() -> MambaIR:

@@ -76,7 +76,7 @@ def summary_table(facts: Facts) -> Table:
                 f"{r['megapixels_per_second']:.3f}",
                 f"{r['peak_memory'] / 2**20:.0f}",
             )
-        where = f"this run, {r['backend']} on {r['device']}" if "backend" in r else "this run"
+        where = f"this run, {r['backend']} on {r['device']}, {r['dtype']}" if "backend" in r else "this run"
         rows.append((r["name"], *(number(m, r["mean"][m]) for m in names), *cost, where))
     for p in facts["published"]:
         values = {"psnr": f"{p['psnr']:.2f}", "ssim": number("ssim", p["ssim"])}

@@ -19,6 +19,7 @@ def speed(
     models: Iterable[str],
     backends: Iterable[str] = (),
     device: str = "auto",
+    dtype: str = "auto",
     sides: Sequence[int] = SIDES,
     progress: Callable[[float, str], None] = lambda share, label: None,
 ) -> list[Facts]:
@@ -28,6 +29,7 @@ def speed(
         models: names or files.
         backends: of the scan; none: all that can run on the device.
         device: see `engine.Options`.
+        dtype: see `engine.Options`.
         sides: of the inputs, in pixels.
         progress: is called with the share done and what is next.
 
@@ -42,7 +44,7 @@ def speed(
     names = [resolve_backend(name, kind).name for name in backends]
     names = names or [row.name for row in BACKENDS if row.unavailable(kind, torch.float32) is None]
     probes = [
-        Probe(model, side, side, backend=backend, device=device, tile="off", repeats=REPEATS)
+        Probe(model, side, side, backend=backend, device=device, dtype=dtype, tile="off", repeats=REPEATS)
         for model in models
         for backend in names
         for side in sides

@@ -8,7 +8,7 @@ import typer
 from ..errors import CallError
 from ..registry import MODELS, find_models
 from .figure import app as figure
-from .terminal import Backend, Device, Json, print_json, print_table, progress_bar, say
+from .terminal import Backend, Device, Dtype, Json, print_json, print_table, progress_bar, say
 
 app = typer.Typer(help="Measure quality and speed.", invoke_without_command=True)
 app.add_typer(figure, name="figure")
@@ -53,6 +53,7 @@ def bench(
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report with images to compare.")] = None,
     device: Device = "auto",
     backend: Backend = "auto",
+    dtype: Dtype = "fp32",
     as_json: Json = False,
 ) -> None:
     """Measure quality on a data set as the papers do, beside what they printed."""
@@ -85,7 +86,7 @@ def bench(
     )
     task = benchmark.protocol
     models = model or [find_models(task.task, task.scale)[0].name]
-    candidates = [Candidate(name, task, way, ensemble, device, backend) for name in models]
+    candidates = [Candidate(name, task, way, ensemble, device, backend, dtype) for name in models]
     keep_freed_memory()
     with progress_bar(as_json) as progress:
         facts = run(
@@ -164,6 +165,7 @@ def bench_speed(
         list[str] | None, typer.Option(help="Of the selective scan; repeatable. Default: all that can run.")
     ] = None,
     device: Device = "auto",
+    dtype: Dtype = "auto",
     quick: Annotated[bool, typer.Option("--quick", help="Small images only.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -172,7 +174,7 @@ def bench_speed(
 
     names = model or [row.name for row in MODELS if row.bundled]
     with progress_bar(as_json) as progress:
-        rows = speed(names, backend or (), device, QUICK_SIDES if quick else SIDES, progress)
+        rows = speed(names, backend or (), device, dtype, QUICK_SIDES if quick else SIDES, progress)
     if as_json:
         print_json(rows)
         return

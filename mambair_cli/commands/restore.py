@@ -12,7 +12,7 @@ import typer
 from ..errors import CallError
 from ..registry import MAX_SCALE, MODELS, Task, check_task, find_models, model_named
 from .models import fetch
-from .terminal import Backend, Device, Json, Offline, print_json, print_table, progress_bar, say
+from .terminal import Backend, Device, Dtype, Json, Offline, print_json, print_table, progress_bar, say
 
 if TYPE_CHECKING:
     from ..manifest import Record
@@ -91,9 +91,7 @@ def command(task: Task) -> Callable[..., None]:
         alpha: Annotated[str, typer.Option(help="How transparency is enlarged: model or bicubic.")] = "model",
         device: Device = "auto",
         backend: Backend = "auto",
-        dtype: Annotated[
-            str, typer.Option(help="Of convolutions and linear layers: auto (fp16 on a GPU), fp32, fp16 or bf16.")
-        ] = "auto",
+        dtype: Dtype = "auto",
         offline: Offline = False,
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, and no advice on inputs.")] = False,
         as_json: Json = False,

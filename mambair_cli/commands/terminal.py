@@ -11,6 +11,9 @@ import typer
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Backend = Annotated[str, typer.Option(help="Of the selective scan: auto, numba, triton, mamba-ssm or reference.")]
+Dtype = Annotated[
+    str, typer.Option(help="Of convolutions and linear layers: auto (fp16 on a GPU), fp32, fp16 or bf16.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 
 
