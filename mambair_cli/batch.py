@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import CallError, ImageError, MambairError
 from .image_io import MAX_PIXELS, TEMPORARY, Image, check_writable, decode_image, encode_image, read_image, write_image
@@ -47,6 +47,7 @@ class Batch:
             first error is raised.
         overwrite: also restore what is finished.
         max_pixels: of an input; larger ones fail (a guard against decompression bombs).
+        advise: called with the pixels and the name of each input, says what its user should know.
     """
 
     upscaler: "Upscaler"
@@ -55,6 +56,7 @@ class Batch:
     manifest: Manifest | None = None
     overwrite: bool = False
     max_pixels: int = MAX_PIXELS
+    advise: Callable[[Any, str], str | None] = lambda pixels, name: None
 
     def run(self, jobs: Sequence[Job], done: Callable[[Record], None], progress: Callable[[float, str], None]) -> None:
         """Restore what is not finished. Under torchrun the processes share the work, and the first tells of it.
@@ -200,6 +202,7 @@ class Batch:
                 if self.manifest:
                     job.target.parent.mkdir(parents=True, exist_ok=True)
                 check_writable(job.target, self.size.of(height, width))
+            record.notes += filter(None, [self.advise(image.pixels, record.input)])
             return image
 
     def _compute(self, image: Image, record: Record, report: Callable[[float], None]) -> Image:

@@ -68,6 +68,7 @@ class Restorer:
         model: the plain module, (B,C,H,W) float in [0,1] in, (B,C,sH,sW) float out.
         name: of the model or file. scale: s. device, backend, dtype: where, by which scan and in
         which precision (of convolutions and linear layers) it runs.
+        largest_tile: pixels a side that may fit into memory; halved whenever that runs out.
     """
 
     def __init__(self, model: nn.Module, name: str, options: Options):
@@ -83,7 +84,8 @@ class Restorer:
         if options.alpha not in ("model", "bicubic"):
             raise CallError(f"--alpha must be model or bicubic, not {options.alpha!r}")
         self.memory_limit, self.ensemble, self.alpha = options.memory_limit, options.ensemble, options.alpha
-        self._largest = LARGEST_TILE  # halved whenever memory runs out
+        self.largest_tile = LARGEST_TILE
+        self._overflowed = False  # half precision was not enough for some tile
         use_backend(model, self.backend)
         if self.memory_limit and self.device.type == "cuda":
             total = torch.cuda.get_device_properties(self.device).total_memory
@@ -192,9 +194,9 @@ class Restorer:
     def _restore_tile(self, crop: Array, place: tuple[int, int], counter: "_Counter", share: float) -> Array:
         """(h,w,c) float32 -> (sh,sw,c); in smaller tiles where memory runs out, then and from then on."""
         height, width = crop.shape[:2]
-        if max(height, width) > self._largest:
+        if max(height, width) > self.largest_tile:
             tiles = tiling.plan(
-                height, width, self._largest, min(self.tile_overlap, self._largest // 2), self.config.multiple
+                height, width, self.largest_tile, min(self.tile_overlap, self.largest_tile // 2), self.config.multiple
             )
             results = (
                 self._restore_tile(
@@ -208,7 +210,14 @@ class Restorer:
             return tiling.merge(tiles, results, self.scale)
         before = counter.begin(share)
         try:
-            result = self._apply(crop)
+            result = self._apply(crop, self.dtype)
+            if self.dtype != torch.float32 and not np.isfinite(result).all():
+                if not self._overflowed:
+                    log.warning(
+                        "%s gave no numbers in %s: such tiles are computed again in fp32", self.name, self.dtype
+                    )
+                self._overflowed, counter.done = True, before
+                result = self._apply(crop, torch.float32)
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -217,15 +226,14 @@ class Restorer:
                     f"out of memory on {self.device} even with tiles of {max(height, width)} pixels; close other"
                     " programs or use another --device"
                 ) from error
-            self._largest = max(MIN_TILE, max(height, width) // 2)
-            log.warning("out of memory on %s: going on with tiles of %d", self.device, self._largest)
+            self.largest_tile = max(MIN_TILE, max(height, width) // 2)
+            log.warning("out of memory on %s: going on with tiles of %d", self.device, self.largest_tile)
             counter.done = before
         else:
             if not np.isfinite(result).all():
                 raise RestorationError(
                     f"{self.name} gave values that are no numbers for the tile of {width}x{height} pixels at"
                     f" ({place[1]}, {place[0]}); the weights may be damaged: try another model with -m"
-                    + (", or --dtype fp32" if self.dtype != torch.float32 else "")
                 )
             return result
         if self.device.type == "cuda":  # only now, as the error held tensors
@@ -233,7 +241,7 @@ class Restorer:
         return self._restore_tile(crop, place, counter, share)
 
     @torch.inference_mode()
-    def _apply(self, crop: Array) -> Array:
+    def _apply(self, crop: Array, dtype: torch.dtype) -> Array:
         """The network's result for one tile; with `ensemble` the mean over the eight symmetries."""
         channels = crop.shape[2]
         image = torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1))).to(self.device)  # (c,h,w)
@@ -242,7 +250,7 @@ class Restorer:
         total: torch.Tensor | None = None
         for quarters, mirrored in TRANSFORMS if self.ensemble else TRANSFORMS[:1]:
             seen = torch.rot90(image.flip(3) if mirrored else image, quarters, (2, 3))
-            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
                 out = torch.rot90(self.model(seen), -quarters, (2, 3))
             out = out.flip(3) if mirrored else out
             total = out if total is None else total + out

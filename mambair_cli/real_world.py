@@ -16,7 +16,7 @@ from .resize import modcrop
 
 @dataclass(frozen=True)
 class Pass:
-    """Once through other people's hands (Real-ESRGAN, Wang et al. 2021, section 3): blur, resize, noise, JPEG.
+    """Once through other people's hands (Real-ESRGAN, Wang et al. 2021): blur, resize, noise, JPEG.
 
     blur: standard deviations in pixels of the kernel along its two axes, where it is a Gaussian or like one.
     resize: factor by which it shrinks or grows.
@@ -64,8 +64,8 @@ class Pass:
 class RealWorld(Degradation):
     """A photograph that was blurred, resized and compressed twice, then made `scale` times smaller than its truth.
 
-    The second-order degradation of Real-ESRGAN (Wang et al. 2021, figure 2) with the ranges of its appendix. The
-    result is H//scale x W//scale: images are cropped to a multiple first, as by `downscale`.
+    The second-order degradation of Real-ESRGAN (Wang et al. 2021) with its ranges, and plainer odds. The result is
+    H//scale x W//scale: images are cropped to a multiple first, as by `downscale`.
     """
 
     scale: int = 4
@@ -125,7 +125,7 @@ def _kernel(deviation: Range, rng: Generator) -> Float:
 
 
 def _sinc(rng: Generator) -> Float:
-    """A circular low-pass with the ringing of oversharpened photographs (Real-ESRGAN, equation 6)."""
+    """A circular low-pass with the ringing of oversharpened photographs (Wang et al. 2021)."""
     cutoff = rng.uniform(math.pi / 3, math.pi)
     x, y = _grid(rng)
     radius = np.maximum(np.hypot(x, y), 1e-6)

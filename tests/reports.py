@@ -27,6 +27,7 @@ def facts(*results, **changes):
         "dataset": "Set5",
         "folder": "data/Set5",
         "copy": "all 5 images, pixels as known",
+        "complete": True,
         "task": "upscale",
         "setting": "x4",
         "channel": "y",

@@ -5,12 +5,13 @@ from failing import fails
 from networks import network
 from restorers import PHOTO
 
+from mambair_cli import engine
 from mambair_cli.bench.candidates import Candidate
 from mambair_cli.bench.protocols import denoising, jpeg, super_resolution
 from mambair_cli.bench.tilers import restore_split
 from mambair_cli.checkpoints import find_checkpoint
-from mambair_cli.engine import load_restorer
-from mambair_cli.errors import CallError
+from mambair_cli.engine import Restorer, load_restorer
+from mambair_cli.errors import CallError, MemoryLimitError
 from mambair_cli.resize import bicubic, downscale
 from mambair_cli.weights import save_network, sha256
 
@@ -123,6 +124,30 @@ def test_measuring_tells_seconds_and_memory():
     assert np.array_equal(result, one.restore(LOW, (128, 96)))
     assert 0 < seconds < 60
     assert 50 * 2**20 < peak < 64 * 2**30
+
+
+def test_a_tiler_that_does_not_fit_is_no_silent_tile(monkeypatch):
+    limit = 40
+
+    def scarce(self, crop, dtype):
+        if max(crop.shape[:2]) > limit:
+            raise MemoryError
+        return np.repeat(np.repeat(crop, 2, 0), 2, 1)
+
+    monkeypatch.setattr(Restorer, "_apply", scarce)
+    monkeypatch.setattr(engine, "MIN_TILE", 20)
+    for tiler in ("whole", "published"):
+        one = candidate(tiler=tiler)
+        one._warm = True
+        fails(
+            lambda one=one: one.measure(LOW, (128, 96), lambda share: None),
+            MemoryLimitError,
+            tiler,
+            "change the result",
+        )
+    one = candidate()
+    one._warm = True
+    assert one.measure(LOW, (128, 96), lambda share: None)[0].shape == (128, 96, 3)
 
 
 def test_models_that_do_not_fit(stored):

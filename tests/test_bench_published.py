@@ -1,8 +1,9 @@
 import csv
 from pathlib import Path
 
-from mambair_cli.bench.published import COMPLEXITY, PUBLISHED, published
+from mambair_cli.bench.published import COMPLEXITY, published
 from mambair_cli.bench.sets import set_named
+from mambair_cli.registry import PUBLISHED
 
 
 def rows(path: Path):

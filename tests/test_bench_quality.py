@@ -206,9 +206,11 @@ def known(folder, monkeypatch):
 def test_a_known_set_is_checked_and_stands_beside_what_is_published(known):
     facts = bench("Toy", scale=2)
     assert facts["copy"] == "all 3 images, pixels as known"
+    assert facts["complete"]
     assert facts["folder"] == str(known)
     assert [row["method"] for row in facts["published"]] == ["CARN"]
-    assert bench("Toy", scale=2, images=2)["copy"] == "2 images"
+    part = bench("Toy", scale=2, images=2)
+    assert (part["copy"], part["complete"]) == ("2 images", False)
     write_image(known / "a.png", Image(CROPS["a"] ^ 1))
     assert "not the pixels" in bench("Toy", scale=2)["copy"]
     (known / "c.png").unlink()

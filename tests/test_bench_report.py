@@ -65,7 +65,9 @@ def test_what_a_reader_has_to_know():
     assert any("Y resized alone" in note for note in notes)
     assert any("--tiler published" in note for note in notes)
     assert not any("--tiler" in note for note in report.footnotes({**FACTS, "tiler": "published"}))
-    assert len(report.footnotes({**FACTS, "published": []})) == 2
+    assert not any("whole set" in note for note in notes)
+    assert any("whole set" in note for note in report.footnotes({**FACTS, "complete": False}))
+    assert len(report.footnotes({**FACTS, "published": [], "complete": False})) == 2
     assert not any("Y resized" in note for note in report.footnotes({**FACTS, "setting": "q10"}))
 
 

@@ -212,6 +212,11 @@ def test_what_is_fetched_must_be_what_is_known(shop, monkeypatch):
 def test_what_cannot_be_fetched(shop, monkeypatch):
     shop[1].script.append(answer(404))
     fails(lambda: download_set("Toy"), DownloadError, "404", "a.png")
+    fails(
+        lambda: find_set("Toy"), CallError, "Toy is not in", "mambair bench download Toy"
+    )  # what is not whole is not there
+    download_set("Toy")
+    assert find_set("Toy")[1].name == "Toy"
     monkeypatch.setattr(sets, "SETS", SETS)
     fails(lambda: download_set("Urban100"), CallError, "cannot be fetched", "SelfExSR", "Creative Commons")
     fails(lambda: download_set("Toy"), CallError, "Toy is no data set", "Kodak24")

@@ -121,7 +121,7 @@ def test_python_m(folder):
         (
             "upscale",
             "INPUT --output -o --scale -s --model -m --glob --overwrite --format --quality --suffix --tile"
-            " --tile-overlap --device --backend --offline --json",
+            " --tile-overlap --device --backend --offline --quiet -q --json",
         ),
         ("models", "list info pull verify path convert import remove"),
         ("models list", "--task --markdown --json"),

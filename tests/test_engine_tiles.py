@@ -347,9 +347,29 @@ def test_results_that_are_no_numbers():
     plan = r.plan(64, 100)
     place = f"({plan.lefts[-1]}, {plan.tops[-1]})"
     fails(lambda: r.restore(image), RestorationError, "small", f"{plan.tile_width}x{plan.tile_height}", place)
-    r.dtype = torch.float16
-    fails(lambda: r.restore(image), RestorationError, "--dtype fp32")
     assert place == "(61, 28)"
+
+
+def test_a_tile_that_half_precision_cannot_hold_is_computed_again(caplog):
+    class Overflows(Local):
+        def forward(self, image):
+            half = torch.is_autocast_enabled("cpu")
+            calls.append(half)
+            return super().forward(image) * (float("inf") if half and image.max() == 1 else 1)
+
+    calls, shares = [], []
+    image = np.zeros((64, 100), np.uint8)
+    image[60, 95] = image[3, 3] = 255
+    r = restorer(Overflows(), tile=40)
+    expected = r.restore(image)
+    calls.clear()
+    r.dtype = torch.bfloat16
+    np.testing.assert_array_equal(r.restore(image, shares.append), expected)
+    assert calls.count(False) == 2  # the two tiles with something in them
+    assert calls.count(True) == len(r.plan(64, 100).boxes)
+    assert [record.getMessage() for record in caplog.records if "fp32" in record.getMessage()] == [
+        "small gave no numbers in torch.bfloat16: such tiles are computed again in fp32"
+    ]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("sizes do not match"), KeyboardInterrupt(), ValueError("no")])

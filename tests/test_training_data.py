@@ -267,6 +267,10 @@ def test_the_loader_hands_errors_on():
 def test_the_loader_works_ahead_of_the_loop():
     made = []
     loader = Loader(lambda iteration, *_: made.append(iteration), (Part(i, range(1), 8) for i in range(9)), 2)
-    time.sleep(0.2)
+    for _ in range(500):
+        if len(made) == 3:
+            break
+        time.sleep(0.01)
+    time.sleep(0.05)
     assert sorted(made) == [0, 1, 2]  # and no further
     loader.close()

@@ -22,7 +22,9 @@ from training import (
     write_photos,
 )
 
-from mambair_cli.bench import quality
+from mambair_cli.bench.candidates import Candidate
+from mambair_cli.bench.quality import open_benchmark
+from mambair_cli.bench.quality import run as measure
 from mambair_cli.errors import CallError
 from mambair_cli.metrics import psnr
 from mambair_cli.training import checkpoints
@@ -123,8 +125,10 @@ def test_validation_has_the_figure_of_the_benchmark(photos, tmp_path):
     for name in ("photo0.png", "osprey1.png"):
         (tmp_path / "val" / name).write_bytes((photos / name).read_bytes())
     train(recipe(iterations=1), photos, tmp_path / "run", val=tmp_path / "val")
-    facts = quality(str(tmp_path / "run" / "model.safetensors"), tmp_path / "val", 2, device="cpu")
-    assert read_log(tmp_path / "run")[0]["psnr_y"] == pytest.approx(facts["mean"]["psnr_y"], abs=1e-9)
+    benchmark = open_benchmark(str(tmp_path / "val"), scale=2)
+    network = Candidate(str(tmp_path / "run" / "model.safetensors"), benchmark.protocol, "whole", device="cpu")
+    _, result = measure(benchmark, [network])["results"]
+    assert read_log(tmp_path / "run")[0]["psnr_y"] == pytest.approx(result["mean"]["psnr"], abs=1e-9)
 
 
 def test_the_best_weights_are_kept(photos, tmp_path, monkeypatch):
@@ -198,9 +202,21 @@ def test_damaged_images_are_skipped_with_the_reason(photos, tmp_path, capsys):
     for i in range(10):
         (folder / f"{i}.png").write_bytes(good if i % 2 else good[:400])
     train(recipe(iterations=20, validation=4), folder, tmp_path / "out")
-    skipped = [line for line in capsys.readouterr().err.splitlines() if line.startswith("skipped: ")]
+    lines = capsys.readouterr().err.splitlines()
+    skipped = [line for line in lines if line.startswith("skipped: ")]
     expected = [str(folder / f"{i}.png") for i in range(0, 10, 2)]
     assert sorted(line.split(": ")[1] for line in skipped) == expected
+
+
+def test_of_many_that_are_skipped_some_are_named(photos, tmp_path, capsys):
+    for path in photos.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    for i in range(30):
+        (tmp_path / f"{i}.png").touch()
+    train(recipe(iterations=1), tmp_path, tmp_path / "out", val=photos)
+    lines = capsys.readouterr().err.splitlines()
+    assert len([line for line in lines if line.startswith("skipped: ")]) == 10
+    assert "images skipped in all: 30" in lines
 
 
 # The arithmetic
@@ -270,7 +286,9 @@ def test_recomputing_blocks_changes_nothing_but_memory(photos, tmp_path):
 def test_bf16_is_close(photos, tmp_path):
     for precision in ("fp32", "bf16"):
         train(recipe(iterations=2), photos, tmp_path / precision, settings=Settings("cpu", precision))
-    fp32, bf16 = (read_log(tmp_path / name)[0]["loss"] for name in ("fp32", "bf16"))
+    fp32, bf16 = (
+        read_log(tmp_path / name)[-1]["loss"] for name in ("fp32", "bf16")
+    )  # the first loss is before any step
     assert fp32 != bf16
     assert fp32 == pytest.approx(bf16, rel=0.01)
     assert load_file(tmp_path / "bf16" / "model.safetensors")["norm.weight"].dtype == torch.float32

@@ -67,8 +67,11 @@ class FullPrecisionConv(nn.Conv2d):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B,C,H,W) -> (B,M,H',W')."""
+        image = image.to(self.weight.dtype)
+        if image.device.type == "meta":  # which counts operations and knows no autocast
+            return super().forward(image)
         with torch.autocast(image.device.type, enabled=False):
-            return super().forward(image.to(self.weight.dtype))
+            return super().forward(image)
 
 
 class Pointwise(nn.Conv2d):

@@ -11,7 +11,7 @@ from ..checkpoints import find_checkpoint
 from ..datasets import Pixels
 from ..devices import peak_memory, reset_peak_memory
 from ..engine import Progress, load_restorer
-from ..errors import CallError
+from ..errors import CallError, MemoryLimitError
 from ..registry import model_named
 from ..resize import bicubic
 from ..weights import sha256
@@ -105,11 +105,17 @@ class Candidate:
         return self.restorer.restore(np.ascontiguousarray(image), progress, squeeze=False)
 
     def measure(self, image: Array, size: tuple[int, ...], progress: Progress) -> tuple[Pixels, float, int]:
-        """As `restore`, with the seconds it took and the peak of memory (of the process or the GPU, in bytes)."""
+        """As `restore`, with the seconds it took and the peak of memory (of the process or the GPU, in bytes).
+
+        Raises MemoryLimitError also where a tiler that was asked for does not fit.
+        """
         if not self._warm:  # kernels are loaded and memory is taken once
             self.restorer.restore(np.zeros((64, 64, 3), np.uint8))
             self._warm = True
         reset_peak_memory(self.restorer.device)
-        started = time.perf_counter()
+        started, largest = time.perf_counter(), self.restorer.largest_tile
         result = self.restore(image, size, progress)
-        return result, time.perf_counter() - started, peak_memory(self.restorer.device)
+        seconds = time.perf_counter() - started
+        if self.tiler != "auto" and self.restorer.largest_tile < largest:
+            raise MemoryLimitError(f"--tiler {self.tiler} does not fit into memory, and tiles would change the result")
+        return result, seconds, peak_memory(self.restorer.device)

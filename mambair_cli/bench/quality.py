@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ import torch
 
 from .. import __version__
 from ..datasets import Pixels
+from ..engine import Progress
 from ..errors import CallError, ImageError
 from ..image_io import Image, write_image
 from ..metrics import scores
@@ -120,37 +122,29 @@ def run(
         raise CallError(f"two models are called {next(n for n in names if names.count(n) > 1)}; rename a file")
     started, network = time.perf_counter(), 0.0
     protocol, hashes = benchmark.protocol, []
-    scorer = _Scorer(protocol, {name: load_distance(name) for name in metrics}, Cache(cache), fresh, save)
+    distances = {name: load_distance(name) for name in metrics}
     rows: dict[str, list[Future[Facts]]] = {name: [] for name in (protocol.baseline, *names)}
     done, total = 0, sum(benchmark.pixels)
     workers = min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
+    with closing(Cache(cache)) as kept, ThreadPoolExecutor(workers) as pool:
+        scorer = _Scorer(protocol, distances, kept, fresh, save)
         samples = _prefetch(pool, lambda source: load_sample(source, protocol), benchmark.sources, AHEAD * workers)
         for sample, pixels in zip(samples, benchmark.pixels, strict=True):
             hashes.append(sample.pixels)
             rows[protocol.baseline].append(pool.submit(scorer.baseline, sample))
             for i, candidate in enumerate(candidates):
 
-                def report(share: float, i: int = i, candidate: Candidate = candidate, sample: Sample = sample) -> None:
-                    part = (i + share) / len(candidates)
-                    progress((done + pixels * part) / total, f"{candidate.name} {sample.name}")  # noqa: B023
+                def report(share: float, i: int = i, label: str = f"{candidate.name} {sample.name}") -> None:
+                    progress((done + pixels * (i + share) / len(candidates)) / total, label)  # noqa: B023
 
                 report(0.0)
-                key = scorer.key(sample, candidate.settings(sample.input))
-                if found := scorer.finished(key, candidate.name, sample.name):
-                    future: Future[Facts] = Future()
-                    future.set_result(found)
-                else:
-                    restored, seconds, peak = candidate.measure(sample.input, sample.truth.shape[:2], report)
-                    network += seconds
-                    cost = {"seconds": seconds, "peak_memory": peak}
-                    future = pool.submit(scorer.score, key, candidate.name, sample, restored, cost)
+                future, seconds = scorer.result(pool, candidate, sample, report)
                 rows[candidate.name].append(future)
+                network += seconds
             done += pixels
             if len(hashes) > AHEAD * workers:  # or restored images would pile up before slow metrics
                 for futures in rows.values():
                     futures[-AHEAD * workers].result()
-    scorer.cache.close()
     results = [_summary({"name": name}, [future.result() for future in futures]) for name, futures in rows.items()]
     for result, candidate in zip(results[1:], candidates, strict=True):
         result |= candidate.facts
@@ -160,6 +154,7 @@ def run(
         "dataset": benchmark.name,
         "folder": str(benchmark.folder),
         "copy": describe_copy(benchmark.row, hashes) if benchmark.row and benchmark.whole else f"{len(hashes)} images",
+        "complete": benchmark.row is not None and len(hashes) == benchmark.row.images,
         "task": protocol.task,
         "setting": protocol.setting,
         "channel": protocol.channel,
@@ -218,6 +213,19 @@ class _Scorer:
         return self.finished(key, self.protocol.baseline, sample.name) or self.score(
             key, self.protocol.baseline, sample, image, {}
         )
+
+    def result(
+        self, pool: ThreadPoolExecutor, candidate: Candidate, sample: Sample, report: Progress
+    ) -> tuple[Future[Facts], float]:
+        """The row of a network for an image, to be measured in the pool, and the seconds that the network took now."""
+        key = self.key(sample, candidate.settings(sample.input))
+        if found := self.finished(key, candidate.name, sample.name):
+            future: Future[Facts] = Future()
+            future.set_result(found)
+            return future, 0.0
+        restored, seconds, peak = candidate.measure(sample.input, sample.truth.shape[:2], report)
+        cost = {"seconds": seconds, "peak_memory": peak}
+        return pool.submit(self.score, key, candidate.name, sample, restored, cost), seconds
 
     def score(self, key: str, name: str, sample: Sample, restored: Pixels, cost: Facts) -> Facts:
         """Measure, keep and save one result; its row."""

@@ -102,6 +102,8 @@ def footnotes(facts: Facts) -> list[str]:
         notes.append(
             "Published bicubic figures were made with Y resized alone; RGB is resized here: up to 0.09 dB apart."
         )
+    if facts["published"] and not facts["complete"]:
+        notes.append("The published figures are of the whole set, the measured ones of what is here.")
     if facts["published"] and facts["tiler"] != "published":
         notes.append("The published MambaIR figures were made in parts: --tiler published.")
     return notes

@@ -296,14 +296,17 @@ def download_set(name: str, progress: Callable[[float, str], None] = lambda shar
         raise CallError(f"{name} is no data set; the known ones are {', '.join(row.name for row in SETS)}")
     if not row.download:
         raise CallError(f"{row.name} cannot be fetched for you: {_how_to_get(row)}")
-    folder = _downloads() / row.name
-    (folder / "HR").mkdir(parents=True, exist_ok=True)
+    folder, partial = _downloads() / row.name, _downloads() / "partial" / row.name
+    if folder.is_dir():
+        return folder
+    partial.mkdir(parents=True, exist_ok=True)
     for i, file in enumerate(row.names):
         progress(i / len(row.names), file)
-        if not (folder / "HR" / file).is_file():
-            download(row.download.format(file), folder / "HR" / file, limit=LARGEST_IMAGE)
-    if digest_of(hash_of(read_rgb(path)) for path in list_images(folder)) != row.digest:
-        raise ImageError(f"{folder}: what was fetched is not the {row.name} that is known; get it from {row.source}")
+        if not (partial / file).is_file():
+            download(row.download.format(file), partial / file, limit=LARGEST_IMAGE)
+    if digest_of(hash_of(read_rgb(path)) for path in list_images(partial)) != row.digest:
+        raise ImageError(f"{partial}: what was fetched is not the {row.name} that is known; get it from {row.source}")
+    partial.replace(folder)
     return folder
 
 

@@ -95,8 +95,10 @@ def command(task: Task) -> Callable[..., None]:
             str, typer.Option(help="Of convolutions and linear layers: auto (fp16 on a GPU), fp32, fp16 or bf16.")
         ] = "auto",
         offline: Offline = False,
+        quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, and no advice on inputs.")] = False,
         as_json: Json = False,
     ) -> None:
+        from ..advice import Advisor
         from ..batch import Batch
         from ..image_io import MAX_PIXELS
         from ..jobs import find_jobs
@@ -116,7 +118,7 @@ def command(task: Task) -> Callable[..., None]:
 
             if row:
                 check_task(task.name, row.name, row.task, row.scale)
-                fetch(row, as_json)
+                fetch(row, as_json or quiet)
             options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha, dtype)
             return Upscaler(model, options, task.name)
 
@@ -165,8 +167,10 @@ def command(task: Task) -> Callable[..., None]:
                 say(message)
 
         try:
-            with progress_bar(as_json) as progress:
+            with progress_bar(as_json or quiet) as progress:
                 batch = Batch(upscaler, size, quality, manifest, overwrite, max_pixels or MAX_PIXELS)
+                if not quiet and (row or not model):  # of a file nobody knows what it was trained for
+                    batch.advise = Advisor(task.name, row or find_models(task.name, factor or 1)[0])
                 batch.run(jobs, done, progress)
         finally:  # an interrupt ends after saying what is done; under torchrun, one process has the records
             facts["model"] = ", ".join(upscaler.restorers)

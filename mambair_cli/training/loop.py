@@ -34,6 +34,7 @@ CHECKPOINT_SECONDS = 300
 LOG_ENTRIES, VALIDATIONS = 500, 25  # of a run
 VALIDATION_CROP = 192  # degraded pixels a side of images held out, so that a validation takes seconds
 BAD_STEPS = 10  # in a row end the run
+SHOWN = 10  # images that are skipped, with the reason
 CACHE_SHARE = 0.5  # of the free memory, for decoded images
 
 
@@ -171,7 +172,8 @@ def train(
     else:
         notes.append(start_weights(model, config, init))
     pairs, validation, skipped = open_data(config, folders, settings)
-    notes += [f"skipped: {reason}" for reason in skipped]
+    notes += [f"skipped: {reason}" for reason in skipped[:SHOWN]]
+    notes += [f"images skipped in all: {len(skipped)}"] if skipped else []
     if settings.recompute:
         recompute_blocks(model)
     model = model.to(engine.device, dtype)

@@ -36,4 +36,4 @@ def save(figure: Any, path: Path) -> None:
 def bare(axes: Any, title: str) -> None:
     """Axes of an image: without ticks, with a line below."""
     axes.set(xticks=[], yticks=[])
-    axes.set_xlabel(title, fontsize=9)
+    axes.set_xlabel(title, fontsize=8)

@@ -76,7 +76,7 @@ def areas(magnitude: Map, shares: Iterable[float] = SHARES) -> list[float]:
 
 def draw(fields: Sequence[tuple[str, Map, Map]], path: Path) -> None:
     """Write a panel for each (name, magnitudes, fourth roots), with the areas below."""
-    figure, axes = canvas.panels(1, len(fields), 3.2 * len(fields), 3.9)
+    figure, axes = canvas.panels(1, len(fields), 3.4 * len(fields) + 0.9, 4)
     image: Any = None
     for ax, (name, magnitude, rooted) in zip(axes[0], fields, strict=True):
         image = ax.imshow(rooted / rooted.max(), cmap="viridis", vmin=0, vmax=1)

@@ -1,0 +1,80 @@
+"""What a user should know of an input that is not like those a model was trained for: one line, with a better command.
+
+Judged from estimates of noise, JPEG compression and sharpness; limits that clean photographs seldom reach.
+"""
+
+import shlex
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .estimate import bandwidth, jpeg_quality, noise_sigma
+from .registry import BICUBIC, MODELS, REAL, Model
+
+NOISY = 5.0  # sigma of 255, from which on noise is enlarged visibly
+COMPRESSED = 80  # JPEG quality, down from which blocks and ringing are
+SOFT = 0.55  # share of the frequencies up to which an enlarged or blurred image holds anything
+STRONGER = 1.5  # times what a model was trained for
+
+
+@dataclass
+class Advisor:
+    """Looks at the inputs of a run until there is advice to give, which it gives once.
+
+    Attributes:
+        task: the command. model: what it runs. done: whether the advice has been given.
+    """
+
+    task: str
+    model: Model
+    done: bool = False
+
+    def __call__(self, pixels: NDArray[np.generic], name: str) -> str | None:
+        """The advice on an image, if there is any; to look takes about 0.1 s.
+
+        Args:
+            pixels: as `image.Image` holds them.
+            name: of the file, as in the command.
+        """
+        advice = None if self.done else self._look(pixels, shlex.quote(name))
+        self.done = self.done or advice is not None
+        return advice and f"{name}: {advice}"
+
+    def _look(self, pixels: NDArray[np.generic], name: str) -> str | None:
+        model, level = self.model, self.model.level
+        if self.task == "derain" or (self.task == "upscale" and model.degradation != BICUBIC):
+            return None
+        sigma = noise_sigma(pixels) or 0.0
+        quality = None if sigma >= NOISY else jpeg_quality(pixels)  # noise hides it
+        noise = f"looks noisy (sigma about {sigma:.0f} of 255)" if sigma >= NOISY else None
+        jpeg = f"looks compressed as JPEG (quality about {quality})" if quality and quality <= COMPRESSED else None
+        if self.task == "upscale":
+            if noise:
+                return f"{noise}, which {model.name} enlarges with the rest; first: {_better('denoise', sigma, name)}"
+            if jpeg and quality:
+                return f"{jpeg}, which {model.name} enlarges with the rest; first: {_better('dejpeg', quality, name)}"
+            share = bandwidth(pixels)
+            if share is not None and share < SOFT:
+                real = min((m for m in MODELS if m.degradation == REAL), key=lambda m: not m.bundled)
+                soft = f"looks blurred or enlarged before (no detail finer than {share:.0%} of what its size can hold)"
+                return f"{soft}, which {model.name} does not mend; better: mambair upscale {name} -m {real.name}"
+        elif self.task == "denoise":
+            if jpeg and quality:
+                return f"{jpeg} rather than noisy; better: {_better('dejpeg', quality, name)}"
+            if level and sigma > STRONGER * level:
+                return f"{noise}, more than {model.name} was trained for; better: {_better('denoise', sigma, name)}"
+        elif noise:
+            return f"{noise} rather than compressed as JPEG; better: {_better('denoise', sigma, name)}"
+        elif level and quality and STRONGER * quality < level:
+            return f"{jpeg}, more than {model.name} was trained for; better: {_better('dejpeg', quality, name)}"
+        return None
+
+
+def _better(task: str, level: float, name: str) -> str:
+    """The command of a task for a level of its degradation: with what is bundled, else the nearest model."""
+    models = [model for model in MODELS if model.task == task]
+    if any(model.bundled for model in models):
+        return f"mambair {task} {name}"
+    nearest = min((m for m in models if m.level), key=lambda model: abs((model.level or 0) - level))
+    return f"mambair {task} {name} -m {nearest.name}"
