@@ -29,18 +29,19 @@ CLASSIC = {"channels": 360, "N": 16, "R": 12}
 KERNELS = {"chunk_ends", "carry", "outputs", "gradients"}
 
 
-def launches(monkeypatch, target, dtype=torch.float32, **shape):
-    """All different kernels that forward and backward launch, as (function, arguments by name, warps)."""
+def launches(monkeypatch, target, H=4, W=8, dtype=torch.float32, **shape):
+    """All different kernels that forward and backward launch, as (function, types by name, constants, warps)."""
     made = {}
 
     def record(function, *arguments, grid, warmup, num_warps, **constants):
-        named = dict(zip(function.arg_names, arguments, strict=False)) | constants
+        named = dict(zip(function.arg_names, arguments, strict=False))
+        constants |= {k: v for k, v in named.items() if type(v) is int and v == 1}  # as Triton does
         types = {k: TYPES[getattr(v, "dtype", type(v))] for k, v in named.items() if k not in constants}
         made[f"{function.__name__} {sorted(constants.items(), key=str)}"] = function, types, constants, num_warps
 
     monkeypatch.setattr(triton.runtime.jit.JITFunction, "run", record)
     monkeypatch.setattr(scan_triton, "_hardware", lambda device: (100, target.warp_size))
-    inputs = scan_inputs(4, 8, **shape)
+    inputs = scan_inputs(H, W, **shape)
     inputs[0] = inputs[0].to(dtype)
     y, states = scan_triton.forward(*inputs, True)
     scan_triton.backward(torch.zeros_like(y), *inputs, states)
@@ -85,6 +86,11 @@ def assert_compiles(monkeypatch, tmp_path, target, **shape):
 @pytest.mark.parametrize("target", TARGETS)
 def test_kernels_of_the_light_net_compile(monkeypatch, tmp_path, target):
     assert_compiles(monkeypatch, tmp_path, TARGETS[target], **LIGHT)
+
+
+def test_kernels_compile_for_sizes_of_one(monkeypatch, tmp_path):
+    """Triton compiles numbers that are 1 as constants."""
+    assert_compiles(monkeypatch, tmp_path, TARGETS["sm_90"], H=1, W=1, channels=1, N=2, R=2, K=1)
 
 
 @pytest.mark.long

@@ -29,7 +29,7 @@ from .triton_kernels import carry, chunk_ends, gradients, outputs
 FORWARD_CHUNK = (8, 256)  # shortest and longest, in steps
 BACKWARD_CHUNK = 8  # steps, whose states the registers hold
 WARPS = 16  # of a processor, which hide each other's latency
-CARRY_LANES, CARRY_AHEAD = 128, 16  # lanes of a program, and chunks that are loaded at once
+CARRY_WARPS, CARRY_AHEAD = 4, 16  # of a program, and chunks that are loaded at once
 HELD = 44  # numbers of a channel, 2N + R, up to which a lane has registers for two channels
 LARGEST_INDEX = 2**31  # from there on, of 64 bits
 
@@ -71,9 +71,10 @@ def _constants(pixels: int, dt_weight: Tensor, A_log: Tensor, lanes: int) -> dic
 
 def _carry_over(ends: Tensor, sums: Tensor, A_log: Tensor, first_k: int, flip: bool) -> None:
     batch, K, chunks, N, channels = ends.shape
-    grid = (triton.cdiv(N * channels, CARRY_LANES), K, batch)
-    constants = {"N": N, "BLOCK": CARRY_LANES, "AHEAD": CARRY_AHEAD, "num_warps": 4}
-    carry[grid](ends, sums, A_log, channels, chunks, first_k, int(flip), **constants)
+    block = CARRY_WARPS * _hardware(ends.device)[1]
+    constants = {"N": N, "BLOCK": block, "AHEAD": CARRY_AHEAD, "num_warps": CARRY_WARPS}
+    programs = triton.cdiv(N * channels, block)
+    carry[programs, K, batch](ends, sums, A_log, channels, chunks, first_k, int(flip), **constants)
 
 
 def forward(

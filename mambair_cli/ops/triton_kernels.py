@@ -3,9 +3,9 @@
 Arrays are flat and channels-last; D channels, N states, R the rank of dt, K directions, L = H * W pixels. X_DBL holds
 its numbers in pairs, as integers of 64 bits that one load fetches; so R and N are even.
 
-A program is one warp with BLOCK lanes, one a thread; a lane reads back only what it wrote itself. What a lane holds of
-several channels, states or steps is a tuple of blocks rather than a block of two dimensions, which the compiler would
-spread over the lanes.
+A program has BLOCK lanes, one a thread, of one warp (`carry`: of several); a lane reads back only what it wrote
+itself. What a lane holds of several channels, states or steps is a tuple of blocks rather than a block of two
+dimensions, which the compiler would spread over the lanes.
 """
 
 import triton
