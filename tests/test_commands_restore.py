@@ -217,7 +217,7 @@ def test_any_size(call, folder, options, size, model, name):
 def test_options_of_the_engine(call, folder, monkeypatch):
     made, original = [], upscaler.Upscaler
     monkeypatch.setattr(upscaler, "Upscaler", lambda *arguments: made.append(arguments) or original(*arguments))
-    amounts = {"4GB": 4 * 2**30, "1.5 gib": 3 * 2**29, "900m": 900 * 2**20, "3000000kB": 3072 * 10**6}
+    amounts = {"4GB": 4 * 2**30, "7.5 gib": 15 * 2**29, "9000m": 9000 * 2**20, "9000000kB": 9216 * 10**6}
     for text, amount in amounts.items():
         upscale(call, "photo.png", "-s", 2, "-o", "out.png", "--memory-limit", text)
         assert made.pop()[1].memory_limit == amount
