@@ -199,7 +199,8 @@ def test_a_tile_that_is_asked_for_is_taken_whatever_is_free(monkeypatch, tile):
 def test_larger_networks_are_estimated_larger(form, key, values, backend):
     models = [network(form, **{key: value}) for value in values]
     estimates = [restorer(model, backend=backend).bytes_per_pixel() for model in models]
-    assert estimates == sorted(set(estimates))
+    assert estimates == sorted(estimates)  # some equal, as the larger of the scan and the tail counts
+    assert estimates[0] < estimates[-1]
 
 
 PEAK = """
