@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .estimate import bandwidth, jpeg_quality, noise_sigma
-from .registry import BICUBIC, MODELS, REAL, Model
+from .registry import CAMERA, MODELS, REAL, Model
 
 NOISY = 5.0  # sigma of 255, from which on noise is enlarged visibly
+FAINT = 2.0  # sigma below which there is nothing to take out
 COMPRESSED = 80  # JPEG quality, down from which blocks and ringing are
 SOFT = 0.55  # share of the frequencies up to which an enlarged or blurred image holds anything
 STRONGER = 1.5  # times what a model was trained for
@@ -42,8 +43,8 @@ class Advisor:
         return advice and f"{name}: {advice}"
 
     def _look(self, pixels: NDArray[np.generic], name: str) -> str | None:
-        model, level = self.model, self.model.level
-        if self.task == "derain" or (self.task == "upscale" and model.degradation != BICUBIC):
+        model, levels = self.model, self.model.levels
+        if self.task == "derain" or model.degradation in (REAL, CAMERA):
             return None
         sigma = noise_sigma(pixels) or 0.0
         quality = None if sigma >= NOISY else jpeg_quality(pixels)  # noise hides it
@@ -57,16 +58,20 @@ class Advisor:
             share = bandwidth(pixels)
             if share is not None and share < SOFT:
                 real = min((m for m in MODELS if m.degradation == REAL), key=lambda m: not m.bundled)
+                how = "--degradation real" if real.bundled else f"-m {real.name}"
                 soft = f"looks blurred or enlarged before (no detail finer than {share:.0%} of what its size can hold)"
-                return f"{soft}, which {model.name} does not mend; better: mambair upscale {name} -m {real.name}"
+                return f"{soft}, which {model.name} does not mend; better: mambair upscale {name} {how}"
         elif self.task == "denoise":
             if jpeg and quality:
                 return f"{jpeg} rather than noisy; better: {_better('dejpeg', quality, name)}"
-            if level and sigma > STRONGER * level:
+            if sigma < FAINT and any(m.bundled and m.degradation == CAMERA for m in MODELS):
+                real = f"for the noise of cameras, which cannot be measured: mambair denoise {name} --noise real"
+                return f"shows hardly any even noise (sigma about {sigma:.0f} of 255); {real}"
+            if levels and not model.bundled and sigma > STRONGER * levels[1]:
                 return f"{noise}, more than {model.name} was trained for; better: {_better('denoise', sigma, name)}"
         elif noise:
             return f"{noise} rather than compressed as JPEG; better: {_better('denoise', sigma, name)}"
-        elif level and quality and STRONGER * quality < level:
+        elif levels and quality and not model.bundled and STRONGER * quality < levels[0]:
             return f"{jpeg}, more than {model.name} was trained for; better: {_better('dejpeg', quality, name)}"
         return None
 
@@ -76,5 +81,5 @@ def _better(task: str, level: float, name: str) -> str:
     models = [model for model in MODELS if model.task == task]
     if any(model.bundled for model in models):
         return f"mambair {task} {name}"
-    nearest = min((m for m in models if m.level), key=lambda model: abs((model.level or 0) - level))
+    nearest = min((m for m in models if m.levels), key=lambda m: abs((m.levels or (0, 0))[0] - level))
     return f"mambair {task} {name} -m {nearest.name}"

@@ -202,14 +202,15 @@ class Batch:
                 if self.manifest:
                     job.target.parent.mkdir(parents=True, exist_ok=True)
                 check_writable(job.target, self.size.of(height, width))
+            record.level = self.upscaler.measure(image)
             record.notes += filter(None, [self.advise(image.pixels, record.input)])
             return image
 
     def _compute(self, image: Image, record: Record, report: Callable[[float], None]) -> Image:
         with _timed(record):
             height, width = image.pixels.shape[:2]
-            record.tiles = self.upscaler.tiles(self.size, height, width)
-            result = self.upscaler.restore_image(image, self.size, report)
+            record.tiles = self.upscaler.tiles(self.size, height, width, record.level)
+            result = self.upscaler.restore_image(image, self.size, report, record.level)
             record.size_out = [result.pixels.shape[1], result.pixels.shape[0]]
             return result
 

@@ -1,10 +1,10 @@
 """What an image has suffered, told from its pixels in a few hundredths of a second: noise, JPEG, enlargement."""
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
-import PIL.Image
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
@@ -121,19 +121,19 @@ def jpeg_quality(pixels: NDArray[np.generic]) -> int | None:
     return _best(QUALITIES, evidence if evidence.max() > 0.8 * best else -distance)  # the other tables are foreign
 
 
-def stored_quality(image: PIL.Image.Image) -> int | None:
-    """The quality, on the scale of the Independent JPEG Group, that the tables of a JPEG file stand for.
+def stored_quality(quantization: Sequence[int]) -> int:
+    """The quality, on the scale of the Independent JPEG Group, that a table of a JPEG file stands for.
 
     Args:
-        image: as `PIL.Image.open` gives it; its pixels are not read.
+        quantization: the 64 steps for luma, row by row.
 
     Returns:
-        1..100, of foreign tables the nearest one; None where the file is no JPEG.
+        1..100, of foreign tables the nearest one.
+
+    Raises:
+        ValueError: they are not 64.
     """
-    tables = getattr(image, "quantization", None)
-    if not tables:
-        return None
-    stored = np.array(tables[min(tables)], float).reshape(8, 8)
+    stored = np.array(quantization, float).reshape(8, 8)
     qualities, (i, j) = np.arange(1, 101), np.transpose(FREQUENCIES)
     distances = np.abs(np.log(stored / _tables(qualities)))
     return _best(qualities, -distances[:, i, j].sum(1) - 1e-3 * distances.sum((1, 2)))  # what is seen most, first

@@ -26,6 +26,7 @@ class Image:
     xmp: Adobe's metadata, an XML packet.
     dpi: pixels an inch across and down, 1..65535.
     text: texts by the keywords of PNG, such as Description or Comment.
+    quantization: of a JPEG file, the 64 steps for luma, row by row.
     notes: what of the file was not read, one line each.
     """
 
@@ -36,6 +37,7 @@ class Image:
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
     text: Mapping[str, str] = field(default_factory=dict)
+    quantization: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

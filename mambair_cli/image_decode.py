@@ -79,7 +79,7 @@ def _decode(data: bytes, max_pixels: int) -> Image:
     if tags and _is_deep_tiff(tags):
         _check_pixels((*tags.numbers(exif.WIDTH), *tags.numbers(exif.HEIGHT)), max_pixels)
         pixels, alpha = _from_deep_tiff(data, tags)
-        format, several, turn = "TIFF", tags.next > 0, 1
+        format, several, turn, tables = "TIFF", tags.next > 0, 1, {}
     else:
         PIL.Image.init()
         safe = [name for name in PIL.Image.ID if name != "EPS"]  # that runs Ghostscript
@@ -89,6 +89,7 @@ def _decode(data: bytes, max_pixels: int) -> Image:
             several = getattr(file, "is_animated", False) and format != "PSD"  # whose layers are no frames
             pixels, alpha = _samples(data, file)
             turn = _orientation(file)
+            tables = getattr(file, "quantization", None) or {}
     if tags:
         info = _tiff_info(tags)
     notes = []
@@ -99,11 +100,13 @@ def _decode(data: bytes, max_pixels: int) -> Image:
     if pixels.dtype == np.uint8 and (bits := _bits(format, data, tags)) > 8:
         notes.append(f"its samples of {bits} bits are reduced to 8")
     metadata = _metadata(format, info, turn)
+    luma = tuple(tables[min(tables)]) if tables else ()
     profile, space = info.get("icc_profile"), b"GRAY" if pixels.ndim == 2 else b"RGB "
     return Image(
         _upright(pixels, turn),
         None if alpha is None else _upright(alpha, turn),
         profile if profile and profile[16:20] == space else None,
+        quantization=luma if len(luma) == 64 and min(luma) > 0 else None,
         **metadata | {"notes": (*notes, *metadata["notes"])},
     )
 

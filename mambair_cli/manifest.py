@@ -29,8 +29,9 @@ class Record:
     """What became of a file.
 
     status is ok, skipped (it was finished) or failed, and error then says why. Sizes are (width, height) in
-    pixels, as far as they became known. seconds are those of reading, restoring and writing without the waiting.
-    notes are warnings. key tells one state of an input, together with the settings, from others.
+    pixels, as far as they became known. level is what was measured of the degradation. seconds are those of reading,
+    restoring and writing without the waiting. notes are warnings. key tells one state of an input, together with the
+    settings, from others.
     """
 
     input: str
@@ -39,6 +40,7 @@ class Record:
     size_in: list[int] | None = None
     size_out: list[int] | None = None
     tiles: int | None = None
+    level: int | None = None
     seconds: float = 0.0
     error: str | None = None
     notes: list[str] = field(default_factory=list)

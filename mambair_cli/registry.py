@@ -2,7 +2,7 @@
 
 import csv
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -19,14 +19,32 @@ class Task:
     """A kind of restoration, and the command of the same name.
 
     scale is the default one. suffix tells a result from the input beside it; {scale} in it stands for the scale.
-    level says what the levels of its models count; empty where they have none.
+    option chooses among its models, and takes one of `settings` (the first is the default) or, where the models are
+    for levels of the degradation, a number from weakest to worst; level says what that counts.
     """
 
     name: str
     summary: str
     scale: int
     suffix: str
+    option: str = ""
+    settings: tuple[str, ...] = ()
     level: str = ""
+    weakest: int = 0
+    worst: int = 0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which models of a task are meant.
+
+    family: the beginning of the names of models that differ in their levels; empty: the bundled ones. real: those for
+    real photographs. level: of the degradation; None: as each image needs.
+    """
+
+    family: str = ""
+    real: bool = False
+    level: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +70,8 @@ class Model:
         degradation: what its inputs should have suffered.
         licence: of the weights.
         source: who trained it, and where that is described.
-        level: of the degradation, in what the task's level counts (sigma of 255, JPEG quality).
+        levels: of the degradation, the lowest and the highest number, in what the task's level counts (sigma of 255,
+            JPEG quality).
         file: under weights/, of a bundled model; None for those to be downloaded.
         urls: where its file can be had, best first. Empty: no address is known.
         sha256: of the file, hexadecimal. None: nobody of this project could fetch it yet.
@@ -68,7 +87,7 @@ class Model:
     licence: str
     source: str
     config: Mapping[str, Any] = field(hash=False)
-    level: int | None = None
+    levels: tuple[int, int] | None = None
     file: str | None = None
     urls: tuple[str, ...] = ()
     sha256: str | None = None
@@ -92,16 +111,47 @@ class Model:
 
 
 TASKS = {
-    "upscale": Task("upscale", "Enlarge photographs and restore their detail.", scale=4, suffix="_x{scale:g}"),
-    "denoise": Task("denoise", "Take the noise out of photographs.", scale=1, suffix="_denoised", level="sigma"),
-    "derain": Task("derain", "Take the rain out of photographs.", scale=1, suffix="_derained"),
-    "dejpeg": Task("dejpeg", "Take out what JPEG compression put in.", scale=1, suffix="_dejpeg", level="quality"),
+    task.name: task
+    for task in (
+        Task(
+            "upscale",
+            "Enlarge photographs and restore their detail.",
+            scale=4,
+            suffix="_x{scale:g}",
+            option="degradation",
+            settings=("bicubic", "real"),
+        ),
+        Task(
+            "denoise",
+            "Take the noise out of photographs.",
+            scale=1,
+            suffix="_denoised",
+            option="noise",
+            settings=("auto", "real"),
+            level="sigma",
+            weakest=0,
+            worst=255,
+        ),
+        Task("derain", "Take the rain out of photographs.", scale=1, suffix="_derained"),
+        Task(
+            "dejpeg",
+            "Take out what JPEG compression put in.",
+            scale=1,
+            suffix="_dejpeg",
+            option="jpeg",
+            settings=("auto",),
+            level="quality",
+            weakest=100,
+            worst=1,
+        ),
+    )
 }
 
 # What models of a task have to beat: task and method in PUBLISHED, and the setting of a scale or level.
 BASELINES = {"upscale": ("classic_sr", "Bicubic", "x{}"), "dejpeg": ("jpeg_gray", "JPEG input", "q{}")}
 
 BICUBIC = "bicubic downsampling"
+CAMERA = "noise of cameras"
 REAL = "blur, noise and JPEG of unknown strength, as in real photographs"
 CLASSIC = {"embed_dim": 180, "depths": (6,) * 6, "d_state": 16, "expand": 2.0}
 LIGHT = {"embed_dim": 60, "depths": (6,) * 4, "upsampler": "pixelshuffledirect"}
@@ -245,7 +295,7 @@ MODELS: tuple[Model, ...] = (
             task="denoise",
             arch="mambair",
             scale=1,
-            level=sigma,
+            levels=(sigma, sigma),
             config=SAME_SIZE,
             parameters=15777507,
             degradation=f"Gaussian noise, sigma {sigma} of 255",
@@ -273,7 +323,7 @@ MODELS: tuple[Model, ...] = (
         scale=1,
         config={"dim": 48, "blocks": (4, 6, 6, 8), "refinement": 4, "d_state": 16, "expand": 1.5},
         parameters=26779480,
-        degradation="real sensor noise",
+        degradation=CAMERA,
         published=("denoise_real", "-", "MambaIR"),
         licence=MAMBAIR,
         source="MambaIR, arXiv:2402.15648, real denoising (SIDD)",
@@ -285,7 +335,7 @@ MODELS: tuple[Model, ...] = (
             task="dejpeg",
             arch="mambair",
             scale=1,
-            level=quality,
+            levels=(quality, quality),
             config={**SAME_SIZE, "in_chans": 1},
             parameters=15771025,
             degradation=f"JPEG of quality {quality}, gray",
@@ -338,23 +388,66 @@ MODELS: tuple[Model, ...] = (
 )
 
 
-def find_models(task: str, scale: float = 1) -> list[Model]:
-    """The bundled models of a task that together reach at least `scale`, in the order to run them.
+def find_models(task: str, scale: float = 1, choice: Choice = Choice()) -> list[Model]:
+    """The models of a task that together reach at least `scale`, in the order to run them.
 
-    The smallest one that reaches it; above the largest one's scale that one first, as often as needed.
+    The smallest one that reaches it; above the largest one's scale that one first, as often as needed. Of those for
+    levels of a degradation the nearest that is at least as strong as `choice.level` (None: the weakest).
     Raises CallError where there is none, and for a scale outside 1 to MAX_SCALE.
     """
     if not 1 <= scale <= MAX_SCALE:
         raise CallError(f"the scale must lie between 1 and {MAX_SCALE}, not {scale:g}")
-    candidates = sorted((m for m in MODELS if m.bundled and m.task == task), key=lambda m: m.scale)
+    candidates = sorted(_chosen(task, choice), key=lambda m: m.scale)
     if not candidates or candidates[-1].scale < min(scale, 2):
         reach = f" reaches x{scale:g}" if scale > 1 else " yet"
+        what = f"{task} --{TASKS[task].option} real" if choice.real else task
         hint = f"a file, or a name of mambair models list --task {task}"
-        raise CallError(f"no bundled model for {task}{reach}; give one with -m: {hint}")
+        raise CallError(f"no bundled model for {what}{reach}; give one with -m: {hint}")
+    if all(model.levels for model in candidates):
+        return [_nearest(candidates, TASKS[task], choice.level)]
     largest = candidates[-1]
     if scale > largest.scale:
-        return [largest, *find_models(task, scale / largest.scale)]
+        return [largest, *find_models(task, scale / largest.scale, choice)]
     return [next(m for m in candidates if m.scale >= scale)]
+
+
+def _chosen(task: str, choice: Choice) -> list[Model]:
+    return [
+        model
+        for model in MODELS
+        if model.task == task
+        and (model.degradation in (REAL, CAMERA)) == choice.real
+        and (choice.family == model.name.rpartition("-")[0] if choice.family else model.bundled)
+    ]
+
+
+def _nearest(models: Sequence[Model], task: Task, level: int | None) -> Model:
+    sign = 1 if task.worst > task.weakest else -1
+    strengths = {max(sign * end for end in model.levels or ()): model for model in models}
+    least = sign * (task.weakest if level is None else level)
+    return strengths[min((s for s in strengths if s >= least), default=max(strengths))]
+
+
+def parse_choice(task: Task, setting: str | None, model: str | None) -> Choice | None:
+    """What `--noise` and the like (the task's `option`) say, None: nothing; and whether `-m` names a family of models.
+
+    None: `-m` names one model. Raises CallError for what the option does not take, and where both choose.
+    """
+    if setting and not task.option:
+        raise CallError(f"{task.name} has one kind of models; there is nothing to choose")
+    option, settings = f"--{task.option}", task.settings
+    family = model if any(m.levels and m.name == f"{model}-{m.levels[1]}" for m in MODELS) else None
+    if model and not family:
+        if setting:
+            raise CallError(f"{option} chooses among models, and -m names one; leave out one of them")
+        return None
+    if not setting or setting in settings:
+        return Choice(family or "", real=setting == "real")
+    low, high = sorted((task.weakest, task.worst))
+    if task.level and setting.isdecimal() and low <= int(setting) <= high:
+        return Choice(family or "", level=int(setting))
+    values = [f"a number from {low} to {high}"] if task.level else []
+    raise CallError(f"{option} takes {' or '.join([*settings, *values])}, not {setting!r}")
 
 
 def check_task(command: str, name: str, task: str | None, scale: int) -> None:

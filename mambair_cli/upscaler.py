@@ -10,9 +10,10 @@ from .checkpoints import known_task
 from .devices import resolve_device
 from .engine import Options, Progress, Restorer, load_restorer, resized
 from .errors import CallError
+from .estimate import jpeg_quality, noise_sigma, stored_quality
 from .image_io import Image
 from .ops import resolve_backend
-from .registry import check_task, find_models
+from .registry import Choice, check_task, find_models
 from .resize import Size
 
 
@@ -23,22 +24,42 @@ class Upscaler:
         restorers: the networks loaded so far, by name. device, backend: where and by which scan they run.
     """
 
-    def __init__(self, model: str | Path | None, options: Options, task: str = "upscale"):
-        """Load `model`, a name or a file, which repeats for factors above its own; None: the task's bundled ones.
+    def __init__(self, model: str | Path | None, options: Options, task: str = "upscale", choice: Choice | None = None):
+        """Load `model`, a name or a file, which repeats for factors above its own; None: those of `choice`.
 
         Raises as `load_restorer`; CallError where the model is for another task, with the command that fits.
         """
-        self.model, self.options, self.task = model, options, task
+        self.model, self.options, self.task, self.choice = model, options, task, choice or Choice()
         self.device = resolve_device(options.device)
         self.backend = resolve_backend(options.backend, self.device.type).name
         self.restorers: dict[str, Restorer] = {}
         if model:
             self._load(str(model))
 
-    def chain(self, scale: float) -> list[Restorer]:
-        """The networks to run one after the other. Raises CallError where none reach the factor."""
+    def measure(self, image: Image) -> int | None:
+        """The level of the task's degradation that an image seems to have suffered.
+
+        The standard deviation of noise, of 255; or the quality of JPEG, by the tables of its file and by its
+        pixels, whichever is worse. None where it decides nothing, and where nothing shows.
+        """
+        if self.model or self.choice.real or self.choice.level is not None:
+            return None
+        if self.task == "denoise":
+            sigma = noise_sigma(image.pixels)
+            return None if sigma is None else round(sigma)
+        if self.task == "dejpeg":
+            stored = stored_quality(image.quantization) if image.quantization else None
+            return min(filter(None, [stored, jpeg_quality(image.pixels)]), default=None)
+        return None
+
+    def chain(self, scale: float, level: int | None = None) -> list[Restorer]:
+        """The networks to run one after the other. Raises CallError where none reach the factor.
+
+        level: as measured; it chooses among the models where `choice` leaves that open.
+        """
         if self.model is None:
-            return [self._load(row.name) for row in find_models(self.task, scale)]
+            choice = self.choice if self.choice.level is not None else replace(self.choice, level=level)
+            return [self._load(row.name) for row in find_models(self.task, scale, choice)]
         restorer = self._load(str(self.model))
         if restorer.scale == 1 and scale > 1:
             raise CallError(f"{restorer.name} does not enlarge; choose another model with -m")
@@ -51,22 +72,24 @@ class Upscaler:
             self.restorers[name] = restorer
         return self.restorers[name]
 
-    def tiles(self, size: Size, height: int, width: int) -> int:
-        """How many tiles a picture of this height and width is cut into now, by all networks together."""
+    def tiles(self, size: Size, height: int, width: int, level: int | None = None) -> int:
+        """How many tiles a picture of this height and width is cut into now, by all networks of its `chain`."""
         count = 0
-        for restorer in self.chain(size.factor(height, width)):
+        for restorer in self.chain(size.factor(height, width), level):
             count += len(restorer.plan(height, width).boxes)
             height, width = restorer.scale * height, restorer.scale * width
         return count
 
-    def restore_image(self, image: Image, size: Size, progress: Progress | None = None) -> Image:
-        """Restore a picture and all that belongs to it to a size.
+    def restore_image(
+        self, image: Image, size: Size, progress: Progress | None = None, level: int | None = None
+    ) -> Image:
+        """Restore a picture and all that belongs to it to a size, by the networks of `chain`.
 
         `progress` is called with the share done, from 0 to 1.
         Raises as `Restorer.restore_image`; CallError where no network reaches the size.
         """
         height, width = image.pixels.shape[:2]
-        chain, report = self.chain(size.factor(height, width)), progress or (lambda share: None)
+        chain, report = self.chain(size.factor(height, width), level), progress or (lambda share: None)
         height, width = size.of(height, width)
         work = np.cumprod([1, *(restorer.scale**2 for restorer in chain[:-1])])  # pixels each one sees
         for i, restorer in enumerate(chain):

@@ -23,13 +23,13 @@ class Doubler:
         self.at_work = at_work
         self.count = 0
 
-    def chain(self, scale):
-        return [self]
+    def measure(self, image):
+        return None
 
-    def tiles(self, size, height, width):
+    def tiles(self, size, height, width, level):
         return 1
 
-    def restore_image(self, image, size, progress):
+    def restore_image(self, image, size, progress, level):
         progress(0.5)
         self.count += 1
         self.at_work(image)

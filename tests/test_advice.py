@@ -100,7 +100,7 @@ def test_another_level_or_task_than_the_model_is_for(name):
 
 
 def test_bundled_models_need_no_name(monkeypatch):
-    clean = replace(MODELS[0], name="clean", task="denoise", scale=1, degradation="noise", level=None)
+    clean = replace(MODELS[0], name="clean", task="denoise", scale=1, degradation="noise", levels=None)
     monkeypatch.setattr(advice, "MODELS", (*MODELS, clean))
     assert advise("tiny-x4", noisy(PHOTOS["photo"], 25)).endswith("first: mambair denoise 'a b.png'")
 

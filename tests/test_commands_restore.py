@@ -20,7 +20,7 @@ from mambair_cli import upscaler
 from mambair_cli.commands.restore import command
 from mambair_cli.engine import Options
 from mambair_cli.image_io import OUTPUT_SUFFIXES, Image, read_image, write_image
-from mambair_cli.registry import TASKS
+from mambair_cli.registry import TASKS, Choice
 from mambair_cli.weights import bundled_folder
 
 
@@ -223,8 +223,8 @@ def test_options_of_the_engine(call, folder, monkeypatch):
         assert made.pop()[1].memory_limit == amount
     plain = read_image(Path("out.png")).pixels
     upscale(call, "photo.png", "-s", 2, "-o", "out.png", "--ensemble", "--alpha", "bicubic")
-    ((model, options, task),) = made
-    assert (model, options.ensemble, options.alpha, task) == (None, True, "bicubic", "upscale")
+    ((model, options, task, choice),) = made
+    assert (model, options.ensemble, options.alpha, task, choice) == (None, True, "bicubic", "upscale", Choice())
     assert 0 < np.abs(read_image(Path("out.png")).pixels.astype(int) - plain).max() < 40
     made.clear()
     upscale(call, "photo.png", "-s", 2, "-o", "out.png", "--dtype", "bf16", "--device", "cpu")

@@ -10,7 +10,18 @@ import mambair_cli
 from mambair_cli import registry
 from mambair_cli.cache import NAME
 from mambair_cli.errors import CallError
-from mambair_cli.registry import MODELS, TASKS, Score, check_task, find_models, model_named, published_scores
+from mambair_cli.registry import (
+    MODELS,
+    REAL,
+    TASKS,
+    Choice,
+    Score,
+    check_task,
+    find_models,
+    model_named,
+    parse_choice,
+    published_scores,
+)
 from mambair_cli.training.recipe import RECIPES, build_network, read_recipe
 from mambair_cli.weights import ARCHITECTURES, bundled_folder, check_row, describe, sha256
 
@@ -55,7 +66,8 @@ def test_a_row_says_what_the_model_is_for(row):
     assert row.task in TASKS
     assert NAME.fullmatch(row.name)
     assert all((row.degradation, row.licence, row.source))
-    assert (row.level is not None) <= bool(TASKS[row.task].level)
+    assert (row.levels is not None) <= bool(TASKS[row.task].level)
+    assert row.levels is None or row.levels[0] <= row.levels[1]
     assert row.bundled <= row.verified
     assert (row.published is None) or not row.measured
     hash(row)
@@ -131,6 +143,88 @@ def test_another_task_has_other_models(monkeypatch):
     assert find_models("denoise") == [other]
     assert find_models("upscale") == [model_named("tiny-x2")]
     fails(lambda: find_models("denoise", 2), CallError, "denoise", "x2", "-m")
+
+
+@pytest.mark.parametrize(
+    ("task", "level", "name"),
+    [
+        ("denoise", None, "denoise-15"),
+        ("denoise", 0, "denoise-15"),
+        ("denoise", 15, "denoise-15"),
+        ("denoise", 16, "denoise-25"),
+        ("denoise", 26, "denoise-50"),
+        ("denoise", 90, "denoise-50"),
+        ("dejpeg", None, "jpeg-40"),
+        ("dejpeg", 95, "jpeg-40"),
+        ("dejpeg", 40, "jpeg-40"),
+        ("dejpeg", 39, "jpeg-30"),
+        ("dejpeg", 11, "jpeg-10"),
+        ("dejpeg", 3, "jpeg-10"),
+    ],
+)
+def test_the_nearest_level_that_is_strong_enough(monkeypatch, task, level, name):
+    family = f"mambair-{name.rpartition('-')[0]}"
+    for models in (MODELS, MODELS[::-1]):
+        monkeypatch.setattr(registry, "MODELS", models)
+        assert [model.name for model in find_models(task, 1, Choice(family, level=level))] == [f"mambair-{name}"]
+
+
+def test_real_photographs_have_models_of_their_own(monkeypatch):
+    assert find_models("denoise", 1, Choice("mambair-denoise", real=True)) == [model_named("mambair-denoise-real")]
+    monkeypatch.setattr(registry, "MODELS", tuple(m for m in MODELS if not (m.bundled and m.degradation == REAL)))
+    words = "no bundled model for upscale --degradation real", "give one with -m"
+    fails(lambda: find_models("upscale", 4, Choice(real=True)), CallError, *words)
+    real = replace(MODELS[1], name="tiny-real-x4", degradation=REAL)
+    monkeypatch.setattr(registry, "MODELS", (*MODELS, real))
+    assert find_models("upscale", 4, Choice(real=True)) == [real]
+    assert find_models("upscale", 2, Choice(real=True)) == [real]
+    assert real not in find_models("upscale", 4)
+
+
+@pytest.mark.parametrize(
+    ("task", "setting", "model", "choice"),
+    [
+        ("upscale", None, None, Choice()),
+        ("upscale", "bicubic", None, Choice()),
+        ("upscale", "real", None, Choice(real=True)),
+        ("upscale", None, "tiny-x2", None),
+        ("denoise", "auto", None, Choice()),
+        ("denoise", "real", None, Choice(real=True)),
+        ("denoise", "0", None, Choice(level=0)),
+        ("denoise", "25", "mambair-denoise", Choice("mambair-denoise", level=25)),
+        ("denoise", "auto", "mambair-denoise", Choice("mambair-denoise")),
+        ("denoise", None, "mambair-denoise-25", None),
+        ("denoise", None, "tiny", None),
+        ("derain", None, None, Choice()),
+        ("dejpeg", "10", None, Choice(level=10)),
+        ("dejpeg", None, "mambair-jpeg", Choice("mambair-jpeg")),
+        ("dejpeg", None, "net.pth", None),
+    ],
+)
+def test_what_the_option_of_a_task_says(task, setting, model, choice):
+    assert parse_choice(TASKS[task], setting, model) == choice
+
+
+@pytest.mark.parametrize(
+    ("task", "setting", "words"),
+    [
+        ("upscale", "blur", "--degradation takes bicubic or real, not 'blur'"),
+        ("upscale", "4", "--degradation takes bicubic or real, not '4'"),
+        ("denoise", "256", "--noise takes auto or real or a number from 0 to 255, not '256'"),
+        ("denoise", "-5", "not '-5'"),
+        ("denoise", "2.5", "not '2.5'"),
+        ("dejpeg", "0", "--jpeg takes auto or a number from 1 to 100, not '0'"),
+        ("dejpeg", "real", "not 'real'"),
+        ("derain", "auto", "derain"),
+    ],
+)
+def test_what_the_option_of_a_task_does_not_take(task, setting, words):
+    fails(lambda: parse_choice(TASKS[task], setting, None), CallError, words)
+
+
+def test_an_option_and_a_model_exclude_each_other():
+    words = "--noise chooses among models, and -m names one"
+    fails(lambda: parse_choice(TASKS["denoise"], "auto", "mambair-denoise-25"), CallError, words)
 
 
 @pytest.mark.parametrize("task", TASKS)

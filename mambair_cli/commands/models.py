@@ -185,8 +185,9 @@ def _tasks(record: Record) -> list[str]:
 
 def _step(model: Model) -> str:
     """Its scale, or the level that it is for."""
-    level = TASKS[model.task].level
-    return f"{level} {model.level}" if model.level else f"x{model.scale}"
+    if not model.levels:
+        return f"x{model.scale}"
+    return f"{TASKS[model.task].level} {'-'.join(map(str, dict.fromkeys(model.levels)))}"
 
 
 def _cell(score: Score, name: bool = True) -> str:
@@ -205,7 +206,7 @@ def _markdown(task: Task) -> Iterator[str]:
     """The table of a task's models, with what the bundled ones reach and the others are said to reach."""
     models = [model for model in MODELS if model.task == task.name]
     table, method, setting = BASELINES.get(task.name, ("", "", "{}"))
-    steps = dict.fromkeys((_step(model), model.level or model.scale) for model in models)
+    steps = dict.fromkeys((_step(model), (model.levels or [model.scale])[0]) for model in models)
     rows: list[tuple[str, str, str, str, tuple[Score, ...], str, str]] = [
         (f"({method})", step, "", "", scores, "", "")
         for step, number in sorted(steps, key=lambda pair: pair[1])

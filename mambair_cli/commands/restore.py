@@ -4,13 +4,14 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from ..errors import CallError
-from ..registry import MAX_SCALE, MODELS, Task, check_task, find_models, model_named
+from ..registry import MAX_SCALE, MODELS, Choice, Task, check_task, find_models, model_named, parse_choice
 from .models import fetch
 from .terminal import Backend, Device, Dtype, Json, Offline, print_json, print_table, progress_bar, say
 
@@ -57,6 +58,10 @@ def command(task: Task) -> Callable[..., None]:
         model: Annotated[
             str | None,
             typer.Option("--model", "-m", help="A model's name (mambair models list) or a checkpoint file."),
+        ] = None,
+        setting: Annotated[
+            str | None,
+            typer.Option(f"--{task.option or 'setting'}", hidden=not task.option, help=_option_help(task)),
         ] = None,
         globs: Annotated[
             list[str] | None,
@@ -107,6 +112,10 @@ def command(task: Task) -> Callable[..., None]:
         sides = "".join(f"{side}{letter}" for side, letter in ((width, "w"), (height, "h")) if side)
         if scale and sides:
             raise CallError("--scale and --width or --height exclude each other; give one of them")
+        choice = parse_choice(task, setting, model)
+        if choice:  # -m, if given, is a family of them
+            model = None
+        choice = choice or Choice()
         row = model_named(model or "")
         factor = scale or (row.scale if row else None if model else task.scale)
 
@@ -118,7 +127,7 @@ def command(task: Task) -> Callable[..., None]:
                 check_task(task.name, row.name, row.task, row.scale)
                 fetch(row, as_json or quiet)
             options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha, dtype)
-            return Upscaler(model, options, task.name)
+            return Upscaler(model, options, task.name, choice)
 
         upscaler = None
         if factor is None and not sides:  # only the file tells
@@ -133,7 +142,7 @@ def command(task: Task) -> Callable[..., None]:
             globs=globs or (),
         )
         upscaler = upscaler or load()
-        if not sides:
+        if not sides and not choice.family:
             upscaler.chain(factor or 1)  # what cannot be loaded is told before the work
         size = Size(factor or 1, width, height)
         manifest = None
@@ -144,11 +153,12 @@ def command(task: Task) -> Callable[..., None]:
             rows = (
                 [m for m in MODELS if m.bundled and m.task == task.name]
                 if sides
-                else find_models(task.name, factor or 1)
+                else find_models(task.name, factor or 1, choice)
             )
-            names = [model] if model else dict.fromkeys(row.name for row in rows)
+            names = [model] if model else [] if choice.family else dict.fromkeys(row.name for row in rows)
             settings = {
                 "models": [sha256(find_checkpoint(name)) for name in names],
+                "choice": asdict(choice),
                 "size": [None if sides else factor, width, height],
                 "quality": quality,
                 "ensemble": ensemble,
@@ -168,21 +178,30 @@ def command(task: Task) -> Callable[..., None]:
             with progress_bar(as_json or quiet) as progress:
                 batch = Batch(upscaler, size, quality, manifest, overwrite, max_pixels or MAX_PIXELS)
                 if not quiet and (row or not model):  # of a file nobody knows what it was trained for
-                    batch.advise = Advisor(task.name, row or find_models(task.name, factor or 1)[0])
+                    strongest = choice if choice.level is not None else replace(choice, level=task.worst)
+                    batch.advise = Advisor(task.name, row or find_models(task.name, factor or 1, strongest)[0])
                 batch.run(jobs, done, progress)
         finally:  # an interrupt ends after saying what is done; under torchrun, one process has the records
             facts["model"] = ", ".join(upscaler.restorers)
             facts |= {"backend": upscaler.backend, "device": str(upscaler.device)}
             facts["seconds"] = round(time.perf_counter() - started, 3)
             if records and folder:
-                _print_summary(facts, folder, records, len(jobs), as_json)
+                _print_summary(facts, folder, records, len(jobs), task.level, as_json)
         if any(record.error for record in records):
             raise typer.Exit(1)
         if records and not folder:
-            _print_result(facts, records[0], as_json, sys.stderr if output == "-" else sys.stdout)
+            _print_result(facts, records[0], task.level, as_json, sys.stderr if output == "-" else sys.stdout)
 
     restore.__doc__ = task.summary
     return restore
+
+
+def _option_help(task: Task) -> str:
+    if task.option == "degradation":
+        return "What was suffered: bicubic (only made smaller) or real (blur, noise, JPEG). Default: bicubic."
+    if task.option == "noise":
+        return "Sigma of 255 (15, 25, 50), auto (measured) or real (of cameras). Default: auto."
+    return "Quality (10 to 40), or auto (by the file's tables and the pixels). Default: auto."
 
 
 def _parse_bytes(text: str) -> int:
@@ -192,18 +211,21 @@ def _parse_bytes(text: str) -> int:
     return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 
-def _print_result(facts: dict[str, Any], record: "Record", as_json: bool, stream: TextIO) -> None:
-    names = ("input", "output", "size_in", "size_out", "tiles")
+def _print_result(facts: dict[str, Any], record: "Record", level: str, as_json: bool, stream: TextIO) -> None:
+    names = ("input", "output", "size_in", "size_out", "tiles", *(["level"] if level else []))
     facts |= {name: getattr(record, name) for name in names}
     if as_json:
         print_json(facts, stream)
         return
     sizes = "{}x{} -> {}x{}".format(*facts["size_in"], *facts["size_out"])
-    how = f"{facts['model']}, {facts['backend']} on {facts['device']}, {facts['seconds']:.1f} s"
+    measured = "" if record.level is None else f" ({level} {record.level} measured)"
+    how = f"{facts['model']}{measured}, {facts['backend']} on {facts['device']}, {facts['seconds']:.1f} s"
     print(f"{record.output}: {sizes}, {how}", file=stream)
 
 
-def _print_summary(facts: dict[str, Any], folder: Path, records: Sequence["Record"], total: int, as_json: bool) -> None:
+def _print_summary(
+    facts: dict[str, Any], folder: Path, records: Sequence["Record"], total: int, level: str, as_json: bool
+) -> None:
     groups = {status: [r for r in records if r.status == status] for status in ("ok", "skipped", "failed")}
     counts = {status: len(group) for status, group in groups.items()} | {"not_tried": total - len(records)}
     if as_json:
@@ -217,4 +239,6 @@ def _print_summary(facts: dict[str, Any], folder: Path, records: Sequence["Recor
     if counts["not_tried"]:
         rows.append(("not tried", str(counts["not_tried"]), "", ""))
     print_table(("", "files", "seconds", "megapixels"), rows)
-    print(f"{folder}: {facts['model']}, {facts['backend']} on {facts['device']}, {facts['seconds']:.1f} s")
+    levels = sorted({record.level for record in records if record.level is not None})
+    measured = f" ({level} {' to '.join(map(str, dict.fromkeys(levels[:1] + levels[-1:])))} measured)" if levels else ""
+    print(f"{folder}: {facts['model']}{measured}, {facts['backend']} on {facts['device']}, {facts['seconds']:.1f} s")
