@@ -65,8 +65,8 @@ class Advisor:
             if jpeg and quality:
                 return f"{jpeg} rather than noisy; better: {_better('dejpeg', quality, name)}"
             if sigma < FAINT and any(m.bundled and m.degradation == CAMERA for m in MODELS):
-                real = f"for the noise of cameras, which cannot be measured: mambair denoise {name} --noise real"
-                return f"shows hardly any even noise (sigma about {sigma:.0f} of 255); {real}"
+                faint = f"shows hardly any even noise (sigma about {sigma:.0f} of 255)"
+                return f"{faint}; for that of cameras, which cannot be measured: mambair denoise {name} --noise real"
             if levels and not model.bundled and sigma > STRONGER * levels[1]:
                 return f"{noise}, more than {model.name} was trained for; better: {_better('denoise', sigma, name)}"
         elif noise:

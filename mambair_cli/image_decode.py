@@ -74,12 +74,13 @@ def _quiet_libraries() -> Iterator[None]:
 
 def _decode(data: bytes, max_pixels: int) -> Image:
     tags = exif.parse(data) if exif.is_tiff(data) else None
+    tables: Mapping[int, list[int]] = {}
     if tags:
         _check_strips(data, tags)
     if tags and _is_deep_tiff(tags):
         _check_pixels((*tags.numbers(exif.WIDTH), *tags.numbers(exif.HEIGHT)), max_pixels)
         pixels, alpha = _from_deep_tiff(data, tags)
-        format, several, turn, tables = "TIFF", tags.next > 0, 1, {}
+        format, several, turn = "TIFF", tags.next > 0, 1
     else:
         PIL.Image.init()
         safe = [name for name in PIL.Image.ID if name != "EPS"]  # that runs Ghostscript
