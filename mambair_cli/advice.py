@@ -24,62 +24,54 @@ class Advisor:
     """Looks at the inputs of a run until there is advice to give, which it gives once.
 
     Attributes:
-        task: the command. model: what it runs. done: whether the advice has been given.
+        done: whether the advice has been given.
     """
 
-    task: str
-    model: Model
     done: bool = False
 
-    def __call__(self, pixels: NDArray[np.generic], name: str) -> str | None:
+    def __call__(self, pixels: NDArray[np.generic], name: str, model: Model, level: int | None = None) -> str | None:
         """The advice on an image, if there is any; to look takes about 0.1 s.
 
         Args:
             pixels: as `image.Image` holds them.
             name: of the file, as in the command.
+            model: what restores it first.
+            level: of the degradation, if it was measured.
         """
-        advice = None if self.done else self._look(pixels, shlex.quote(name))
+        advice = None if self.done else _look(pixels, shlex.quote(name), model, level)
         self.done = self.done or advice is not None
         return advice and f"{name}: {advice}"
 
-    def _look(self, pixels: NDArray[np.generic], name: str) -> str | None:
-        model, levels = self.model, self.model.levels
-        if self.task == "derain" or model.degradation in (REAL, CAMERA):
-            return None
-        sigma = noise_sigma(pixels) or 0.0
-        quality = None if sigma >= NOISY else jpeg_quality(pixels)  # noise hides it
-        noise = f"looks noisy (sigma about {sigma:.0f} of 255)" if sigma >= NOISY else None
-        jpeg = f"looks compressed as JPEG (quality about {quality})" if quality and quality <= COMPRESSED else None
-        if self.task == "upscale":
-            if noise:
-                return f"{noise}, which {model.name} enlarges with the rest; first: {_better('denoise', sigma, name)}"
-            if jpeg and quality:
-                return f"{jpeg}, which {model.name} enlarges with the rest; first: {_better('dejpeg', quality, name)}"
-            share = bandwidth(pixels)
-            if share is not None and share < SOFT:
-                real = min((m for m in MODELS if m.degradation == REAL), key=lambda m: not m.bundled)
-                how = "--degradation real" if real.bundled else f"-m {real.name}"
-                soft = f"looks blurred or enlarged before (no detail finer than {share:.0%} of what its size can hold)"
-                return f"{soft}, which {model.name} does not mend; better: mambair upscale {name} {how}"
-        elif self.task == "denoise":
-            if jpeg and quality:
-                return f"{jpeg} rather than noisy; better: {_better('dejpeg', quality, name)}"
-            if sigma < FAINT and any(m.bundled and m.degradation == CAMERA for m in MODELS):
-                faint = f"shows hardly any even noise (sigma about {sigma:.0f} of 255)"
-                return f"{faint}; for that of cameras, which cannot be measured: mambair denoise {name} --noise real"
-            if levels and not model.bundled and sigma > STRONGER * levels[1]:
-                return f"{noise}, more than {model.name} was trained for; better: {_better('denoise', sigma, name)}"
-        elif noise:
-            return f"{noise} rather than compressed as JPEG; better: {_better('denoise', sigma, name)}"
-        elif levels and quality and not model.bundled and STRONGER * quality < levels[0]:
-            return f"{jpeg}, more than {model.name} was trained for; better: {_better('dejpeg', quality, name)}"
+
+def _look(pixels: NDArray[np.generic], name: str, model: Model, level: int | None) -> str | None:
+    levels, task = model.levels, model.task
+    if task == "derain" or model.degradation in (REAL, CAMERA):
         return None
-
-
-def _better(task: str, level: float, name: str) -> str:
-    """The command of a task for a level of its degradation: with what is bundled, else the nearest model."""
-    models = [model for model in MODELS if model.task == task]
-    if any(model.bundled for model in models):
-        return f"mambair {task} {name}"
-    nearest = min((m for m in models if m.levels), key=lambda m: abs((m.levels or (0, 0))[0] - level))
-    return f"mambair {task} {name} -m {nearest.name}"
+    sigma = float(level) if task == "denoise" and level is not None else noise_sigma(pixels) or 0.0
+    quality = None if sigma >= NOISY else jpeg_quality(pixels)  # noise hides it
+    noise = f"looks noisy (sigma about {sigma:.0f} of 255)" if sigma >= NOISY else None
+    jpeg = f"looks compressed as JPEG (quality about {quality})" if quality and quality <= COMPRESSED else None
+    if task == "upscale":
+        if noise:
+            return f"{noise}, which {model.name} enlarges with the rest; first: mambair denoise {name}"
+        if jpeg and quality:
+            return f"{jpeg}, which {model.name} enlarges with the rest; first: mambair dejpeg {name}"
+        share = bandwidth(pixels)
+        if share is not None and share < SOFT:
+            real = min((m for m in MODELS if m.degradation == REAL), key=lambda m: not m.bundled)
+            how = "--degradation real" if real.bundled else f"-m {real.name}"
+            soft = f"looks blurred or enlarged before (no detail finer than {share:.0%} of what its size can hold)"
+            return f"{soft}, which {model.name} does not mend; better: mambair upscale {name} {how}"
+    elif task == "denoise":
+        if jpeg and quality:
+            return f"{jpeg} rather than noisy; better: mambair dejpeg {name}"
+        if sigma < FAINT and any(m.bundled and m.degradation == CAMERA for m in MODELS):
+            faint = f"shows hardly any even noise (sigma about {sigma:.0f} of 255)"
+            return f"{faint}; for that of cameras, which cannot be measured: mambair denoise {name} --noise real"
+        if levels and not model.bundled and sigma > STRONGER * levels[1]:
+            return f"{noise}, more than {model.name} was trained for; better: mambair denoise {name}"
+    elif noise:
+        return f"{noise} rather than compressed as JPEG; better: mambair denoise {name}"
+    elif levels and quality and not model.bundled and STRONGER * quality < levels[0]:
+        return f"{jpeg}, more than {model.name} was trained for; better: mambair dejpeg {name}"
+    return None

@@ -19,7 +19,7 @@ from .image_io import MAX_PIXELS, TEMPORARY, Image, check_writable, decode_image
 from .jobs import Job
 from .manifest import Manifest, Record
 from .peers import Peers
-from .registry import MAX_SCALE
+from .registry import MAX_SCALE, Model
 
 if TYPE_CHECKING:
     from .resize import Size
@@ -47,7 +47,8 @@ class Batch:
             first error is raised.
         overwrite: also restore what is finished.
         max_pixels: of an input; larger ones fail (a guard against decompression bombs).
-        advise: called with the pixels and the name of each input, says what its user should know.
+        advise: called with the pixels and the name of each input, the model it gets first, and the level that was
+            measured, says what its user should know.
     """
 
     upscaler: "Upscaler"
@@ -56,7 +57,7 @@ class Batch:
     manifest: Manifest | None = None
     overwrite: bool = False
     max_pixels: int = MAX_PIXELS
-    advise: Callable[[Any, str], str | None] = lambda pixels, name: None
+    advise: Callable[[Any, str, Model, int | None], str | None] = lambda *about: None
 
     def run(self, jobs: Sequence[Job], done: Callable[[Record], None], progress: Callable[[float, str], None]) -> None:
         """Restore what is not finished. Under torchrun the processes share the work, and the first tells of it.
@@ -203,12 +204,15 @@ class Batch:
                     job.target.parent.mkdir(parents=True, exist_ok=True)
                 check_writable(job.target, self.size.of(height, width))
             record.level = self.upscaler.measure(image)
-            record.notes += filter(None, [self.advise(image.pixels, record.input)])
+            for row in self.upscaler.choice.models(factor, record.level)[:1]:
+                record.notes += filter(None, [self.advise(image.pixels, record.input, row, record.level)])
             return image
 
     def _compute(self, image: Image, record: Record, report: Callable[[float], None]) -> Image:
         with _timed(record):
             height, width = image.pixels.shape[:2]
+            chain = self.upscaler.chain(self.size.factor(height, width), record.level)
+            record.models = list(dict.fromkeys(restorer.name for restorer in chain))
             record.tiles = self.upscaler.tiles(self.size, height, width, record.level)
             result = self.upscaler.restore_image(image, self.size, report, record.level)
             record.size_out = [result.pixels.shape[1], result.pixels.shape[0]]

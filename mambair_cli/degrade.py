@@ -170,7 +170,7 @@ class Noise(Degradation):
 class Jpeg(Degradation):
     """Pillow's JPEG in colour, 4:4:4 or 4:2:0, its blocks beginning anywhere.
 
-    quality: whole numbers of the Independent JPEG Group's scale.
+    quality: whole numbers of the Independent JPEG Group's scale, drawn by octaves, so that the strong ones count.
     """
 
     quality: tuple[int, int] = (10, 60)
@@ -178,7 +178,7 @@ class Jpeg(Degradation):
     LIMITS: ClassVar[Mapping[str, Range]] = {"quality": (1, 100)}
 
     def _degrade(self, image: Float, rng: Generator) -> Float:
-        quality = int(rng.integers(*self.quality, endpoint=True))
+        quality = round(draw_log(rng, self.quality))
         return recompress(image, quality, (FULL_CHROMA, HALF_CHROMA)[rng.integers(2)], rng)
 
 

@@ -29,7 +29,8 @@ class Record:
     """What became of a file.
 
     status is ok, skipped (it was finished) or failed, and error then says why. Sizes are (width, height) in
-    pixels, as far as they became known. level is what was measured of the degradation. seconds are those of reading,
+    pixels, as far as they became known. level is what was measured of the degradation; models are those
+    that ran. seconds are those of reading,
     restoring and writing without the waiting. notes are warnings. key tells one state of an input, together with the
     settings, from others.
     """
@@ -41,6 +42,7 @@ class Record:
     size_out: list[int] | None = None
     tiles: int | None = None
     level: int | None = None
+    models: list[str] = field(default_factory=list)
     seconds: float = 0.0
     error: str | None = None
     notes: list[str] = field(default_factory=list)
@@ -86,9 +88,8 @@ class Manifest:
             return None
         if not job.target.is_file():
             return None
-        return Record(
-            str(job.source), str(job.target), "skipped", found.get("size_in"), found.get("size_out"), found.get("tiles")
-        )
+        known = {name: found[name] for name in ("size_in", "size_out", "tiles", "level", "models") if name in found}
+        return Record(str(job.source), str(job.target), "skipped", **known)
 
     def append(self, record: Record) -> None:
         """Add the record of a file, at once and whole. Raises ImageError where that cannot be."""

@@ -2,7 +2,7 @@
 
 import csv
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -19,8 +19,8 @@ class Task:
     """A kind of restoration, and the command of the same name.
 
     scale is the default one. suffix tells a result from the input beside it; {scale} in it stands for the scale.
-    option chooses among its models, and takes one of `settings` (the first is the default) or, where the models are
-    for levels of the degradation, a number from weakest to worst; level says what that counts.
+    option chooses among its models: it takes one of `settings` (the first is the default) or, where the models are for
+    levels of the degradation, a number from weakest to worst; level says what that counts, option_help what it means.
     """
 
     name: str
@@ -28,23 +28,21 @@ class Task:
     scale: int
     suffix: str
     option: str = ""
+    option_help: str = ""
     settings: tuple[str, ...] = ()
     level: str = ""
     weakest: int = 0
     worst: int = 0
 
+    def strength(self, level: int) -> int:
+        """Of the degradation, the higher the worse."""
+        return level if self.worst > self.weakest else -level
 
-@dataclass(frozen=True)
-class Choice:
-    """Which models of a task are meant.
-
-    family: the beginning of the names of models that differ in their levels; empty: the bundled ones. real: those for
-    real photographs. level: of the degradation; None: as each image needs.
-    """
-
-    family: str = ""
-    real: bool = False
-    level: int | None = None
+    def nearest(self, levels: Iterable[int], level: int | None) -> int:
+        """Of levels that models are for, the nearest that is at least as strong, or else the strongest."""
+        least = self.strength(self.weakest if level is None else level)
+        enough = [other for other in levels if self.strength(other) >= least]
+        return min(enough, key=self.strength) if enough else max(levels, key=self.strength)
 
 
 @dataclass(frozen=True)
@@ -119,6 +117,7 @@ TASKS = {
             scale=4,
             suffix="_x{scale:g}",
             option="degradation",
+            option_help="What was suffered: bicubic (only made smaller) or real (blur, noise, JPEG). Default: bicubic.",
             settings=("bicubic", "real"),
         ),
         Task(
@@ -127,6 +126,7 @@ TASKS = {
             scale=1,
             suffix="_denoised",
             option="noise",
+            option_help="Its sigma of 255, such as 25; auto (measured); or real (of cameras). Default: auto.",
             settings=("auto", "real"),
             level="sigma",
             weakest=0,
@@ -139,6 +139,7 @@ TASKS = {
             scale=1,
             suffix="_dejpeg",
             option="jpeg",
+            option_help="Its quality, such as 40, or auto (by the file's tables and its pixels). Default: auto.",
             settings=("auto",),
             level="quality",
             weakest=100,
@@ -161,6 +162,7 @@ LIGHT_C = {**LIGHT, "d_state": 10, "expand": 1.2, "conv_block": "light_c"}
 SAME_SIZE = {**CLASSIC, "expand": 1.2, "upsampler": "", "upscale": 1}
 OMNI = {"dim": 48, "d_state": 16, "expand": 1.0, "ffn_expand": 2.66}
 TINY = {**LIGHT, "embed_dim": 48, "depths": (3, 3), "d_state": 4, "expand": 1.0, "conv_block": "light_c"}
+TINY_SAME_SIZE = {**TINY, "upsampler": "", "upscale": 1}
 MAMBAIR = "Apache-2.0"
 VMAMBAIR = "none stated by its authors"  # so nothing of it may be passed on
 
@@ -202,6 +204,20 @@ MODELS: tuple[Model, ...] = (
         measured=(Score("Set5", 31.23, 0.8804), Score("Set14", 27.94, 0.7659)),
         licence="Apache-2.0",
         source="trained by this project, see weights/tiny-x4.md",
+    ),
+    Model(
+        name="tiny-denoise",
+        task="denoise",
+        arch="mambair",
+        scale=1,
+        levels=(0, 55),
+        config=TINY_SAME_SIZE,
+        file="tiny-denoise.safetensors",
+        sha256="3ac30b01ef8de66165b5e4d8b0f41fc9a346d0c1dec649eab33db13fbab22ac6",
+        parameters=154329,
+        degradation="Gaussian noise of any sigma to 55 of 255",
+        licence="Apache-2.0",
+        source="trained by this project, see weights/tiny-denoise.md",
     ),
     *(
         Model(
@@ -388,64 +404,87 @@ MODELS: tuple[Model, ...] = (
 )
 
 
-def find_models(task: str, scale: float = 1, choice: Choice = Choice()) -> list[Model]:
-    """The models of a task that together reach at least `scale`, in the order to run them.
+def find_models(task: str, scale: float = 1, *, real: bool = False, level: int | None = None) -> list[Model]:
+    """The bundled models of a task that together reach at least `scale`, in the order to run them.
 
     The smallest one that reaches it; above the largest one's scale that one first, as often as needed. Of those for
-    levels of a degradation the nearest that is at least as strong as `choice.level` (None: the weakest).
+    levels of a degradation the nearest that is at least as strong as `level` (None: the weakest).
+    real: those for real photographs.
     Raises CallError where there is none, and for a scale outside 1 to MAX_SCALE.
     """
     if not 1 <= scale <= MAX_SCALE:
         raise CallError(f"the scale must lie between 1 and {MAX_SCALE}, not {scale:g}")
-    candidates = sorted(_chosen(task, choice), key=lambda m: m.scale)
-    if not candidates or candidates[-1].scale < min(scale, 2):
+    models = _bundled(task, real)
+    if not models or models[-1].scale < min(scale, 2):
         reach = f" reaches x{scale:g}" if scale > 1 else " yet"
-        what = f"{task} --{TASKS[task].option} real" if choice.real else task
+        what = f"{task} --{TASKS[task].option} real" if real else task
         hint = f"a file, or a name of mambair models list --task {task}"
         raise CallError(f"no bundled model for {what}{reach}; give one with -m: {hint}")
-    if all(model.levels for model in candidates):
-        return [_nearest(candidates, TASKS[task], choice.level)]
-    largest = candidates[-1]
+    if levels := {max(model.levels, key=TASKS[task].strength): model for model in models if model.levels}:
+        return [levels[TASKS[task].nearest(levels, level)]]
+    largest = models[-1]
     if scale > largest.scale:
-        return [largest, *find_models(task, scale / largest.scale, choice)]
-    return [next(m for m in candidates if m.scale >= scale)]
+        return [largest, *find_models(task, scale / largest.scale, real=real)]
+    return [next(m for m in models if m.scale >= scale)]
 
 
-def _chosen(task: str, choice: Choice) -> list[Model]:
-    return [
-        model
-        for model in MODELS
-        if model.task == task
-        and (model.degradation in (REAL, CAMERA)) == choice.real
-        and (choice.family == model.name.rpartition("-")[0] if choice.family else model.bundled)
-    ]
+def _bundled(task: str, real: bool) -> list[Model]:
+    fitting = (m for m in MODELS if m.bundled and m.task == task and (m.degradation in (REAL, CAMERA)) == real)
+    return sorted(fitting, key=lambda model: model.scale)
 
 
-def _nearest(models: Sequence[Model], task: Task, level: int | None) -> Model:
-    sign = 1 if task.worst > task.weakest else -1
-    strengths = {max(sign * end for end in model.levels or ()): model for model in models}
-    least = sign * (task.weakest if level is None else level)
-    return strengths[min((s for s in strengths if s >= least), default=max(strengths))]
+@dataclass(frozen=True)
+class Choice:
+    """Which models are meant: one that is named, or those bundled for a task.
 
-
-def parse_choice(task: Task, setting: str | None, model: str | None) -> Choice | None:
-    """What `--noise` and the like (the task's `option`) say, None: nothing; and whether `-m` names a family of models.
-
-    None: `-m` names one model. Raises CallError for what the option does not take, and where both choose.
+    task: a name of TASKS. model: a name or file. real: of the bundled ones those for real photographs.
+    level: of the degradation; None: as each image needs.
     """
-    if setting and not task.option:
-        raise CallError(f"{task.name} has one kind of models; there is nothing to choose")
+
+    task: str = "upscale"
+    model: str | None = None
+    real: bool = False
+    level: int | None = None
+
+    @property
+    def by_level(self) -> bool:
+        """Whether the level of the degradation decides, so that it has to be measured."""
+        return bool(TASKS[self.task].level) and not self.model and not self.real and self.level is None
+
+    def models(self, scale: float, level: int | None = None) -> list[Model]:
+        """Those to run one after the other, for a level as measured; none where the one that is named has no row.
+
+        Raises CallError where none reach the scale.
+        """
+        if self.model is not None:
+            return list(filter(None, [model_named(self.model)]))
+        return find_models(self.task, scale, real=self.real, level=level if self.level is None else self.level)
+
+    def possible(self, scale: float | None) -> list[str]:
+        """The names of all that may run for images of a scale (None: of any), whatever is measured of them.
+
+        Raises CallError where none reach the scale.
+        """
+        if self.model is not None:
+            return [self.model]
+        if scale is None or self.by_level:
+            return [model.name for model in _bundled(self.task, self.real)]
+        return list(dict.fromkeys(model.name for model in self.models(scale)))
+
+
+def parse_choice(task: Task, setting: str | None, model: str | None) -> Choice:
+    """What the option of a task says, None: nothing; and `-m`, which names a model.
+
+    Raises CallError for what the option does not take, and where both choose.
+    """
     option, settings = f"--{task.option}", task.settings
-    family = model if any(m.levels and m.name == f"{model}-{m.levels[1]}" for m in MODELS) else None
-    if model and not family:
-        if setting:
-            raise CallError(f"{option} chooses among models, and -m names one; leave out one of them")
-        return None
+    if setting and model:
+        raise CallError(f"{option} chooses among the bundled models, and -m names another; leave out one of them")
     if not setting or setting in settings:
-        return Choice(family or "", real=setting == "real")
+        return Choice(task.name, model, real=setting == "real")
     low, high = sorted((task.weakest, task.worst))
     if task.level and setting.isdecimal() and low <= int(setting) <= high:
-        return Choice(family or "", level=int(setting))
+        return Choice(task.name, level=int(setting))
     values = [f"a number from {low} to {high}"] if task.level else []
     raise CallError(f"{option} takes {' or '.join([*settings, *values])}, not {setting!r}")
 

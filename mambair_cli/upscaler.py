@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -13,54 +12,58 @@ from .errors import CallError
 from .estimate import jpeg_quality, noise_sigma, stored_quality
 from .image_io import Image
 from .ops import resolve_backend
-from .registry import Choice, check_task, find_models
+from .registry import TASKS, Choice, check_task
 from .resize import Size
+
+
+def _sigma(image: Image) -> int | None:
+    sigma = noise_sigma(image.pixels)
+    return None if sigma is None else round(sigma)
+
+
+def _quality(image: Image) -> int | None:
+    """The worse one of what the tables of its file stand for and what the pixels show."""
+    stored = stored_quality(image.quantization) if image.quantization else None
+    return min(filter(None, [stored, jpeg_quality(image.pixels)]), default=None)
+
+
+MEASURES = {"sigma": _sigma, "quality": _quality}
+"""By what the levels of a task count."""
 
 
 class Upscaler:
     """Restores pictures to any size: with the networks that reach it, then antialiased bicubic downwards.
 
     Attributes:
-        restorers: the networks loaded so far, by name. device, backend: where and by which scan they run.
+        choice: of the networks. restorers: those loaded so far, by name. device, backend: where and by which scan
+        they run.
     """
 
-    def __init__(self, model: str | Path | None, options: Options, task: str = "upscale", choice: Choice | None = None):
-        """Load `model`, a name or a file, which repeats for factors above its own; None: those of `choice`.
+    def __init__(self, choice: Choice, options: Options):
+        """Load the network that `choice` names, which repeats for factors above its own; others when they are needed.
 
-        Raises as `load_restorer`; CallError where the model is for another task, with the command that fits.
+        Raises as `load_restorer`; CallError where it is for another task, with the command that fits.
         """
-        self.model, self.options, self.task, self.choice = model, options, task, choice or Choice()
+        self.choice, self.options = choice, options
         self.device = resolve_device(options.device)
         self.backend = resolve_backend(options.backend, self.device.type).name
         self.restorers: dict[str, Restorer] = {}
-        if model:
-            self._load(str(model))
+        if choice.model:
+            self._load(choice.model)
 
     def measure(self, image: Image) -> int | None:
-        """The level of the task's degradation that an image seems to have suffered.
-
-        The standard deviation of noise, of 255; or the quality of JPEG, by the tables of its file and by its
-        pixels, whichever is worse. None where it decides nothing, and where nothing shows.
-        """
-        if self.model or self.choice.real or self.choice.level is not None:
-            return None
-        if self.task == "denoise":
-            sigma = noise_sigma(image.pixels)
-            return None if sigma is None else round(sigma)
-        if self.task == "dejpeg":
-            stored = stored_quality(image.quantization) if image.quantization else None
-            return min(filter(None, [stored, jpeg_quality(image.pixels)]), default=None)
-        return None
+        """The level of the degradation that an image seems to have suffered; None where nothing depends on it."""
+        return MEASURES[TASKS[self.choice.task].level](image) if self.choice.by_level else None
 
     def chain(self, scale: float, level: int | None = None) -> list[Restorer]:
-        """The networks to run one after the other. Raises CallError where none reach the factor.
+        """The networks to run one after the other, for a level as measured.
 
-        level: as measured; it chooses among the models where `choice` leaves that open.
+        Raises CallError where none reach the scale.
         """
-        if self.model is None:
-            choice = self.choice if self.choice.level is not None else replace(self.choice, level=level)
-            return [self._load(row.name) for row in find_models(self.task, scale, choice)]
-        restorer = self._load(str(self.model))
+        name = self.choice.model
+        if name is None:
+            return [self._load(row.name) for row in self.choice.models(scale, level)]
+        restorer = self._load(name)
         if restorer.scale == 1 and scale > 1:
             raise CallError(f"{restorer.name} does not enlarge; choose another model with -m")
         return [restorer] * (max(1, math.ceil(round(math.log(scale, restorer.scale), 9))) if scale > 1 else 1)
@@ -68,7 +71,7 @@ class Upscaler:
     def _load(self, name: str) -> Restorer:
         if name not in self.restorers:
             restorer = load_restorer(name, **asdict(self.options))
-            check_task(self.task, name, known_task(name), restorer.scale)
+            check_task(self.choice.task, name, known_task(name), restorer.scale)
             self.restorers[name] = restorer
         return self.restorers[name]
 

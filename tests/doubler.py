@@ -9,6 +9,7 @@ from mambair_cli.batch import Batch
 from mambair_cli.image_io import Image
 from mambair_cli.jobs import find_jobs
 from mambair_cli.manifest import Manifest
+from mambair_cli.registry import Choice
 from mambair_cli.resize import Size
 
 SETTINGS = {"model": "abc", "scale": 2, "quality": None}
@@ -17,14 +18,18 @@ SETTINGS = {"model": "abc", "scale": 2, "quality": None}
 class Doubler:
     """Every pixel becomes four. `at_work` is called with each image."""
 
-    restorers, backend, device = {"tiny-x2": None}, "numba", "cpu"
+    name, backend, device = "tiny-x2", "numba", "cpu"
 
     def __init__(self, at_work=lambda image: None):
         self.at_work = at_work
+        self.choice = Choice()
         self.count = 0
 
     def measure(self, image):
         return None
+
+    def chain(self, scale, level=None):
+        return [self]
 
     def tiles(self, size, height, width, level):
         return 1

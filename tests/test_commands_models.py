@@ -60,7 +60,7 @@ def test_the_list(call, home):
         state = "bundled" if model.bundled else "to fetch" if model.urls else "no address"
         assert re.search(rf" {state}\s*$", line)
         assert model.degradation in line
-        assert (f"{model.level}" if model.level else f"x{model.scale}") in line
+        assert (f"{model.levels[1]}" if model.levels else f"x{model.scale}") in line
 
 
 def test_the_list_as_json(call, home):
@@ -74,7 +74,7 @@ def test_the_list_as_json(call, home):
             "task",
             "arch",
             "scale",
-            "level",
+            "levels",
             "urls",
             "licence",
             "degradation",

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import PIL.Image
+import PIL.ImageCms
 import pytest
 import torch
 from calls import DATA, DEEP, PHOTO, TAIL, contents, fails, jpeg, upscale, works
@@ -79,8 +80,10 @@ def test_the_result_is_that_of_the_model(call, folder):
     np.testing.assert_array_equal(read_image(Path("out.png")).pixels, restored)
 
 
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("name", KINDS)
-def test_kinds_of_images(call, folder, name):
+def test_kinds_of_images(call, folder, name, task):
+    scale = 2 if task == "upscale" else 1
     data, (depth, colour_type), pixels, alpha = KINDS[name]
     if isinstance(data, bytes):
         Path(name).write_bytes(data)
@@ -88,10 +91,11 @@ def test_kinds_of_images(call, folder, name):
         data.save(name)
     before = contents(folder)
     height, width = pixels.shape[:2]
-    facts = upscale(call, name, "-s", 2, "-o", "out.png")
-    assert (facts["size_in"], facts["size_out"]) == ([width, height], [2 * width, 2 * height])
+    to_scale = ["-s", 2] if scale == 2 else []
+    facts = json.loads(works(call(task, name, *to_scale, "-o", "out.png", "--json", "--quiet")))
+    assert (facts["size_in"], facts["size_out"]) == ([width, height], [scale * width, scale * height])
     header = struct.unpack(">IIBB", Path("out.png").read_bytes()[16:26])
-    assert header == (2 * width, 2 * height, depth, colour_type)
+    assert header == (scale * width, scale * height, depth, colour_type)
     result = cv2.imread("out.png", cv2.IMREAD_UNCHANGED)
     if result.ndim == 3:
         shown = result[..., 0] if pixels.ndim == 2 else result[..., 2::-1]
@@ -106,6 +110,23 @@ def test_kinds_of_images(call, folder, name):
     if depth == 16:  # its lower bits are alive
         assert len(np.unique(result % 257)) > 100
     assert {name: body for name, body in contents(folder).items() if "out.png" not in name} == before
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_files_hold_in_folders(call, folder, task):
+    exif, profile = PIL.Image.Exif(), PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB")).tobytes()
+    exif[271] = "a camera"
+    Path("in/deeper").mkdir(parents=True)
+    held = {"exif": exif, "icc_profile": profile, "dpi": (300, 300)}
+    Path("in/deeper/a.jpg").write_bytes(jpeg(PIL.Image.fromarray(PHOTO), **held))
+    Path("in/b.png").write_bytes(b"no image")
+    code, out, err = call(task, "in", "-o", "out", "--json", "--quiet")
+    assert code == 1
+    assert err == "mambair: in/b.png: not an image that can be read; convert it to PNG or JPEG\n"
+    assert [file["status"] for file in json.loads(out)["files"]] == ["failed", "ok"]
+    kept = read_image(Path("out/deeper/a.jpg"))
+    assert (kept.icc_profile, kept.dpi) == (profile, (300, 300))
+    assert b"a camera" in kept.exif
 
 
 @pytest.mark.parametrize(
@@ -223,8 +244,8 @@ def test_options_of_the_engine(call, folder, monkeypatch):
         assert made.pop()[1].memory_limit == amount
     plain = read_image(Path("out.png")).pixels
     upscale(call, "photo.png", "-s", 2, "-o", "out.png", "--ensemble", "--alpha", "bicubic")
-    ((model, options, task, choice),) = made
-    assert (model, options.ensemble, options.alpha, task, choice) == (None, True, "bicubic", "upscale", Choice())
+    ((choice, options),) = made
+    assert (choice, options.ensemble, options.alpha) == (Choice(), True, "bicubic")
     assert 0 < np.abs(read_image(Path("out.png")).pixels.astype(int) - plain).max() < 40
     made.clear()
     upscale(call, "photo.png", "-s", 2, "-o", "out.png", "--dtype", "bf16", "--device", "cpu")

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 from calls import DATA, fails, works
 from networks import network
 
-from mambair_cli.cache import Record, models_folder, record_file
+from mambair_cli import checkpoints, registry
 from mambair_cli.image_io import read_image
 from mambair_cli.weights import save_network, sha256
 
@@ -25,20 +25,16 @@ def noisy(sigma):
 
 @pytest.fixture
 def models(monkeypatch, tmp_path_factory, empty_folder):
-    """The published models of each level lie in the cache, as far as their names go."""
-    monkeypatch.setenv("MAMBAIR_HOME", str(tmp_path_factory.mktemp("cache")))
-    models_folder().mkdir(parents=True)
-    model = network("denoise")
-    for task, names in (
-        ("denoise", ("denoise-15", "denoise-25", "denoise-50", "denoise-real")),
-        ("dejpeg", ("jpeg-10", "jpeg-30", "jpeg-40")),
-    ):
-        for name in names:
-            path = models_folder() / f"mambair-{name}.safetensors"
-            save_network(path, model, model.state_dict(), {})
-            record = Record(path.stem, path.name, sha256(path), "a test", task, "mambair", 1, 1)
-            record_file(path.stem).write_text(json.dumps(asdict(record)))
-    return empty_folder
+    """Small networks are bundled under the names of the published ones, each for its level."""
+    place, model, rows = tmp_path_factory.mktemp("weights"), network("denoise"), []
+    for row in registry.MODELS:
+        if row.name.startswith(("mambair-denoise", "mambair-jpeg")):
+            path = place / f"{row.name}.safetensors"
+            save_network(path, model, model.state_dict(), {"name": row.name})
+            rows.append(replace(row, file=path.name, sha256=sha256(path)))
+    monkeypatch.setattr(registry, "MODELS", tuple(rows))
+    monkeypatch.setattr(checkpoints, "bundled_folder", lambda: place)
+    return place
 
 
 @pytest.mark.parametrize(
@@ -53,7 +49,7 @@ def models(monkeypatch, tmp_path_factory, empty_folder):
 )
 def test_noise(call, models, sigma, option, model):
     noisy(sigma).save("in.png")
-    out = works(call("denoise", "in.png", "-m", "mambair-denoise", *option, "-o", "out.png", "--quiet"))
+    out = works(call("denoise", "in.png", *option, "-o", "out.png", "--quiet"))
     assert out.startswith(f"out.png: 96x96 -> 96x96, mambair-denoise-{model}")
     measured = re.search(r" \(sigma (\d+) measured\), ", out)
     assert bool(measured) == (not option or "auto" in option)
@@ -75,13 +71,13 @@ def test_jpeg(call, models, quality, name, option, said):
     with PIL.Image.open("in.jpg") as image:
         image.save("in.png")
         image.save("twice.jpg", quality=98)
-    out = works(call("dejpeg", name, "-m", "mambair-jpeg", *option, "-o", "out.png", "--quiet"))
+    out = works(call("dejpeg", name, *option, "-o", "out.png", "--quiet"))
     assert out.startswith(f"out.png: 96x96 -> 96x96, {said}, ")
 
 
 def test_a_clean_image_gets_the_weakest(call, models):
     PIL.Image.fromarray(PIXELS).save("in.png")
-    out = works(call("dejpeg", "in.png", "-m", "mambair-jpeg", "-o", "out.png", "--quiet"))
+    out = works(call("dejpeg", "in.png", "-o", "out.png", "--quiet"))
     assert out.startswith("out.png: 96x96 -> 96x96, mambair-jpeg-40, ")
 
 
@@ -89,7 +85,7 @@ def test_each_image_of_a_folder_gets_its_own(call, models):
     Path("in").mkdir()
     for sigma in (10, 40):
         noisy(sigma).save(f"in/{sigma}.png")
-    arguments = "denoise", "in", "-m", "mambair-denoise", "-o", "out"
+    arguments = "denoise", "in", "-o", "out"
     facts = json.loads(works(call(*arguments, "--json")))
     assert facts["model"] == "mambair-denoise-15, mambair-denoise-50"
     low, high = (file["level"] for file in facts["files"])
@@ -101,15 +97,37 @@ def test_each_image_of_a_folder_gets_its_own(call, models):
     assert f"mambair-denoise-15, mambair-denoise-50 (sigma {low} to {high} measured), " in out
 
 
+def test_other_weights_of_a_level_make_other_results(call, models, monkeypatch):
+    Path("in").mkdir()
+    noisy(40).save("in/a.png")
+    works(call("denoise", "in", "-o", "out"))
+    model, path = network("denoise"), models / "mambair-denoise-50.safetensors"
+    save_network(path, model, model.state_dict(), {"name": "another"})
+    rows = (replace(row, sha256=sha256(models / str(row.file))) for row in registry.MODELS)
+    monkeypatch.setattr(registry, "MODELS", tuple(rows))
+    assert json.loads(works(call("denoise", "in", "-o", "out", "--json")))["ok"] == 1
+
+
+@pytest.mark.parametrize("task", ["denoise", "derain", "dejpeg"])
+def test_a_folder_by_a_file_where_nothing_is_bundled(call, empty_folder, monkeypatch, task):
+    monkeypatch.setattr(registry, "MODELS", ())
+    model = network("denoise")
+    save_network(empty_folder / "net.safetensors", model, model.state_dict(), {})
+    Path("in").mkdir()
+    noisy(25).save("in/a.png")
+    assert json.loads(works(call(task, "in", "-m", "net.safetensors", "-o", "out", "--json")))["ok"] == 1
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
         ("denoise in.png --noise loud", "--noise takes auto or real or a number from 0 to 255, not 'loud'"),
-        ("denoise in.png --noise 25 -m mambair-denoise-25", "-m names one"),
+        ("denoise in.png --noise 25 -m mambair-denoise-25", "-m names another"),
         ("dejpeg in.png --jpeg 0", "--jpeg takes auto or a number from 1 to 100, not '0'"),
         ("upscale in.png --degradation rain", "--degradation takes bicubic or real, not 'rain'"),
-        ("derain in.png --setting auto", "nothing to choose"),
         ("upscale in.png --noise 25", "No such option: --noise"),
+        ("denoise in.png -s 2", "No such option: -s"),
+        ("derain in.png --width 20", "No such option: --width"),
     ],
 )
 def test_errors(call, models, line, words):

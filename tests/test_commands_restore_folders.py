@@ -27,7 +27,8 @@ def call(call, monkeypatch):
     """As `call`, with the stand-in for networks."""
 
     def call_with_stand_in(*arguments, restorer=None):
-        monkeypatch.setattr(upscaler, "Upscaler", lambda *_: restorer or Doubler())
+        stand_in = restorer or Doubler()
+        monkeypatch.setattr(upscaler, "Upscaler", lambda choice, options: stand_in)
         return call(*arguments)
 
     return call_with_stand_in
@@ -65,7 +66,7 @@ def test_json(call):
     assert good.pop("seconds") > 0
     assert good == {
         "input": "in/a.png", "output": "out/a.png", "status": "ok", "size_in": [16, 16], "size_out": [32, 32],
-        "tiles": 1, "error": None, "notes": [],
+        "tiles": 1, "level": None, "models": ["tiny-x2"], "error": None, "notes": [],
     }  # fmt: skip
     assert bad["error"] in err
     assert json.loads(call("upscale", "in/a.png", "-o", "out/", "-s", 2, "--json")[1])["skipped"] == 1

@@ -137,12 +137,10 @@ def test_the_smallest_sufficient_models_are_found(monkeypatch, scale, names):
 
 
 def test_another_task_has_other_models(monkeypatch):
-    fails(lambda: find_models("denoise"), CallError, "no bundled model for denoise yet", "--task denoise")
-    other = replace(MODELS[0], name="clean", task="denoise", scale=1)
-    monkeypatch.setattr(registry, "MODELS", (*MODELS, other))
-    assert find_models("denoise") == [other]
-    assert find_models("upscale") == [model_named("tiny-x2")]
+    assert [find_models(task)[0].name for task in TASKS] == ["tiny-x2", "tiny-denoise", "tiny-derain", "tiny-dejpeg"]
     fails(lambda: find_models("denoise", 2), CallError, "denoise", "x2", "-m")
+    monkeypatch.setattr(registry, "MODELS", tuple(m for m in MODELS if m.name != "tiny-denoise"))
+    fails(lambda: find_models("denoise"), CallError, "no bundled model for denoise yet", "--task denoise")
 
 
 @pytest.mark.parametrize(
@@ -163,46 +161,40 @@ def test_another_task_has_other_models(monkeypatch):
     ],
 )
 def test_the_nearest_level_that_is_strong_enough(monkeypatch, task, level, name):
-    family = f"mambair-{name.rpartition('-')[0]}"
-    for models in (MODELS, MODELS[::-1]):
+    published = tuple(replace(m, file=m.name) for m in MODELS if m.name.startswith("mambair-"))
+    for models in (published, published[::-1]):
         monkeypatch.setattr(registry, "MODELS", models)
-        assert [model.name for model in find_models(task, 1, Choice(family, level=level))] == [f"mambair-{name}"]
+        assert [model.name for model in find_models(task, level=level)] == [f"mambair-{name}"]
 
 
 def test_real_photographs_have_models_of_their_own(monkeypatch):
-    assert find_models("denoise", 1, Choice("mambair-denoise", real=True)) == [model_named("mambair-denoise-real")]
+    assert find_models("denoise", real=True) == [model_named("tiny-denoise-real")]
     monkeypatch.setattr(registry, "MODELS", tuple(m for m in MODELS if not (m.bundled and m.degradation == REAL)))
     words = "no bundled model for upscale --degradation real", "give one with -m"
-    fails(lambda: find_models("upscale", 4, Choice(real=True)), CallError, *words)
-    real = replace(MODELS[1], name="tiny-real-x4", degradation=REAL)
+    fails(lambda: find_models("upscale", 4, real=True), CallError, *words)
+    real = replace(model_named("tiny-x4"), name="tiny-real-x4", degradation=REAL)
     monkeypatch.setattr(registry, "MODELS", (*MODELS, real))
-    assert find_models("upscale", 4, Choice(real=True)) == [real]
-    assert find_models("upscale", 2, Choice(real=True)) == [real]
+    assert find_models("upscale", 4, real=True) == [real]
+    assert find_models("upscale", 2, real=True) == [real]
     assert real not in find_models("upscale", 4)
 
 
 @pytest.mark.parametrize(
-    ("task", "setting", "model", "choice"),
+    ("task", "setting", "choice"),
     [
-        ("upscale", None, None, Choice()),
-        ("upscale", "bicubic", None, Choice()),
-        ("upscale", "real", None, Choice(real=True)),
-        ("upscale", None, "tiny-x2", None),
-        ("denoise", "auto", None, Choice()),
-        ("denoise", "real", None, Choice(real=True)),
-        ("denoise", "0", None, Choice(level=0)),
-        ("denoise", "25", "mambair-denoise", Choice("mambair-denoise", level=25)),
-        ("denoise", "auto", "mambair-denoise", Choice("mambair-denoise")),
-        ("denoise", None, "mambair-denoise-25", None),
-        ("denoise", None, "tiny", None),
-        ("derain", None, None, Choice()),
-        ("dejpeg", "10", None, Choice(level=10)),
-        ("dejpeg", None, "mambair-jpeg", Choice("mambair-jpeg")),
-        ("dejpeg", None, "net.pth", None),
+        ("upscale", None, {}),
+        ("upscale", "bicubic", {}),
+        ("upscale", "real", {"real": True}),
+        ("denoise", "auto", {}),
+        ("denoise", "real", {"real": True}),
+        ("denoise", "0", {"level": 0}),
+        ("denoise", "25", {"level": 25}),
+        ("derain", None, {}),
+        ("dejpeg", "10", {"level": 10}),
     ],
 )
-def test_what_the_option_of_a_task_says(task, setting, model, choice):
-    assert parse_choice(TASKS[task], setting, model) == choice
+def test_what_the_option_of_a_task_says(task, setting, choice):
+    assert parse_choice(TASKS[task], setting, None) == Choice(task, **choice)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +207,6 @@ def test_what_the_option_of_a_task_says(task, setting, model, choice):
         ("denoise", "2.5", "not '2.5'"),
         ("dejpeg", "0", "--jpeg takes auto or a number from 1 to 100, not '0'"),
         ("dejpeg", "real", "not 'real'"),
-        ("derain", "auto", "derain"),
     ],
 )
 def test_what_the_option_of_a_task_does_not_take(task, setting, words):
@@ -223,8 +214,9 @@ def test_what_the_option_of_a_task_does_not_take(task, setting, words):
 
 
 def test_an_option_and_a_model_exclude_each_other():
-    words = "--noise chooses among models, and -m names one"
+    words = "--noise chooses among the bundled models, and -m names another"
     fails(lambda: parse_choice(TASKS["denoise"], "auto", "mambair-denoise-25"), CallError, words)
+    assert parse_choice(TASKS["denoise"], None, "mambair-denoise-25") == Choice("denoise", "mambair-denoise-25")
 
 
 @pytest.mark.parametrize("task", TASKS)

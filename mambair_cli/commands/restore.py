@@ -1,17 +1,17 @@
 """`mambair upscale` and the other tasks: one command for each row of TASKS."""
 
+import inspect
 import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from ..errors import CallError
-from ..registry import MAX_SCALE, MODELS, Choice, Task, check_task, find_models, model_named, parse_choice
+from ..registry import MAX_SCALE, Task, check_task, model_named, parse_choice
 from .models import fetch
 from .terminal import Backend, Device, Dtype, Json, Offline, print_json, print_table, progress_bar, say
 
@@ -44,24 +44,21 @@ def command(task: Task) -> Callable[..., None]:
                 "-s",
                 min=1,
                 max=MAX_SCALE,
-                hidden=task.scale == 1,
                 help=f"How many times larger, such as 2 or 1.5. Default: the model's, or {task.scale}.",
             ),
         ] = None,
         width: Annotated[
             int | None,
-            typer.Option(min=1, hidden=task.scale == 1, help="Of the results in pixels, instead of --scale."),
+            typer.Option(min=1, help="Of the results in pixels, instead of --scale."),
         ] = None,
-        height: Annotated[
-            int | None, typer.Option(min=1, hidden=task.scale == 1, help="One of both alone keeps the aspect.")
-        ] = None,
+        height: Annotated[int | None, typer.Option(min=1, help="One of both alone keeps the aspect.")] = None,
         model: Annotated[
             str | None,
             typer.Option("--model", "-m", help="A model's name (mambair models list) or a checkpoint file."),
         ] = None,
         setting: Annotated[
             str | None,
-            typer.Option(f"--{task.option or 'setting'}", hidden=not task.option, help=_option_help(task)),
+            typer.Option(f"--{task.option}", help=task.option_help),
         ] = None,
         globs: Annotated[
             list[str] | None,
@@ -113,9 +110,6 @@ def command(task: Task) -> Callable[..., None]:
         if scale and sides:
             raise CallError("--scale and --width or --height exclude each other; give one of them")
         choice = parse_choice(task, setting, model)
-        if choice:  # -m, if given, is a family of them
-            model = None
-        choice = choice or Choice()
         row = model_named(model or "")
         factor = scale or (row.scale if row else None if model else task.scale)
 
@@ -127,7 +121,7 @@ def command(task: Task) -> Callable[..., None]:
                 check_task(task.name, row.name, row.task, row.scale)
                 fetch(row, as_json or quiet)
             options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha, dtype)
-            return Upscaler(model, options, task.name, choice)
+            return Upscaler(choice, options)
 
         upscaler = None
         if factor is None and not sides:  # only the file tells
@@ -142,7 +136,7 @@ def command(task: Task) -> Callable[..., None]:
             globs=globs or (),
         )
         upscaler = upscaler or load()
-        if not sides and not choice.family:
+        if not sides:
             upscaler.chain(factor or 1)  # what cannot be loaded is told before the work
         size = Size(factor or 1, width, height)
         manifest = None
@@ -150,15 +144,8 @@ def command(task: Task) -> Callable[..., None]:
             from ..checkpoints import find_checkpoint
             from ..weights import sha256
 
-            rows = (
-                [m for m in MODELS if m.bundled and m.task == task.name]
-                if sides
-                else find_models(task.name, factor or 1, choice)
-            )
-            names = [model] if model else [] if choice.family else dict.fromkeys(row.name for row in rows)
             settings = {
-                "models": [sha256(find_checkpoint(name)) for name in names],
-                "choice": asdict(choice),
+                "models": [sha256(find_checkpoint(name)) for name in choice.possible(None if sides else factor)],
                 "size": [None if sides else factor, width, height],
                 "quality": quality,
                 "ensemble": ensemble,
@@ -177,12 +164,11 @@ def command(task: Task) -> Callable[..., None]:
         try:
             with progress_bar(as_json or quiet) as progress:
                 batch = Batch(upscaler, size, quality, manifest, overwrite, max_pixels or MAX_PIXELS)
-                if not quiet and (row or not model):  # of a file nobody knows what it was trained for
-                    strongest = choice if choice.level is not None else replace(choice, level=task.worst)
-                    batch.advise = Advisor(task.name, row or find_models(task.name, factor or 1, strongest)[0])
+                if not quiet:
+                    batch.advise = Advisor()
                 batch.run(jobs, done, progress)
         finally:  # an interrupt ends after saying what is done; under torchrun, one process has the records
-            facts["model"] = ", ".join(upscaler.restorers)
+            facts["model"] = ", ".join(dict.fromkeys(name for record in records for name in record.models))
             facts |= {"backend": upscaler.backend, "device": str(upscaler.device)}
             facts["seconds"] = round(time.perf_counter() - started, 3)
             if records and folder:
@@ -193,15 +179,11 @@ def command(task: Task) -> Callable[..., None]:
             _print_result(facts, records[0], task.level, as_json, sys.stderr if output == "-" else sys.stdout)
 
     restore.__doc__ = task.summary
+    signature = inspect.signature(restore)
+    without = {*(("scale", "width", "height") if task.scale == 1 else ()), *(() if task.option else ("setting",))}
+    kept = [parameter for name, parameter in signature.parameters.items() if name not in without]
+    restore.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
     return restore
-
-
-def _option_help(task: Task) -> str:
-    if task.option == "degradation":
-        return "What was suffered: bicubic (only made smaller) or real (blur, noise, JPEG). Default: bicubic."
-    if task.option == "noise":
-        return "Sigma of 255 (15, 25, 50), auto (measured) or real (of cameras). Default: auto."
-    return "Quality (10 to 40), or auto (by the file's tables and the pixels). Default: auto."
 
 
 def _parse_bytes(text: str) -> int:
