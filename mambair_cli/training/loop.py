@@ -222,7 +222,7 @@ def train(
         with noted_signals() as stopping:
             if main:
                 out.mkdir(parents=True, exist_ok=True)
-                (out / "recipe.json").write_text(json.dumps(asdict(config), indent=1))
+                (out / "recipe.json").write_text(json.dumps(asdict(config), indent=1, allow_nan=False))
                 watch = Watch(out, total, iteration, settings.tensorboard)
             saved_at = logged_at = time.perf_counter()
             computing, since = 0.0, iteration
@@ -245,7 +245,7 @@ def train(
                         sums += add_gradients(shared, low, high, 1 / len(starts), config, engine, adversary)
                     computing += time.perf_counter() - began
                 began = time.perf_counter()
-                norm = nn.utils.clip_grad_norm_(weights, config.optimiser.clip, foreach=True)
+                norm = nn.utils.clip_grad_norm_(weights, config.optimiser.clip or math.inf, foreach=True)
                 told = torch.stack([*sums, norm.to(sums), sums.new_tensor(float(bool(stopping)))])
                 loss, against, size, stop = engine.reduce(told, "mean").tolist()
                 if math.isfinite(loss + against + size):
@@ -282,7 +282,8 @@ def train(
                             watch.show(results, validation, iteration)
                             if entry[metric] > best:
                                 best = entry[metric]
-                                save_network(out / "best.safetensors", averaged, averaged.state_dict(), {})
+                                facts = {"task": config.task, "iterations": iteration}
+                                save_network(out / "best.safetensors", averaged, averaged.state_dict(), facts)
                         watch.log(entry)
                         for reason in pairs.photos.skipped[reported:]:
                             _say(f"skipped: {reason}")
@@ -300,7 +301,8 @@ def train(
                 averaged.load_state_dict(ema)
                 results = restored(averaged, validation, engine.device)
                 facts = {
-                    "scale": config.scale, "iterations": total, "images": len(pairs.photos.sources),
+                    "task": config.task, "scale": config.scale, "iterations": total,
+                    "images": len(pairs.photos.sources),
                     f"validation_{metric}": f"{score(results, validation, config.scale, metric):.3f}",
                 }  # fmt: skip
                 export(averaged, config, out, facts)
