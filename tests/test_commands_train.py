@@ -70,10 +70,10 @@ def test_train_passes_its_options_on(call, folder, monkeypatch):
     fails(call(*line), 130, "mambair: interrupted\n")
     line += ["--resume", "--init", "i.pth", "--val", "v", "--low", "l", "--val-low", "w", "--set", "data.batch=7"]
     line += ["--device", "cpu", "--precision", "bf16", "--device-batch", 3, "--workers", 2, "--cache", 0.5]
-    fails(call(*line, "--recompute", "--tensorboard", "--vgg", "vgg.pth"), 130)
+    fails(call(*line, "--recompute", "--tensorboard", "--vgg", "vgg.pth", "--compile"), 130)
     config = read_recipe("recipe.toml")
     seven = replace(config, data=replace(config.data, batch=(7,)))
-    settings = Settings("cpu", "bf16", 3, 2, 2**29, True, True, Path("vgg.pth"))
+    settings = Settings("cpu", "bf16", 3, 2, 2**29, True, True, Path("vgg.pth"), True)
     assert asked == [
         (config, Folders(Path("d")), Path("o"), {"resume": False, "init": "", "settings": Settings()}),
         (

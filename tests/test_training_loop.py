@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
+from torch._dynamo.utils import counters
 from training import (
     CPU,
     DENOISE,
@@ -23,10 +24,11 @@ from training import (
     write_photos,
 )
 
+from mambair_cli.archs import layers
 from mambair_cli.bench.candidates import Candidate
 from mambair_cli.bench.quality import open_benchmark
 from mambair_cli.bench.quality import run as measure
-from mambair_cli.errors import CallError
+from mambair_cli.errors import BackendError, CallError
 from mambair_cli.metrics import psnr
 from mambair_cli.training import checkpoints
 from mambair_cli.training import loop as module
@@ -284,6 +286,28 @@ def test_recomputing_blocks_changes_nothing_but_memory(photos, tmp_path):
     train(config, photos, tmp_path / "kept")
     train(config, photos, tmp_path / "again", settings=Settings("cpu", recompute=True))
     assert_equal(load_checkpoint(tmp_path / "kept")["model"], load_checkpoint(tmp_path / "again")["model"])
+
+
+@pytest.mark.filterwarnings("ignore:.*autograd:DeprecationWarning")  # torch's own
+def test_a_compiled_network_learns_the_same(photos, tmp_path, monkeypatch):
+    """Traced as on a GPU, in one graph for each shape, and run by the same kernels as without."""
+    monkeypatch.setattr(layers, "_ONEDNN", False)
+    monkeypatch.setattr(module, "compile_network", lambda model, device: model.compile(backend="aot_eager"))
+    counters.clear()
+    config = recipe(iterations=3)
+    for name, compiled in (("plain", False), ("compiled", True)):
+        train(config, photos, tmp_path / name, settings=Settings("cpu", compile=compiled))
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+    losses = [[entry["loss"] for entry in read_log(tmp_path / name)] for name in ("plain", "compiled")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert load_network(tmp_path / "compiled" / "model.safetensors")[0].config.depths == (1,)
+
+
+def test_compiling_is_for_gpus(photos, tmp_path):
+    with pytest.raises(BackendError, match="--compile is for NVIDIA and AMD GPUs, not for cpu; leave it out"):
+        train(recipe(), photos, tmp_path / "out", settings=Settings("cpu", compile=True))
+    assert not (tmp_path / "out").exists()
 
 
 def test_bf16_is_close(photos, tmp_path):

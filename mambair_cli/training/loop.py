@@ -23,7 +23,7 @@ from . import checkpoints, parallel
 from .data import Loader, Part, TrainingPairs
 from .losses import build_adversary, network_loss
 from .memory import device_batches
-from .network import build_optimiser, recompute_blocks, start_weights
+from .network import build_optimiser, compile_network, recompute_blocks, start_weights
 from .photos import Photos, find_sources, split
 from .recipe import TrainConfig, build_degradation, build_network, checked
 from .schedule import learning_rate, stage_at, stages
@@ -56,6 +56,7 @@ class Settings:
     a device takes at once; None: as many as fit, and a resumed run as many as before. workers: threads that make
     batches. cache: bytes of decoded images; None: half of the free memory. recompute: keep less for the backward
     pass (gradient checkpointing). tensorboard: log there too. vgg: file of VGG19's weights, for perceptual losses.
+    compile: run the network through torch.compile, on GPUs.
     """
 
     device: str = "auto"
@@ -66,6 +67,7 @@ class Settings:
     recompute: bool = False
     tensorboard: bool = False
     vgg: Path | None = None
+    compile: bool = False
 
 
 def open_data(config: TrainConfig, folders: Folders, settings: Settings) -> tuple[TrainingPairs, list[Pair], list[str]]:
@@ -184,6 +186,8 @@ def train(
 
     world = engine.num_processes
     sizes = saved.get("sizes", {}).get(world) or device_batches(model, config, loss_of, engine, settings.device_batch)
+    if settings.compile:
+        compile_network(model, engine.device)
     for patch, batch in stages(config):
         times = f"{batch // world // sizes[patch]} times {sizes[patch]}"
         notes.append(f"patches of {patch}: batch {batch}, that is {times} on each of {world} {engine.device.type}")
