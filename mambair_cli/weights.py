@@ -300,11 +300,20 @@ def task_of(path: Path) -> str | None:
 
 
 def save_network(path: Path, model: nn.Module, state: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
-    """Write tensors as safetensors with the model's configuration and `notes` as metadata, atomically."""
+    """Write tensors as safetensors with the model's configuration and `notes` as metadata, atomically.
+
+    With a `task` among `notes`, a name of `registry.TASKS`, only that command takes the file. The same content gives
+    the same bytes. Raises OSError.
+    """
     arch = next(name for name, (_, network, _) in ARCHITECTURES.items() if isinstance(model, network))
     metadata = {"mambair.arch": arch, "mambair.config": json.dumps(asdict(model.config))}  # type: ignore[call-overload]
     metadata |= {f"mambair.{key}": str(value) for key, value in notes.items()}
-    write_atomically(path, save({k: v.contiguous() for k, v in state.items()}, metadata))
+    content = save({k: v.contiguous() for k, v in state.items()})  # which would shuffle metadata, so these come here
+    data = 8 + int.from_bytes(content[:8], "little")
+    header = {"__metadata__": dict(sorted(metadata.items()))} | json.loads(content[8:data])
+    text = json.dumps(header, ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    write_atomically(path, len(text).to_bytes(8, "little") + text + content[data:])
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -39,6 +39,24 @@ def test_train(call, pictures):
     assert upscale(call, "photo.png", "-m", "run/best.safetensors")["size_out"] == [48, 36]
 
 
+def test_what_was_trained_is_for_its_own_task(call, pictures, monkeypatch):
+    monkeypatch.setenv("MAMBAIR_HOME", "home")
+    Path("recipe.toml").write_text(
+        RECIPE.replace("scale = 2", "scale = 1")
+        .replace("pixelshuffledirect", "")
+        .replace("validation = 1", 'validation = 1, degradation = {kind = "rain", angle = [-25, 25]}')
+    )
+    line = ["train", "--recipe", "recipe.toml", "--data", pictures, "--out", "run", "--iterations", 1]
+    assert call(*line)[0] == 0
+    assert call("models", "import", "run/model.safetensors", "--name", "my-rain")[0] == 0
+    for file in ("run/model.safetensors", "run/best.safetensors", "my-rain"):
+        assert call("derain", "photo.png", "-m", file)[0] == 0
+        for other in ("upscale", "denoise", "dejpeg"):
+            fails(call(other, "photo.png", "-m", file), 2, f"{file} is for derain; use mambair derain INPUT -m {file}")
+    assert "my-rain" in call("models", "list", "--task", "derain")[1]
+    assert "my-rain" not in call("models", "list", "--task", "denoise")[1]
+
+
 def test_train_passes_its_options_on(call, folder, monkeypatch):
     Path("recipe.toml").write_text(RECIPE)
     asked = []
@@ -52,10 +70,10 @@ def test_train_passes_its_options_on(call, folder, monkeypatch):
     fails(call(*line), 130, "mambair: interrupted\n")
     line += ["--resume", "--init", "i.pth", "--val", "v", "--low", "l", "--val-low", "w", "--set", "data.batch=7"]
     line += ["--device", "cpu", "--precision", "bf16", "--device-batch", 3, "--workers", 2, "--cache", 0.5]
-    fails(call(*line, "--recompute", "--tensorboard", "--vgg", "vgg.pth"), 130)
+    fails(call(*line, "--recompute", "--tensorboard", "--vgg", "vgg.pth", "--compile"), 130)
     config = read_recipe("recipe.toml")
     seven = replace(config, data=replace(config.data, batch=(7,)))
-    settings = Settings("cpu", "bf16", 3, 2, 2**29, True, True, Path("vgg.pth"))
+    settings = Settings("cpu", "bf16", 3, 2, 2**29, True, True, Path("vgg.pth"), True)
     assert asked == [
         (config, Folders(Path("d")), Path("o"), {"resume": False, "init": "", "settings": Settings()}),
         (

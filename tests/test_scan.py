@@ -15,9 +15,9 @@ RUNNABLE = [b.name for b in BACKENDS if b.unavailable("cpu", torch.float32) is N
 
 @pytest.fixture(autouse=True)
 def nothing_resolved():
-    resolve_backend.cache_clear()
+    scan._resolved.clear()
     yield
-    resolve_backend.cache_clear()
+    scan._resolved.clear()
 
 
 @pytest.fixture

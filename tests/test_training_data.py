@@ -82,6 +82,13 @@ def test_a_batch_leaves_the_global_generators_alone(folder):
     assert (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
 
 
+def test_batches_have_one_layout(folder):
+    """However their samples are flipped."""
+    pairs = training_pairs(sources(folder), 2, 8)
+    for i in range(30):
+        assert all(x.is_contiguous(memory_format=torch.channels_last) for x in pairs.batch(i, range(1 + i % 2), 8))
+
+
 @pytest.mark.parametrize("scale", [2, 3])
 def test_patches_are_crops_of_the_whole_image_shrunk(folder, scale):
     """Not crops that are shrunk: those would have other pixels near their edges."""

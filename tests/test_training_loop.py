@@ -1,3 +1,4 @@
+import json
 import math
 import os
 import re
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
+from torch._dynamo.utils import counters
 from training import (
     CPU,
     DENOISE,
@@ -22,10 +24,11 @@ from training import (
     write_photos,
 )
 
+from mambair_cli.archs import layers
 from mambair_cli.bench.candidates import Candidate
 from mambair_cli.bench.quality import open_benchmark
 from mambair_cli.bench.quality import run as measure
-from mambair_cli.errors import CallError
+from mambair_cli.errors import BackendError, CallError
 from mambair_cli.metrics import psnr
 from mambair_cli.training import checkpoints
 from mambair_cli.training import loop as module
@@ -66,7 +69,7 @@ def score_of(model, config, data):
 @pytest.fixture(scope="module")
 def run(photos, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "deep" / "run"
-    config = recipe(iterations=60, batch=4)
+    config = recipe(iterations=60, batch=4, clip=0.0)  # as most published recipes
     assert train(config, photos, out) == out / "model.safetensors"
     return config, out
 
@@ -78,6 +81,8 @@ def test_a_run_writes_its_files_and_no_others(run):
     texts = {"log.jsonl", "model.md", "recipe.json"}
     assert names == {"checkpoint-00000060.pt", "best.safetensors", "model.safetensors", *pictures, *texts}
     assert read_recipe(str(out / "recipe.json")) == config
+    for text in ((out / "recipe.json").read_text(), *(out / "log.jsonl").read_text().splitlines()):
+        json.loads(text, parse_constant=pytest.fail)  # NaN and Infinity are no JSON
     assert "validation psnr y: " in (out / "model.md").read_text()
     for name in pictures:
         with Image.open(out / name) as picture:
@@ -115,7 +120,7 @@ def test_the_weights_are_the_averaged_ones(run):
 def test_the_weights_name_their_origin(run):
     _, out = run
     metadata = read_state(out / "model.safetensors").metadata
-    assert (metadata["mambair.iterations"], metadata["mambair.scale"]) == ("60", "2")
+    assert [metadata[f"mambair.{key}"] for key in ("task", "iterations", "scale")] == ["upscale", "60", "2"]
     assert float(metadata["mambair.validation_psnr_y"]) == pytest.approx(read_log(out)[-1]["psnr_y"], abs=1e-3)
 
 
@@ -240,7 +245,7 @@ def test_averaged_weights(photos, tmp_path, monkeypatch, ema, decays):
 def test_the_gradient_is_clipped(photos, tmp_path, monkeypatch):
     """Adam hides the size of a gradient, but its first moment after one step shows it."""
     train(recipe(iterations=1, clip=1e-3), photos, tmp_path / "clipped")
-    train(recipe(iterations=1, clip=math.inf), photos, tmp_path / "free")
+    train(recipe(iterations=1, clip=0.0), photos, tmp_path / "free")
     norms = []
     for name in ("clipped", "free"):
         state = load_checkpoint(tmp_path / name)["optimiser"]["state"]
@@ -281,6 +286,28 @@ def test_recomputing_blocks_changes_nothing_but_memory(photos, tmp_path):
     train(config, photos, tmp_path / "kept")
     train(config, photos, tmp_path / "again", settings=Settings("cpu", recompute=True))
     assert_equal(load_checkpoint(tmp_path / "kept")["model"], load_checkpoint(tmp_path / "again")["model"])
+
+
+@pytest.mark.filterwarnings("ignore:.*autograd:DeprecationWarning")  # torch's own
+def test_a_compiled_network_learns_the_same(photos, tmp_path, monkeypatch):
+    """Traced as on a GPU, in one graph for each shape, and run by the same kernels as without."""
+    monkeypatch.setattr(layers, "_ONEDNN", False)
+    monkeypatch.setattr(module, "compile_network", lambda model, device: model.compile(backend="aot_eager"))
+    counters.clear()
+    config = recipe(iterations=3)
+    for name, compiled in (("plain", False), ("compiled", True)):
+        train(config, photos, tmp_path / name, settings=Settings("cpu", compile=compiled))
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+    losses = [[entry["loss"] for entry in read_log(tmp_path / name)] for name in ("plain", "compiled")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert load_network(tmp_path / "compiled" / "model.safetensors")[0].config.depths == (1,)
+
+
+def test_compiling_is_for_gpus(photos, tmp_path):
+    with pytest.raises(BackendError, match="--compile is for NVIDIA and AMD GPUs, not for cpu; leave it out"):
+        train(recipe(), photos, tmp_path / "out", settings=Settings("cpu", compile=True))
+    assert not (tmp_path / "out").exists()
 
 
 def test_bf16_is_close(photos, tmp_path):

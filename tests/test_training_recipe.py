@@ -1,18 +1,31 @@
 import json
-import math
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import get_args, get_origin, get_type_hints
 
 import pytest
 import torch
 from training import RECIPE, recipe
 
-from mambair_cli.archs.mambair import detect
-from mambair_cli.degrade import Jpeg, Noise
+from mambair_cli.archs.mambair import MambaIRConfig, detect
+from mambair_cli.archs.mambair_unet import MambaIRUNetConfig
+from mambair_cli.archs.vmambair import VmambaIRConfig
+from mambair_cli.degrade import Jpeg, Noise, Sensor
 from mambair_cli.errors import CallError
 from mambair_cli.rain import Rain
 from mambair_cli.real_world import RealWorld
-from mambair_cli.training.recipe import RECIPES, build_degradation, build_network, read_recipe, recipe_names
+from mambair_cli.training.recipe import (
+    RECIPES,
+    DataConfig,
+    LossConfig,
+    OptimiserConfig,
+    ScheduleConfig,
+    TrainConfig,
+    build_degradation,
+    build_network,
+    read_recipe,
+    recipe_names,
+)
 from mambair_cli.training.schedule import learning_rate, stages
 
 # Bundled recipes: parameters (shared/spec/networks.md), then what the papers say of the training.
@@ -128,6 +141,19 @@ def test_ablations():
     ].shape == (24, 12, 1, 1)
 
 
+@pytest.mark.parametrize(
+    ("names", "task"),
+    [
+        (("light-x2", "real-x4", "real-x4-gan", "vmambair-x4", "tiny-real-x4"), "upscale"),
+        (("denoise-15", "denoise-real", "tiny-denoise", "tiny-denoise-real"), "denoise"),
+        (("derain", "derain-finetune", "tiny-derain"), "derain"),
+        (("jpeg-10", "tiny-dejpeg"), "dejpeg"),
+    ],
+)
+def test_recipes_know_what_their_networks_are_for(names, task):
+    assert {read_recipe(name).task for name in names} == {task}
+
+
 # Changes
 
 
@@ -235,7 +261,7 @@ def test_a_network_may_leave_keys_to_their_defaults():
         ("iterations = 6", "iterations = -6", r"iterations must be a whole number from 1 .*, not -6"),
         ("iterations = 6", "iterations = 0", r"iterations must be a whole number from 1"),
         ("batch = 2", "batch = 0", r"batch must be a whole number from 1"),
-        ("patch = 8", "patch = -8", r"patch must be a whole number from 1"),
+        ("patch = 8", "patch = -8", r"patch must be a whole number from 4 to 4096, not -8"),
         ("validation = 2", "validation = 0", r"validation must be a whole number from 1"),
         ("scale = 2", "scale = 9", r"scale must be a whole number from 1 to 8, not 9"),
         ("seed = 1", "seed = -1", r"seed must be a whole number from 0"),
@@ -244,10 +270,11 @@ def test_a_network_may_leave_keys_to_their_defaults():
         ("lr = 2e-3", "lr = inf", r"lr must be a number from .*, not inf"),
         ("[0.9, 0.99]", "[0.9, 1.0]", r"betas must be a number from 0 to 0\.9999, not 1\.0"),
         ("weight_decay = 0.01", "weight_decay = -0.1", r"weight_decay must be a number from 0"),
-        ("clip = 1.0", "clip = 0.0", r"clip must be a number from"),
+        ("clip = 1.0", "clip = -1.0", r"clip must be a number from 0 to 1e\+06, not -1\.0"),
         ("ema = 0.9", "ema = 1.1", r"ema must be a number from 0 to 1, not 1\.1"),
         ("warmup = 0.1", "warmup = 3", r"warmup must be a number from 0 to 1, not 3"),
-        ("embed_dim = 16", "embed_dim = 0", r"embed_dim must be a whole number from 6"),
+        ("embed_dim = 16", "embed_dim = 0", r"embed_dim must be a whole number from 6 to 1024, not 0"),
+        ("warmup = 0.1", "floor = 0.1", r"own\.toml, \[schedule\]: floor must not be above the lr, 0\.002"),
         ("depths = [1]", "depths = [1, 0]", r"depths must be a whole number from 1 .*, not 0"),
         ("depths = [1]", "depths = [1]\nin_chans = 2", r"in_chans must be 1 \(gray\) or 3"),
         ("depths = [1]", "depths = [1]\nin_chans = 4", r"in_chans must be a whole number from 1 to 3"),
@@ -303,9 +330,55 @@ def test_degradations_become_typed():
     assert build_degradation(recipe()) is None
 
 
-def test_clip_may_be_infinite(tmp_path):
-    (tmp_path / "own.toml").write_text(RECIPE.replace("clip = 1.0", "clip = inf"))
-    assert read_recipe(str(tmp_path / "own.toml")).optimiser.clip == math.inf
+def numbers(kind):
+    """The keys of all numbers in a dataclass of recipes, and how many are in the list; 0 where it is no list."""
+    for key, annotation in get_type_hints(kind).items():
+        parts = get_args(annotation)
+        if annotation in (int, float):
+            yield key, 0
+        elif get_origin(annotation) is tuple and parts[0] in (int, float):
+            yield key, 1 if parts[-1] is ... else len(parts)
+
+
+SECTIONS = [
+    ("", TrainConfig, "tiny-x2"),
+    ("data.", DataConfig, "tiny-x2"),
+    ("loss.", LossConfig, "tiny-x2"),
+    ("optimiser.", OptimiserConfig, "tiny-x2"),
+    ("schedule.", ScheduleConfig, "tiny-x2"),
+    ("network.", MambaIRConfig, "tiny-x2"),
+    ("network.", VmambaIRConfig, "derain"),
+    ("network.", MambaIRUNetConfig, "denoise-real"),
+    ("data.degradation.", Rain, "derain"),
+    ("data.degradation.", Sensor, "denoise-real"),
+    ("data.degradation.", Noise, "denoise-15"),
+    ("data.degradation.", Jpeg, "jpeg-10"),
+]
+
+
+@pytest.mark.parametrize("value", ["-1e12", "1e12", "nan", "inf", "-inf", "true", "'1'", "1000000000000"])
+@pytest.mark.parametrize(("section", "kind", "name"), SECTIONS)
+def test_no_number_is_absurd(section, kind, name, value):
+    """Of all keys that there are: one line that names the key, what it may be, and what it is."""
+    asked = [(key, count) for key, count in numbers(kind) if key not in ("upscale", "channel_inner")]
+    assert asked
+    for key, count in asked:
+        given = f"[{', '.join([value] * count)}]" if count else value
+        with pytest.raises(CallError, match=rf"^--set .*: {key} must be a (whole )?number from \S+ to \S+, not \S+$"):
+            read_recipe(name, [f"{section}{key}={given}"])
+
+
+def test_negative_ranges_are_accepted(tmp_path):
+    changes = ["data.degradation.angle=[-25, 25]", "data.degradation.crossing=[0, 0]"]
+    rain = build_degradation(read_recipe("tiny-derain", changes))
+    assert (rain.angle, rain.crossing) == ((-25.0, 25.0), (0.0, 0.0))
+    (tmp_path / "own.toml").write_text('base = "tiny-derain"\n[data]\ndegradation = {kind = "rain", angle = [-25, -5]}')
+    assert build_degradation(read_recipe(str(tmp_path / "own.toml"))).angle == (-25.0, -5.0)
+
+
+def test_a_network_needs_blocks():
+    with pytest.raises(CallError, match=r"\[network\]: depths must count the blocks of one group at least, not \(\)"):
+        build_network(read_recipe("tiny-x2", ["network.depths=[]"]))
 
 
 def test_adversarial_losses_need_colour_and_patches_of_a_multiple():

@@ -218,6 +218,19 @@ def test_the_task_of_a_file(tmp_path):
 # Writing
 
 
+def test_the_same_content_has_the_same_bytes(tmp_path):
+    model, notes = network("denoise"), {"task": "derain", **{letter: f"{letter}é" for letter in "abcdefgh"}}
+    state = {key: value.half() if "norm" in key else value for key, value in model.state_dict().items()}
+    for i, order in enumerate((dict, lambda items: dict(reversed(items.items())))):
+        for repeat in range(3):
+            save_network(tmp_path / f"{i}{repeat}.safetensors", model, order(state), order(notes))
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    found = read_state(tmp_path / "00.safetensors")
+    assert found.metadata["mambair.h"] == "hé"
+    assert found.state.keys() == state.keys()
+    assert all(torch.equal(value, state[key]) for key, value in found.state.items())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("form", FORMS)
 def test_a_file_is_converted(tmp_path, form, dtype):

@@ -160,6 +160,8 @@ class MambaIR(nn.Module):
     """The network: shallow features, groups of state-space blocks, reconstruction.
 
     Without upsampler the output is the input plus what the net adds (denoising, JPEG artefacts).
+
+    Raises ValueError for a shape that no such net has.
     """
 
     mean: Tensor
@@ -169,6 +171,8 @@ class MambaIR(nn.Module):
 
     def __init__(self, config: MambaIRConfig):
         super().__init__()
+        if not config.depths:
+            raise ValueError("depths must count the blocks of one group at least, not ()")
         self.config = config
         C, channels = config.embed_dim, config.in_chans
         mean = torch.tensor(RGB_MEAN if channels == 3 else [0.0] * channels)

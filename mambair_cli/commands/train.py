@@ -38,6 +38,7 @@ def train(
     ] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log to TensorBoard too.")] = False,
     vgg: Annotated[Path | None, typer.Option(help="File of VGG19's weights, for perceptual losses.")] = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="Fuse operations by torch.compile, on a GPU.")] = False,
 ) -> None:
     """Train a network by a recipe."""
     from ..runtime import keep_freed_memory
@@ -64,7 +65,7 @@ def train(
     else:
         config = read_recipe(str(recipe), changes or [], iterations)
     gib = None if cache is None else cache * 2**30
-    settings = Settings(device, precision, device_batch, workers, gib, recompute, tensorboard, vgg)
+    settings = Settings(device, precision, device_batch, workers, gib, recompute, tensorboard, vgg, compiled)
     folders = Folders(data, val, low, val_low)
     if dry_run:
         from ..training.plan import plan

@@ -5,7 +5,6 @@ import importlib.util
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -152,14 +151,22 @@ BACKENDS: tuple[Backend, ...] = (
     Backend("reference", ss2d_scan_vectorised, lambda device, dtype: None),
 )
 
+_resolved: dict[tuple[str, str, torch.dtype], Backend] = {}  # torch.compile would look through an lru_cache
 
-@lru_cache
+
 def resolve_backend(name: str, device: str, dtype: torch.dtype = torch.float32) -> Backend:
     """The back end `name` (or the fastest that can run, for `auto`) on a device type such as `cpu`.
 
     Logs, once, what `auto` chose and why a faster one was passed over.
     Raises CallError for an unknown name, BackendError where a back end asked for by name cannot run.
     """
+    asked = name, device, dtype
+    if asked not in _resolved:
+        _resolved[asked] = _resolve(*asked)
+    return _resolved[asked]
+
+
+def _resolve(name: str, device: str, dtype: torch.dtype) -> Backend:
     if name != "auto":
         for backend in BACKENDS:
             if backend.name == name:

@@ -169,7 +169,7 @@ def _optimiser(options: _Options, notes: list[str]) -> dict[str, Any]:
         "lr": float(options.take("train.optim_g.lr", 2e-4)),
         "betas": [float(b) for b in options.take("train.optim_g.betas", [0.9, 0.999])],
         "weight_decay": float(decay),
-        "clip": 0.01 if options.take("train.use_grad_clip") else float("inf"),
+        "clip": 0.01 if options.take("train.use_grad_clip") else 0.0,
         "ema": float(options.take("train.ema_decay", 0)),
     }
 

@@ -96,7 +96,7 @@ def _flipped(image: Pixels, flips: NDArray[Any]) -> Pixels:
 
 def to_tensor(images: NDArray[Any]) -> Tensor:
     """B x H x W x C uint8 (255 is white) or float32 -> (B,C,H,W) float32 in channels-last, 1 is white."""
-    tensor = torch.from_numpy(images).permute(0, 3, 1, 2)
+    tensor = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)  # a stack may be transposed
     return tensor.float().div_(255) if tensor.dtype == torch.uint8 else tensor
 
 

@@ -23,7 +23,7 @@ from . import checkpoints, parallel
 from .data import Loader, Part, TrainingPairs
 from .losses import build_adversary, network_loss
 from .memory import device_batches
-from .network import build_optimiser, recompute_blocks, start_weights
+from .network import build_optimiser, compile_network, recompute_blocks, start_weights
 from .photos import Photos, find_sources, split
 from .recipe import TrainConfig, build_degradation, build_network, checked
 from .schedule import learning_rate, stage_at, stages
@@ -56,6 +56,7 @@ class Settings:
     a device takes at once; None: as many as fit, and a resumed run as many as before. workers: threads that make
     batches. cache: bytes of decoded images; None: half of the free memory. recompute: keep less for the backward
     pass (gradient checkpointing). tensorboard: log there too. vgg: file of VGG19's weights, for perceptual losses.
+    compile: run the network through torch.compile, on GPUs.
     """
 
     device: str = "auto"
@@ -66,6 +67,7 @@ class Settings:
     recompute: bool = False
     tensorboard: bool = False
     vgg: Path | None = None
+    compile: bool = False
 
 
 def open_data(config: TrainConfig, folders: Folders, settings: Settings) -> tuple[TrainingPairs, list[Pair], list[str]]:
@@ -184,6 +186,8 @@ def train(
 
     world = engine.num_processes
     sizes = saved.get("sizes", {}).get(world) or device_batches(model, config, loss_of, engine, settings.device_batch)
+    if settings.compile:
+        compile_network(model, engine.device)
     for patch, batch in stages(config):
         times = f"{batch // world // sizes[patch]} times {sizes[patch]}"
         notes.append(f"patches of {patch}: batch {batch}, that is {times} on each of {world} {engine.device.type}")
@@ -222,7 +226,7 @@ def train(
         with noted_signals() as stopping:
             if main:
                 out.mkdir(parents=True, exist_ok=True)
-                (out / "recipe.json").write_text(json.dumps(asdict(config), indent=1))
+                (out / "recipe.json").write_text(json.dumps(asdict(config), indent=1, allow_nan=False))
                 watch = Watch(out, total, iteration, settings.tensorboard)
             saved_at = logged_at = time.perf_counter()
             computing, since = 0.0, iteration
@@ -245,7 +249,7 @@ def train(
                         sums += add_gradients(shared, low, high, 1 / len(starts), config, engine, adversary)
                     computing += time.perf_counter() - began
                 began = time.perf_counter()
-                norm = nn.utils.clip_grad_norm_(weights, config.optimiser.clip, foreach=True)
+                norm = nn.utils.clip_grad_norm_(weights, config.optimiser.clip or math.inf, foreach=True)
                 told = torch.stack([*sums, norm.to(sums), sums.new_tensor(float(bool(stopping)))])
                 loss, against, size, stop = engine.reduce(told, "mean").tolist()
                 if math.isfinite(loss + against + size):
@@ -282,7 +286,8 @@ def train(
                             watch.show(results, validation, iteration)
                             if entry[metric] > best:
                                 best = entry[metric]
-                                save_network(out / "best.safetensors", averaged, averaged.state_dict(), {})
+                                facts = {"task": config.task, "iterations": iteration}
+                                save_network(out / "best.safetensors", averaged, averaged.state_dict(), facts)
                         watch.log(entry)
                         for reason in pairs.photos.skipped[reported:]:
                             _say(f"skipped: {reason}")
@@ -300,7 +305,8 @@ def train(
                 averaged.load_state_dict(ema)
                 results = restored(averaged, validation, engine.device)
                 facts = {
-                    "scale": config.scale, "iterations": total, "images": len(pairs.photos.sources),
+                    "task": config.task, "scale": config.scale, "iterations": total,
+                    "images": len(pairs.photos.sources),
                     f"validation_{metric}": f"{score(results, validation, config.scale, metric):.3f}",
                 }  # fmt: skip
                 export(averaged, config, out, facts)

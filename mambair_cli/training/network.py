@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from ..archs.mambair import VSSBlock
 from ..archs.vmambair import OSSBlock
 from ..checkpoints import find_checkpoint
-from ..errors import CallError
+from ..errors import BackendError, CallError
 from ..registry import model_named
 from ..weights import read_state
 from .recipe import OptimiserConfig, TrainConfig
@@ -64,6 +64,16 @@ def start_weights(model: nn.Module, config: TrainConfig, init: str) -> str:
     model.load_state_dict(fitting, strict=False)
     new, unused = (", ".join(sorted(keys - fitting.keys())) or "nothing" for keys in (own.keys(), given.keys()))
     return f"from {init}: {len(fitting)} of {len(own)} tensors; new: {new}; not taken: {unused}"
+
+
+def compile_network(model: nn.Module, device: torch.device) -> None:
+    """Let torch.compile fuse the network's operations around the scans, at its first step.
+
+    Raises BackendError but on a GPU: it cannot trace the convolutions that the networks use on a CPU.
+    """
+    if device.type != "cuda":
+        raise BackendError(f"--compile is for NVIDIA and AMD GPUs, not for {device}; leave it out")
+    model.compile()
 
 
 def recompute_blocks(model: nn.Module) -> None:

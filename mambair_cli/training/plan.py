@@ -13,7 +13,7 @@ from . import parallel
 from .loop import Folders, Settings, add_gradients, open_data
 from .losses import build_adversary, network_loss
 from .memory import COPIES, device_batches, step_bytes
-from .network import build_optimiser, recompute_blocks, start_weights
+from .network import build_optimiser, compile_network, recompute_blocks, start_weights
 from .recipe import TrainConfig, build_network
 from .schedule import stages
 
@@ -70,6 +70,8 @@ def plan(config: TrainConfig, folders: Folders, settings: Settings, init: str) -
         return network_loss(config.loss, adversary, model(low), high)
 
     sizes = device_batches(model, config, loss_of, engine, settings.device_batch)
+    if settings.compile:
+        compile_network(model, engine.device)
     optimiser, world, days = build_optimiser(model, config.optimiser), engine.num_processes, 0.0
     for stage, iterations in zip(stages(config), config.schedule.iterations, strict=True):
         patch, batch = stage

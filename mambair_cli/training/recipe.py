@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -24,30 +23,50 @@ else:
     import tomli as tomllib
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-LIMITS: dict[str, tuple[float, float]] = {  # of numbers in recipes; others: integers from 1, the rest from 0
+LIMITS: dict[str, tuple[float, float]] = {  # of all numbers in recipes; degradations have their own, which go first
     "scale": (1, 8),
     "seed": (0, 2**32),
+    # [network]
+    "embed_dim": (6, 1024),
+    "dim": (4, 512),
+    "depths": (1, 100),
+    "blocks": (1, 100),
+    "refinement": (0, 100),
+    "d_state": (1, 256),
+    "expand": (0.25, 8),
+    "ffn_expand": (0.25, 16),
+    "in_chans": (1, 3),
+    "upscale": (1, 8),
+    "drop_path_rate": (0, 0.9),
+    # [data]
+    "patch": (4, 4096),
+    "batch": (1, 65536),
+    "validation": (1, 10_000),
+    "mixup": (0, 100),
+    # [loss]
+    "epsilon": (1e-9, 1),
+    "perceptual": (0, 1000),
+    "adversarial": (0, 1000),
+    "discriminator_lr": (1e-9, 1),
+    # [optimiser]
     "lr": (1e-9, 1),
     "betas": (0, 0.9999),
-    "clip": (1e-9, math.inf),
+    "weight_decay": (0, 10),
+    "clip": (0, 1e6),
     "ema": (0, 1),
+    # [schedule]
+    "iterations": (1, 1e9),
     "warmup": (0, 1),
     "halve_at": (0, 1),
     "flat": (0, 1),
     "floor": (0, 1),
-    "epsilon": (1e-9, 1),
-    "discriminator_lr": (1e-9, 1),
-    "embed_dim": (6, 4096),
-    "expand": (0.25, 16),
-    "in_chans": (1, 3),
-    "drop_path_rate": (0, 0.9),
 }
-DEGRADATIONS: dict[str, type[Any]] = {
-    "noise": Noise,
-    "jpeg": Jpeg,
-    "rain": Rain,
-    "sensor": Sensor,
-    "real": RealWorld,
+DEGRADATIONS: dict[str, tuple[type[Any], str]] = {  # and the tasks that undo them
+    "noise": (Noise, "denoise"),
+    "jpeg": (Jpeg, "dejpeg"),
+    "rain": (Rain, "derain"),
+    "sensor": (Sensor, "denoise"),
+    "real": (RealWorld, "upscale"),
 }
 T = TypeVar("T")
 
@@ -88,13 +107,13 @@ class LossConfig:
 class OptimiserConfig:
     """AdamW, which without weight decay is Adam; only matrices decay.
 
-    clip: largest norm of the gradient. ema: decay of the averaged weights, which are the result.
+    clip: largest norm of the gradient; 0: any. ema: decay of the averaged weights, which are the result.
     """
 
     lr: float
     betas: tuple[float, float]
     weight_decay: float = 0.0
-    clip: float = math.inf
+    clip: float = 0.0
     ema: float = 0.999
 
 
@@ -141,6 +160,11 @@ class TrainConfig:
         """Of the images: 3, or 1 for gray."""
         return int(self.network.get("in_chans", 3))
 
+    @property
+    def task(self) -> str:
+        """What the network is for: a name of `registry.TASKS`."""
+        return DEGRADATIONS[self.data.degradation["kind"]][1] if self.data.degradation else "upscale"
+
 
 def _strict(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     """Build a dataclass from a table. Raises CallError: a key is unknown or missing, a value does not fit."""
@@ -153,7 +177,7 @@ def _strict(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     required = [k for k, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
     if missing := [key for key in required if key not in values]:
         raise CallError(f"{where}: missing {', '.join(missing)}")
-    kinds, limits = get_type_hints(kind), getattr(kind, "LIMITS", LIMITS)
+    kinds, limits = get_type_hints(kind), {**LIMITS, **getattr(kind, "LIMITS", {})}
     return kind(**{key: _typed(value, kinds[key], key, where, limits) for key, value in values.items()})
 
 
@@ -161,7 +185,7 @@ def _typed(value: Any, kind: Any, key: str, where: str, limits: Mapping[str, tup
     """The value as its annotation and its limits ask. Raises CallError, which says what is expected."""
     origin, parts = get_origin(kind), get_args(kind)
     if kind in (int, float):
-        low, high = limits.get(key, (int(kind is int), 1e9))
+        low, high = limits[key]
         fits = isinstance(value, (int, kind)) and not isinstance(value, bool) and low <= value <= high
         expected = f"{'a whole' if kind is int else 'a'} number from {low:g} to {high:g}"
         value = kind(value) if fits else value
@@ -286,6 +310,8 @@ def checked(table: Mapping[str, Any], where: str) -> TrainConfig:
     for key in ("patch", "batch"):
         if len(getattr(config.data, key)) not in (1, len(stages)):
             raise CallError(f"{where}, [data]: {key} must be one number, or one for each of {len(stages)} stages")
+    if config.schedule.floor > config.optimiser.lr:
+        raise CallError(f"{where}, [schedule]: floor must not be above the lr, {config.optimiser.lr:g}")
     if config.channels == 1 and (config.loss.perceptual or config.loss.adversarial):
         raise CallError(f"{where}, [loss]: perceptual and adversarial losses need colour, but in_chans is 1")
     if config.loss.adversarial and any(patch * config.scale % 8 for patch in config.data.patch):
@@ -322,12 +348,13 @@ def build_degradation(config: TrainConfig, where: str = "recipe") -> Degradation
         return None
     if kind not in list(DEGRADATIONS):
         raise CallError(f"{where}: kind must be one of {', '.join(DEGRADATIONS)}, not {kind!r}")
-    shrinks = "scale" in {f.name for f in fields(DEGRADATIONS[kind])}
+    spoils, _ = DEGRADATIONS[kind]
+    shrinks = "scale" in {f.name for f in fields(spoils)}
     if shrinks != (config.scale > 1):
         raise CallError(f"{where}: {kind!r} does not fit the scale {config.scale}")
     if "scale" in values:
         raise CallError(f"{where}: unknown key 'scale'; the recipe's 'scale' sets it")
-    degradation: Degradation = _strict(DEGRADATIONS[kind], values | ({"scale": config.scale} if shrinks else {}), where)
+    degradation: Degradation = _strict(spoils, values | ({"scale": config.scale} if shrinks else {}), where)
     return degradation
 
 

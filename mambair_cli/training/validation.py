@@ -89,7 +89,7 @@ def _at(degradation: Any, position: float) -> Any:
 
 def metric_of(config: TrainConfig) -> str:
     """As the papers' tables: `psnr_y` where networks enlarge or take away rain, else `psnr`, on all channels."""
-    return "psnr_y" if config.scale > 1 or config.data.degradation["kind"] == "rain" else "psnr"
+    return "psnr_y" if config.task in ("upscale", "derain") else "psnr"
 
 
 def restored(model: nn.Module, pairs: Sequence[Pair], device: torch.device) -> list[Pixels]:
