@@ -66,8 +66,10 @@ def bench(
     from ..bench.quality import open_benchmark, run
     from ..bench.tilers import check_tiler
     from ..cache import cache_folder
+    from ..metrics import check_ssim
     from ..runtime import keep_freed_memory
 
+    check_ssim()
     way = check_tiler(tiler)
     for target in filter(None, (csv, markdown, html)):
         if not target.resolve().parent.is_dir():
