@@ -191,7 +191,7 @@ def bench_speed(
         )
         for r in rows
     ]
-    work = ("seconds", "s/megapixel of output", "time a pixel / at the smallest", "peak, MiB")
+    work = ("seconds", "s/megapixel of output", "time a pixel / at the smallest", "peak of process or GPU, MiB")
     print_table(("model", "back end", "device", "input", *work), cells)
 
 
