@@ -3,18 +3,19 @@
 The peak is 255 throughout, so every image has the range [0, 255].
 """
 
+import importlib.util
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from .errors import CallError
 
 Array = NDArray[Any]
 
 PEAK = 255.0
 SSIM_WINDOW = 11  # pixels
-SSIM_SIGMA = 1.5  # pixels
-SSIM_K1, SSIM_K2 = 0.01, 0.03
+SSIM_SIGMA = 1.5  # pixels; scikit-image makes the window of it
 
 
 def to_y(rgb: Array) -> NDArray[np.float64]:
@@ -54,6 +55,12 @@ def psnr(a: Array, b: Array, *, border: int = 0) -> float:
     return float(10 * np.log10(PEAK**2 / error)) if error else float("inf")
 
 
+def check_ssim() -> None:
+    """Raise CallError where scikit-image, which measures SSIM, is not installed: before long work."""
+    if importlib.util.find_spec("skimage") is None:
+        raise CallError("SSIM needs one more package: pip install 'mambair[bench]'")
+
+
 def ssim(a: Array, b: Array, *, border: int = 0) -> float:
     """Mean structural similarity, at most 1 (Wang et al. 2004, equation 13; their 11 x 11 Gaussian window).
 
@@ -66,20 +73,20 @@ def ssim(a: Array, b: Array, *, border: int = 0) -> float:
 
     Raises:
         ValueError: the shapes differ, there is a channel axis, or no window fits within the border.
+        CallError: as `check_ssim`.
     """
     a, b = _within_border(a, b, border)
     if a.ndim != 2:
         raise ValueError(f"SSIM takes one channel, H x W, got the shape {a.shape}")
     if min(a.shape) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs {SSIM_WINDOW} pixels a side within the border, got {a.shape}")
+    check_ssim()
+    from skimage.metrics import structural_similarity  # loads SciPy: a second that only SSIM is worth
 
-    mean_a, mean_b = _window_mean(a), _window_mean(b)
-    variance_a = _window_mean(a * a) - mean_a**2
-    variance_b = _window_mean(b * b) - mean_b**2
-    covariance = _window_mean(a * b) - mean_a * mean_b
-    c1, c2 = (SSIM_K1 * PEAK) ** 2, (SSIM_K2 * PEAK) ** 2
-    likeness = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    return float(np.mean(likeness / ((mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2))))
+    similarity = structural_similarity(
+        a, b, data_range=PEAK, gaussian_weights=True, sigma=SSIM_SIGMA, use_sample_covariance=False
+    )
+    return float(similarity)
 
 
 def psnr_y(a: Array, b: Array, *, border: int) -> float:
@@ -142,11 +149,3 @@ def _within_border(a: Array, b: Array, border: int) -> tuple[NDArray[np.float64]
         raise ValueError(f"a border of {border} leaves nothing of {height} x {width} pixels")
     inner = (slice(border, height - border), slice(border, width - border))
     return a[inner].astype(np.float64, order="C"), b[inner].astype(np.float64, order="C")
-
-
-def _window_mean(image: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Gaussian means of all windows inside H x W: (H - 10) x (W - 10)."""
-    kernel = cv2.getGaussianKernel(SSIM_WINDOW, SSIM_SIGMA, cv2.CV_64F)
-    margin = SSIM_WINDOW // 2
-    blurred = np.asarray(cv2.sepFilter2D(image, cv2.CV_64F, kernel, kernel), np.float64)
-    return blurred[margin:-margin, margin:-margin]

@@ -12,6 +12,7 @@ from chromium import browsing, needs_chromium
 from mambair_cli.bench import page
 from mambair_cli.bench.candidates import Candidate
 from mambair_cli.bench.quality import open_benchmark, run
+from mambair_cli.bench.spots import find_spot
 from mambair_cli.datasets import read_rgb
 from mambair_cli.engine import load_restorer
 from mambair_cli.image_io import Image, write_image
@@ -86,6 +87,7 @@ def test_images_are_shown_without_loss(bench, html):
         row = next(r for r in facts["results"][1]["images"] if r["image"] == picture["image"])
         assert f"PSNR {row['psnr']:.3f}, SSIM {row['ssim']:.4f}" in picture["views"][1]["label"]
         x, y, side = picture["spot"]
+        assert (y, x, side) == find_spot(shown[1], truth, 64)
         assert side == 64
         assert 0 <= x <= picture["width"] - side
         assert 0 <= y <= picture["height"] - side

@@ -1,6 +1,7 @@
 import importlib.util
 import sys
 import types
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -69,6 +70,18 @@ def test_lpips_is_the_usual_one(package):
     made = package("lpips", "LPIPS")
     load_distance("lpips")
     assert made[0].options == {"net": "alex", "verbose": False}
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no operator nms"), URLError("no host"), ImportError("no torchvision")], ids=repr
+)
+def test_what_cannot_be_loaded(package, monkeypatch, error):
+    def fail(**options):
+        raise error
+
+    package("lpips", "LPIPS")
+    monkeypatch.setattr(sys.modules["lpips"], "LPIPS", fail)
+    fails(lambda: load_distance("lpips"), CallError, "lpips cannot be loaded", str(error), "torchvision")
 
 
 def test_what_cannot_be_measured(monkeypatch):

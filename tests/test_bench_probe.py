@@ -4,6 +4,7 @@ from failing import fails
 
 from mambair_cli.bench import probe
 from mambair_cli.bench.probe import STAND_IN, Probe, measure, run
+from mambair_cli.engine import Restorer
 from mambair_cli.errors import CallError, RestorationError
 
 KEYS = {"tiles", "scale", "backend", "device", "predicted", "measured", "process", "seconds"}
@@ -22,6 +23,17 @@ def test_in_this_process_the_same_is_measured():
     found = run(Probe(STAND_IN, 64, 48, device="cpu"))
     assert found.keys() == KEYS
     assert found["scale"] == 2
+
+
+def test_what_takes_long_is_not_repeated(monkeypatch):
+    sizes = []
+    restore = Restorer.restore
+    monkeypatch.setattr(Restorer, "restore", lambda self, image: sizes.append(image.shape[0]) or restore(self, image))
+    for patience, sides in ((60.0, [64, 48, 48]), (0.0, [64, 48])):
+        monkeypatch.setattr(probe, "PATIENCE", patience)
+        run(Probe(STAND_IN, 48, 48, device="cpu", repeats=2))
+        assert sizes == sides
+        sizes.clear()
 
 
 def test_a_limit_makes_tiles():

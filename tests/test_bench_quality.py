@@ -1,5 +1,6 @@
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from mambair_cli.weights import save_network
 
 DATA = Path(__file__).parent / "data"
 OSPREY, DRAGONFLY = read_rgb(DATA / "osprey.png"), read_rgb(DATA / "dragonfly.png")
+EVAL = Path(os.environ.get("MAMBAIR_DATA", Path(__file__).parents[2] / "shared" / "data" / "eval"))
 CROPS = {"a": OSPREY[20:69, 10:81], "b": DRAGONFLY[30:85, 60:109], "c": DRAGONFLY[:40, :64]}
 
 
@@ -102,6 +104,35 @@ def test_super_resolution_by_hand(folder, model, scale):
     megapixels = sum(row["width"] * row["height"] for row in result["images"]) / 1e6
     assert result["megapixels_per_second"] == pytest.approx(megapixels / result["seconds"])
     assert 0 < facts["network_seconds"] <= facts["seconds"]
+
+
+long = pytest.mark.long
+
+
+@pytest.mark.skipif(not EVAL.is_dir(), reason="needs the benchmark images in ../shared")
+@pytest.mark.parametrize(
+    ("name", "scale", "decibels", "similarity"),
+    [
+        ("Set5", 2, 33.673, 0.9303),
+        ("Set5", 3, 30.403, 0.8689),
+        ("Set5", 4, 28.429, 0.8111),
+        ("Set14", 2, 30.325, 0.8699),
+        ("Set14", 3, 27.631, 0.7759),
+        ("Set14", 4, 26.088, 0.7048),
+        pytest.param("B100", 2, 29.560, 0.8434, marks=long),
+        pytest.param("B100", 3, 27.209, 0.7391, marks=long),
+        pytest.param("B100", 4, 25.961, 0.6681, marks=long),
+        pytest.param("Urban100", 2, 27.697, 0.8550, marks=long),
+        pytest.param("Urban100", 3, 25.102, 0.7492, marks=long),
+        pytest.param("Urban100", 4, 23.687, 0.6694, marks=long),
+        ("Rain100H", None, 13.536, 0.3872),
+    ],
+)
+def test_baselines_of_known_sets(name, scale, decibels, similarity):
+    """Urban100's are of its ten images that are at hand, Rain100H's of twenty."""
+    baseline = run(open_benchmark(name, EVAL, scale=scale), [])["results"][0]["mean"]
+    assert baseline["psnr"] == pytest.approx(decibels, abs=5.1e-4)
+    assert baseline["ssim"] == pytest.approx(similarity, abs=5.1e-5)
 
 
 def test_numbers_agree_with_the_saved_files(folder, tmp_path):

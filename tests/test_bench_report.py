@@ -11,14 +11,15 @@ BASELINE = result("bicubic", {"a": 28.0, "b": 30.0})
 TINY = result("tiny|x4", {"a": 31.25, "b": 32.25}, seconds=2.0)
 FIGURE = {"table": "light_sr", "method": "CARN", "psnr": 32.13, "ssim": 0.8937, "channel": "Y", "source": "Table 3"}
 FIGURE |= {"parameters_k": 1592.0, "macs_g": 90.9}
+MAMBAIR = FIGURE | {"method": "MambaIR+"}
 BARE = FIGURE | {"method": "IPT", "ssim": None, "parameters_k": None, "macs_g": None}
 FACTS = facts(BASELINE, TINY, published=[FIGURE, BARE])
 
 
 def test_the_headline_says_what_was_measured():
     assert report.headline(FACTS) == "Set5 x4 (all 5 images, pixels as known); Y, border 4; inputs: read from files"
-    noisy = facts(BASELINE, setting="sigma25", channel="rgb", border=0, inputs="noise", seed=7)
-    assert report.headline(noisy).endswith("RGB, border 0; inputs: noise; seed 7")
+    noisy = facts(BASELINE, setting="sigma25", channel="rgb", border=0, inputs="noise, seed 7", seed=7)
+    assert report.headline(noisy).endswith("RGB, border 0; inputs: noise, seed 7")
     assert report.headline(facts(BASELINE, dataset="Rain100H", setting="-")).startswith("Rain100H (all")
 
 
@@ -60,15 +61,20 @@ def test_other_metrics_have_columns():
 
 
 def test_what_a_reader_has_to_know():
-    notes = report.footnotes(FACTS)
-    assert notes[0].startswith("4.0 s, of these 3.8 s (95 %) in networks; 2 thread(s)")
+    printed = {**FACTS, "published": [FIGURE, MAMBAIR]}
+    notes = report.footnotes(printed)
+    assert notes[0].startswith("4.0 s, of these 3.8 s (95 %) in networks; 2 thread(s), tiler auto")
     assert any("Y resized alone" in note for note in notes)
     assert any("--tiler published" in note for note in notes)
-    assert not any("--tiler" in note for note in report.footnotes({**FACTS, "tiler": "published"}))
+    assert not any("--tiler" in note for note in report.footnotes({**printed, "tiler": "published"}))
+    assert not any("--tiler" in note for note in report.footnotes(FACTS))
     assert not any("whole set" in note for note in notes)
     assert any("whole set" in note for note in report.footnotes({**FACTS, "complete": False}))
     assert len(report.footnotes({**FACTS, "published": [], "complete": False})) == 2
     assert not any("Y resized" in note for note in report.footnotes({**FACTS, "setting": "q10"}))
+    rain = {**FACTS, "setting": "-", "border": 0, "published": [FIGURE | {"table": "derain", "method": "VmambaIR"}]}
+    assert any("--border 4" in note for note in report.footnotes(rain))
+    assert not any("--border" in note for note in report.footnotes({**rain, "border": 4}))
 
 
 def test_markdown():

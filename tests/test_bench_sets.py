@@ -123,7 +123,7 @@ def test_what_cannot_be_found(places, monkeypatch):
     message = fails(lambda: find_set("Manga109"), CallError, "manga109.org", "--data-root", "MAMBAIR_DATA", "HR/*.png")
     assert str(places / "variable") in message
     fails(lambda: find_set("Rain100H"), CallError, "MPRNet", "Rain100H/input", "Rain100H/target")
-    fails(lambda: find_set("Kodak24"), CallError, "mambair bench download Kodak24")
+    fails(lambda: find_set("Kodak24"), CallError, "mambair bench download Kodak24 fetches it, or get it from", "FFDNet")
     fails(lambda: find_set("Urban10"), CallError, "Urban10", "did you mean Urban100?")
     fails(lambda: find_set("my/photos"), CallError, "my/photos", "Set5", "Test2800")
     fails(lambda: find_set("Set5", places / "none"), CallError, places / "none", "not a folder")
@@ -206,12 +206,16 @@ def test_a_set_is_fetched_once_and_found_from_then_on(shop, places):
 
 def test_what_is_fetched_must_be_what_is_known(shop, monkeypatch):
     monkeypatch.setattr(sets, "SETS", (replace(shop[0], digest="0" * 64),))
-    fails(lambda: download_set("Toy"), ImageError, "not the Toy that is known", "toys.example")
+    fails(lambda: download_set("Toy"), ImageError, "not the Toy that is known", "toys.example", "nothing was kept")
+    monkeypatch.setattr(sets, "SETS", (shop[0],))
+    shop[1].script.append(answer(200, b"no image"))
+    fails(lambda: download_set("Toy"), ImageError, "not the Toy that is known", "a.png", "Toy/HR/*.png")
+    assert download_set("Toy").name == "Toy"
 
 
 def test_what_cannot_be_fetched(shop, monkeypatch):
     shop[1].script.append(answer(404))
-    fails(lambda: download_set("Toy"), DownloadError, "404", "a.png")
+    fails(lambda: download_set("Toy"), DownloadError, "404", "a.png", "toys.example", "Toy/HR/*.png", "--data-root")
     fails(
         lambda: find_set("Toy"), CallError, "Toy is not in", "mambair bench download Toy"
     )  # what is not whole is not there

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -81,6 +82,16 @@ def test_bench_of_other_tasks(call, pictures, monkeypatch):
     for task, *arguments in (("denoise", "--noise", 25, "--seed", 3), ("dejpeg", "--jpeg", 10)):
         failing(call("bench", "--dataset", pictures, *arguments), 2, f"no bundled model for {task}")
     failing(call("bench", "--dataset", pictures, "--pairs", "derain"), 2, "no inputs")
+
+
+def test_bench_without_scikit_image(call, pictures, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "skimage" else find(name, *more)
+    )
+    visual = "figure", "visual", DATA / "osprey.png", "-s", 2, "-o", "visual.png"
+    for arguments in (("--dataset", pictures, "-s", 2), visual):
+        failing(call("bench", *arguments), 2, "SSIM needs one more package: pip install 'mambair[bench]'")
 
 
 def test_bench_download(call, monkeypatch):

@@ -70,4 +70,4 @@ def test_without_matplotlib(call, folder, monkeypatch):
         importlib.util, "find_spec", lambda name, *more: None if name == "matplotlib" else find(name, *more)
     )
     code, _, err = call("bench", "figure", "complexity", "-o", "a.png")
-    assert (code, err) == (2, "mambair: figures need one more package: pip install 'mambair[figures]'\n")
+    assert (code, err) == (2, "mambair: figures need one more package: pip install 'mambair[bench]'\n")

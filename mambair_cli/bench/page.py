@@ -90,8 +90,8 @@ def _restored(candidate: Candidate, sample: Sample, save: Path | None) -> Pixels
 
 
 def _picture(facts: Facts, index: int, images: Sequence[Pixels], truth: Pixels) -> Facts:
-    """What the page shows of one image; the spot is where the first network and the baseline differ most."""
-    y, x, side = find_spot(images[0], images[1], SPOT)
+    """What the page shows of one image; the spot is where the first network is furthest from the truth."""
+    y, x, side = find_spot(images[1], truth, SPOT)
     middle = zip((y, x), truth.shape, strict=False)
     top, left = (max(0, min(at + (side - LARGEST) // 2, length - LARGEST)) for at, length in middle)
     part = (slice(top, top + LARGEST), slice(left, left + LARGEST))

@@ -154,9 +154,10 @@ def load_sample(source: Source, protocol: Protocol) -> Sample:
         image = protocol.prepare(read_rgb(source.input))
         expected = (height // protocol.scale, width // protocol.scale)
         if image.shape[:2] != expected:
+            at = f" at x{protocol.scale}" if protocol.scale > 1 else ""
             raise CallError(
                 f"{source.input} has {image.shape[1]}x{image.shape[0]} pixels, but {expected[1]}x{expected[0]} belong"
-                f" to {source.truth} of {whole.shape[1]}x{whole.shape[0]} at {protocol.setting}"
+                f" to {source.truth} of {whole.shape[1]}x{whole.shape[0]}{at}; replace or remove both"
             )
     digest = hashlib.sha256(str((truth.shape, image.shape, image.dtype)).encode() + truth.tobytes() + image.tobytes())
     return Sample(source.name, np.ascontiguousarray(truth), image, hash_of(whole), digest.hexdigest())

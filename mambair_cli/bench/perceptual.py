@@ -35,14 +35,20 @@ METRICS: dict[str, tuple[str, Callable[[Any], Distance]]] = {
 def load_distance(name: str) -> Distance:
     """A distance of METRICS between two uint8 images, H x W x 3 or H x W. Its weights are its package's affair.
 
-    Raises CallError for another name, and where the package is not installed.
+    Raises CallError for another name, and where the package is not installed or cannot be loaded.
     """
     if name not in METRICS:
         raise CallError(f"--metric must be {' or '.join(METRICS)}, not {name!r}; PSNR and SSIM are always measured")
     module, load = METRICS[name]
     if importlib.util.find_spec(module) is None:
         raise CallError(f"{name} needs one more package: pip install {module.replace('_', '-')}")
-    distance = load(importlib.import_module(module))
+    try:
+        distance = load(importlib.import_module(module))
+    except (ImportError, RuntimeError, OSError) as error:
+        raise CallError(
+            f"{name} cannot be loaded ({error}); it needs a torchvision that fits this PyTorch, and the first time a"
+            " connection to fetch its weights"
+        ) from error
 
     def measured(a: Pixels, b: Pixels) -> float:
         with torch.inference_mode():

@@ -18,13 +18,15 @@ from ..errors import MambairError, RestorationError
 
 Facts = dict[str, Any]
 STAND_IN = "stand-in"
+PATIENCE = 10.0  # seconds; after these a restoration is not repeated
 
 
 @dataclass(frozen=True)
 class Probe:
     """What to measure: a model (a name, a file or STAND_IN) on noise of this size.
 
-    limit: of memory, in bytes; 0: none. repeats: of the restoration, after one of a small image to warm up.
+    limit: of memory, in bytes; 0: none. repeats: of the restoration, after one of a small image to warm up; fewer where
+    they take longer than PATIENCE together.
     """
 
     model: str
@@ -67,6 +69,8 @@ def run(probe: Probe) -> Facts:
         start = time.perf_counter()
         restorer.restore(image)
         seconds.append(time.perf_counter() - start)
+        if sum(seconds) > PATIENCE:
+            break
     peak = peak_memory(restorer.device)
     return {
         "tiles": len(tiles.boxes),

@@ -26,8 +26,8 @@ class Protocol:
 
     task: of the networks, a name of TASKS. setting: of the task, such as x4, sigma25 or q10, as in the papers'
     tables, and tables: the names of those. scale: of truths against inputs. channel, border: what of the images
-    counts. make: the input from the truth; None where only files can give it. made: how, in words. baseline: the
-    name of what the networks have to beat, the input itself or enlarged. seed: of what is random in it.
+    counts. make: the input from the truth; None where only files can give it. made: how, in words, with the seed.
+    baseline: the name of what the networks have to beat, the input itself or enlarged. seed: of what is random in it.
     """
 
     task: str

@@ -14,10 +14,9 @@ CHANNELS = {"y": "Y", "rgb": "RGB", "gray": "gray"}
 
 def headline(facts: Facts) -> str:
     """What was measured and how, in a line."""
-    seed = "" if facts["seed"] is None else f"; seed {facts['seed']}"
     setting = "" if facts["setting"] == "-" else f" {facts['setting']}"
     counted = f"{CHANNELS[facts['channel']]}, border {facts['border']}"
-    return f"{facts['dataset']}{setting} ({facts['copy']}); {counted}; inputs: {facts['inputs']}{seed}"
+    return f"{facts['dataset']}{setting} ({facts['copy']}); {counted}; inputs: {facts['inputs']}"
 
 
 def metrics(facts: Facts) -> list[str]:
@@ -94,7 +93,7 @@ def footnotes(facts: Facts) -> list[str]:
     share = 100 * facts["network_seconds"] / facts["seconds"] if facts["seconds"] else 0.0
     notes = [
         f"{facts['seconds']:.1f} s, of these {facts['network_seconds']:.1f} s ({share:.0f} %) in networks;"
-        f" {facts['threads']} thread(s), mambair {facts['mambair']}",
+        f" {facts['threads']} thread(s), tiler {facts['tiler']}, mambair {facts['mambair']}",
         "As printed: a counter that sees only leaf modules, as the papers used it; all: with the scans. MACs are for"
         " an output of 1280x720. MP/s: megapixels of the result a second. Peak: of the process, or the GPU's memory.",
     ]
@@ -104,8 +103,10 @@ def footnotes(facts: Facts) -> list[str]:
         )
     if facts["published"] and not facts["complete"]:
         notes.append("The published figures are of the whole set, the measured ones of what is here.")
-    if facts["published"] and facts["tiler"] != "published":
+    if facts["tiler"] != "published" and any(p["method"].startswith("MambaIR") for p in facts["published"]):
         notes.append("The published MambaIR figures were made in parts: --tiler published.")
+    if facts["border"] != 4 and any((p["table"], p["method"]) == ("derain", "VmambaIR") for p in facts["published"]):
+        notes.append("VmambaIR's figures leave out 4 pixels on each side, the others none: --border 4.")
     return notes
 
 

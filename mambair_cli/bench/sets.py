@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from ..cache import cache_folder
 from ..datasets import Pixels, list_images, read_rgb
 from ..download import download
-from ..errors import CallError, ImageError
+from ..errors import CallError, DownloadError, ImageError
 
 DATA_VARIABLE = "MAMBAIR_DATA"
 LARGEST_IMAGE = 2**24  # bytes of a file that is fetched
@@ -137,6 +138,7 @@ SETS: tuple[DataSet, ...] = (
         digest="3cfca200f94674e865790fc9b87ce139bfaab923901233983f8a1ca347dcdae1",
         sizes={"kodim01": (500, 500), "kodim24": (500, 500)},
         names=tuple(f"kodim{i:02}.png" for i in range(1, 25)),
+        # Not yet reached from where this was written; what it gives is checked by `digest`.
         download="https://raw.githubusercontent.com/cszn/FFDNet/master/testsets/Kodak24/{}",
     ),
     DataSet(
@@ -219,14 +221,16 @@ def find_set(name_or_folder: str, data_root: Path | None = None) -> tuple[DataSe
             if wanted and (found := _in_root(wanted, root)):
                 return row, found
     raise CallError(
-        f"{row.name} is not in {', '.join(map(str, roots))}; {_how_to_get(row)}, then name the folder above it with"
-        f" --data-root or {DATA_VARIABLE}"
+        f"{row.name} is not in {', '.join(map(str, roots))};"
+        f" {f'mambair bench download {row.name} fetches it, or ' if row.download else ''}{_by_hand(row)}"
     )
 
 
-def _how_to_get(row: DataSet) -> str:
-    how = f"mambair bench download {row.name} fetches it" if row.download else f"get it from {row.source}"
-    return f"{how} ({row.licence}) and lay it out as {row.layout}"
+def _by_hand(row: DataSet) -> str:
+    return (
+        f"get it from {row.source} ({row.licence}), lay it out as {row.layout}, and name the folder above it with"
+        f" --data-root or {DATA_VARIABLE}"
+    )
 
 
 def _roots(data_root: Path | None) -> list[Path]:
@@ -295,7 +299,7 @@ def download_set(name: str, progress: Callable[[float, str], None] = lambda shar
     if row is None:
         raise CallError(f"{name} is no data set; the known ones are {', '.join(row.name for row in SETS)}")
     if not row.download:
-        raise CallError(f"{row.name} cannot be fetched for you: {_how_to_get(row)}")
+        raise CallError(f"{row.name} cannot be fetched for you: {_by_hand(row)}")
     folder, partial = _downloads() / row.name, _downloads() / "partial" / row.name
     if folder.is_dir():
         return folder
@@ -303,9 +307,20 @@ def download_set(name: str, progress: Callable[[float, str], None] = lambda shar
     for i, file in enumerate(row.names):
         progress(i / len(row.names), file)
         if not (partial / file).is_file():
-            download(row.download.format(file), partial / file, limit=LARGEST_IMAGE)
-    if digest_of(hash_of(read_rgb(path)) for path in list_images(partial)) != row.digest:
-        raise ImageError(f"{partial}: what was fetched is not the {row.name} that is known; get it from {row.source}")
+            try:
+                download(row.download.format(file), partial / file, limit=LARGEST_IMAGE)
+            except DownloadError as error:
+                raise DownloadError(f"{error}; or {_by_hand(row)}") from error
+    try:
+        digest = digest_of(hash_of(read_rgb(path)) for path in list_images(partial))
+    except ImageError as error:
+        digest = str(error)
+    if digest != row.digest:
+        shutil.rmtree(partial)  # or it would be taken for fetched the next time
+        raise ImageError(
+            f"{row.download.format('')}: holds not the {row.name} that is known ({digest}, not {row.digest}), so that"
+            f" nothing was kept; {_by_hand(row)}"
+        )
     partial.replace(folder)
     return folder
 

@@ -34,8 +34,8 @@ def speed(
         progress: is called with the share done and what is next.
 
     Returns:
-        Rows with `seconds` (median of three), `seconds_per_megapixel` (of the output), `growth` (seconds for a
-        pixel against those at the first side) and `process` (peak memory in bytes).
+        Rows with `seconds` (median of three, or of fewer that take long), `seconds_per_megapixel` (of the output),
+        `growth` (seconds for a pixel against those at the first side) and `process` (peak memory in bytes).
 
     Raises:
         CallError, BackendError: no such device or back end. RestorationError: a run failed.

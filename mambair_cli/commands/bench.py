@@ -66,8 +66,10 @@ def bench(
     from ..bench.quality import open_benchmark, run
     from ..bench.tilers import check_tiler
     from ..cache import cache_folder
+    from ..metrics import check_ssim
     from ..runtime import keep_freed_memory
 
+    check_ssim()
     way = check_tiler(tiler)
     for target in filter(None, (csv, markdown, html)):
         if not target.resolve().parent.is_dir():
@@ -189,7 +191,7 @@ def bench_speed(
         )
         for r in rows
     ]
-    work = ("seconds", "s/megapixel of output", "time a pixel / at the smallest", "peak, MiB")
+    work = ("seconds", "s/megapixel of output", "time a pixel / at the smallest", "peak of process or GPU, MiB")
     print_table(("model", "back end", "device", "input", *work), cells)
 
 

@@ -12,7 +12,7 @@ from .terminal import Backend, Device, progress_bar
 if TYPE_CHECKING:
     from ..engine import Restorer
 
-app = typer.Typer(help="Draw the figures of the papers (needs mambair[figures]).", no_args_is_help=True)
+app = typer.Typer(help="Draw the figures of the papers (needs mambair[bench]).", no_args_is_help=True)
 
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="PNG, SVG or PDF.")]
 Models = Annotated[
@@ -121,7 +121,9 @@ def figure_visual(
     from ..bench.figures import canvas, visual
     from ..bench.pairing import Source, load_sample
     from ..bench.protocols import choose_protocol
+    from ..metrics import check_ssim
 
+    check_ssim()
     canvas.check_figure(output)
     protocol = choose_protocol(None, scale=scale, noise=noise, quality=jpeg)
     models = model or [find_models(protocol.task, protocol.scale)[0].name]

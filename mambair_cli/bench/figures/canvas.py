@@ -12,7 +12,7 @@ SUFFIXES = (".png", ".svg", ".pdf")
 def check_figure(path: Path) -> Path:
     """The path itself, before long work. Raises CallError where no figure can be written there, and why."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise CallError("figures need one more package: pip install 'mambair[figures]'")
+        raise CallError("figures need one more package: pip install 'mambair[bench]'")
     if path.suffix.lower() not in SUFFIXES:
         raise CallError(f"{path}: a figure is one of {', '.join(SUFFIXES)}")
     if not path.resolve().parent.is_dir():

@@ -40,15 +40,15 @@ def draw(name: str, found: Sequence[View], path: Path, at: tuple[int, int] | Non
 
     Args:
         name: of the image.
-        found: at least the truth and two more.
+        found: the truth and at least one more.
         path: of the file.
-        at: left and top of the crop; None: where the last two views differ most.
+        at: left and top of the crop; None: where the last view is furthest from the truth.
         side: of the crop, in pixels.
     """
     from matplotlib.patches import Rectangle
 
     truth = found[0].pixels
-    top, left, side = find_spot(found[-1].pixels, found[-2].pixels, side) if at is None else (at[1], at[0], side)
+    top, left, side = find_spot(found[-1].pixels, truth, side) if at is None else (at[1], at[0], side)
     columns = -(-len(found) // 2)
     figure, axes = canvas.panels(2, columns + 2, 1.9 * (columns + 2), 4.6)
     grid = axes[0, 0].get_gridspec()
