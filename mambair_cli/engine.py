@@ -239,7 +239,7 @@ class Restorer:
             return self._in_parts(batch, counter)
         results = batch.wait()
         for i in np.flatnonzero(~np.isfinite(results).all((1, 2, 3))):
-            results[i] = self._in_full_precision(batch, i, counter)
+            results[i] = self._in_full_precision(batch, int(i), counter)
         return results
 
     def _in_parts(self, batch: "_Batch", counter: Counter) -> Array:
