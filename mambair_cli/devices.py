@@ -51,7 +51,8 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 def free_memory(device: torch.device) -> int:
     """Bytes that can be taken now: of the GPU's memory, or of the system's within the process's limit."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by PyTorch, for later
+        return int(torch.cuda.mem_get_info(device)[0] + kept)
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
@@ -69,9 +70,9 @@ def free_memory(device: torch.device) -> int:
 
 
 def used_memory(device: torch.device) -> int:
-    """Bytes that this process holds now, of the GPU's memory or of the system's."""
+    """Bytes that this process holds now, of the GPU's memory (in tensors) or of the system's."""
     if device.type == "cuda":
-        return int(torch.cuda.memory_reserved(device))
+        return int(torch.cuda.memory_allocated(device))
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:  # not Linux: what a process with torch holds at least
@@ -79,7 +80,7 @@ def used_memory(device: torch.device) -> int:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process has held since `reset_peak_memory`; see `used_memory`."""
+    """The most bytes that this process has held since `reset_peak_memory`, on a GPU also those kept for later."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_reserved(device))
     try:
@@ -96,3 +97,10 @@ def reset_peak_memory(device: torch.device) -> None:
     else:
         with contextlib.suppress(OSError):  # not Linux, or not permitted: the peak is that of the whole process
             Path("/proc/self/clear_refs").write_text("5")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out: Python's or NumPy's, or PyTorch's on any device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return any(words in str(error) for words in ("allocate memory", "out of memory"))  # on CPU, on MPS

@@ -1,42 +1,39 @@
 """From an image to a restored image: device, memory, tiles, precision; `load_restorer` is the way in."""
 
 import logging
-from collections.abc import Callable, Generator
+from collections import deque
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from . import runtime, scratch, tiling
-from .archs.ss2d import SpatialScan, use_backend
+from .archs.ss2d import use_backend
 from .checkpoints import find_checkpoint
-from .devices import free_memory, resolve_device, resolve_dtype, used_memory
+from .devices import free_memory, is_out_of_memory, resolve_device, resolve_dtype, used_memory
 from .errors import CallError, MemoryLimitError, RestorationError
-from .image import Image, in_bands
+from .image import WHITE, Image, in_bands
 from .ops import resolve_backend
 from .resize import bicubic
+from .runner import Counter, Progress, Runner, Wait
+from .transparency import fill_transparent
 from .weights import load_network
 
 log = logging.getLogger(__name__)
 Array = NDArray[Any]
-Progress = Callable[[float], None]
 
 TILE_OVERLAP = 32  # pixels of the input; a quarter of it is cut off at each edge
 MIN_TILE = 64
 LARGEST_TILE = 2**31
+BATCH_PIXELS = 2**20  # of tiles that a GPU takes at once; so many give every processor its share of a scan
 MEMORY_SHARE = 0.6  # of what is free now
 MEMORY_ERROR = 1.25  # the estimate may be this much too low (`mambair bench memory`)
-TRANSFORMS = [(quarters, mirrored) for mirrored in (False, True) for quarters in range(4)]
-RADII = (1, 3, 9, 27)  # in which colour is looked for under transparent pixels, one blur after the other
-SPREAD = sum(RADII)
-FILL_ROWS = 256  # of a picture, at a time
-FULL = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 
 
 @dataclass(frozen=True)
@@ -69,6 +66,8 @@ class Restorer:
         name: of the model or file. scale: s. device, backend, dtype: where, by which scan and in
         which precision (of convolutions and linear layers) it runs.
         largest_tile: pixels a side that may fit into memory; halved whenever that runs out.
+        largest_batch: equal tiles that may be computed at once, likewise; 1 where that is no faster (on a CPU).
+        runner: runs the network.
     """
 
     def __init__(self, model: nn.Module, name: str, options: Options):
@@ -77,14 +76,15 @@ class Restorer:
             runtime.keep_freed_memory()
         self.dtype = resolve_dtype(options.dtype, self.device)
         self.backend = resolve_backend(options.backend, self.device.type).name
-        self.model, self.name = model.to(self.device).eval(), name
+        self.model, self.name = model, name
         self.config = cast(Any, model.config)
         self.scale: int = self.config.upscale
         self.tile, self.tile_overlap = _parse_tile(options.tile, options.tile_overlap), options.tile_overlap
         if options.alpha not in ("model", "bicubic"):
             raise CallError(f"--alpha must be model or bicubic, not {options.alpha!r}")
         self.memory_limit, self.ensemble, self.alpha = options.memory_limit, options.ensemble, options.alpha
-        self.largest_tile = LARGEST_TILE
+        self.runner = Runner(model, self.device, options.ensemble)
+        self.largest_tile, self.largest_batch = LARGEST_TILE, BATCH_PIXELS if self.device.type == "cuda" else 1
         self._overflowed = False  # half precision was not enough for some tile
         use_backend(model, self.backend)
         if self.memory_limit and self.device.type == "cuda":
@@ -168,20 +168,9 @@ class Restorer:
     def _strips(
         self, image: Array, low: float, full: float, tiles: tiling.TilePlan, progress: Progress | None
     ) -> Generator[Array, None, None]:
-        counter = _Counter(self.model, progress or (lambda share: None))
-        passes = len(TRANSFORMS) if self.ensemble else 1
-
-        def outputs() -> Generator[Array, None, None]:
-            share = 1 / len(tiles.boxes) / passes
-            for top, left in tiles.boxes:
-                crop = image[top : top + tiles.tile_height, left : left + tiles.tile_width]
-                crop = crop.reshape(*crop.shape[:2], -1).astype(np.float32)
-                missing = [(0, tiles.tile_height - len(crop)), (0, tiles.tile_width - crop.shape[1]), (0, 0)]
-                crop = np.pad(crop, missing, mode="reflect")  # where the plan reaches beyond the image
-                yield self._restore_tile((crop - np.float32(low)) / np.float32(full), (top, left), counter, share)
-
+        counter = Counter(self.model, progress or (lambda share: None))
         rows, columns = self.scale * image.shape[0], self.scale * image.shape[1]
-        with counter, closing(outputs()) as results:
+        with counter, closing(self._outputs(image, low, full, tiles, counter)) as results:
             for strip in tiling.merge_rows(tiles, results, self.scale):
                 strip = strip[:rows, :columns, 0] if image.ndim == 2 else strip[:rows, :columns]
                 rows -= len(strip)
@@ -191,75 +180,104 @@ class Restorer:
                 yield strip.astype(image.dtype, copy=False)
                 del strip  # or it would stay in memory while the next one is made
 
-    def _restore_tile(self, crop: Array, place: tuple[int, int], counter: "_Counter", share: float) -> Array:
-        """(h,w,c) float32 -> (sh,sw,c); in smaller tiles where memory runs out, then and from then on."""
-        height, width = crop.shape[:2]
-        if max(height, width) > self.largest_tile:
-            tiles = tiling.plan(
-                height, width, self.largest_tile, min(self.tile_overlap, self.largest_tile // 2), self.config.multiple
-            )
-            results = (
-                self._restore_tile(
-                    crop[y : y + tiles.tile_height, x : x + tiles.tile_width],
-                    (place[0] + y, place[1] + x),
-                    counter,
-                    share / len(tiles.boxes),
-                )
-                for y, x in tiles.boxes
-            )
-            return tiling.merge(tiles, results, self.scale)
-        before = counter.begin(share)
+    def _outputs(
+        self, image: Array, low: float, full: float, tiles: tiling.TilePlan, counter: Counter
+    ) -> Generator[Array, None, None]:
+        """The network's result for each tile; the next ones are begun before those of a batch are handed out."""
+        boxes, size = tiles.boxes, self._batch(tiles)
+        begun: deque[_Batch] = deque()
+        for i in range(0, len(boxes), size):
+            places = boxes[i : i + size]
+            crops = np.stack([_crop(image, tiles, place) for place in places])
+            crops -= np.float32(low)
+            crops /= np.float32(full)
+            begun.append(self._start(_Batch(crops, places, len(places) / len(boxes), self.dtype), counter))
+            if len(begun) > self.runner.ahead:
+                yield from self._finish(begun.popleft(), counter)
+        for batch in begun:
+            yield from self._finish(batch, counter)
+
+    def _batch(self, tiles: tiling.TilePlan) -> int:
+        """How many tiles to compute at once: so many that they fill a GPU, where they fit into memory."""
+        pixels = tiles.tile_height * tiles.tile_width
+        most = min(self.largest_batch, BATCH_PIXELS // pixels)
+        return max(1, min(most, int(self._budget() // (self.bytes_per_pixel() * pixels)))) if most > 1 else 1
+
+    def _start(self, batch: "_Batch", counter: Counter) -> "_Batch":
+        """Let the network begin with a batch, unless it is larger than what fits into memory."""
+        count, height, width, _ = batch.crops.shape
+        if count > self.largest_batch or max(height, width) > self.largest_tile:
+            return batch
+        before = counter.begin(batch.share)
         try:
-            result = self._apply(crop, self.dtype)
-            if self.dtype != torch.float32 and not np.isfinite(result).all():
-                if not self._overflowed:
-                    log.warning(
-                        "%s gave no numbers in %s: such tiles are computed again in fp32", self.name, self.dtype
-                    )
-                self._overflowed, counter.done = True, before
-                result = self._apply(crop, torch.float32)
+            batch.wait = self.runner.start(batch.crops, batch.dtype)
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
-            if max(height, width) <= MIN_TILE:
+            if count == 1 and max(height, width) <= MIN_TILE:
                 raise MemoryLimitError(
                     f"out of memory on {self.device} even with tiles of {max(height, width)} pixels; close other"
                     " programs or use another --device"
                 ) from error
+        else:
+            counter.end()
+            return batch
+        counter.done = before
+        if count > 1:
+            self.largest_batch = count // 2
+            log.warning("out of memory on %s: going on with %d tiles at once", self.device, self.largest_batch)
+        else:
             self.largest_tile = max(MIN_TILE, max(height, width) // 2)
             log.warning("out of memory on %s: going on with tiles of %d", self.device, self.largest_tile)
-            counter.done = before
-        else:
-            if not np.isfinite(result).all():
-                raise RestorationError(
-                    f"{self.name} gave values that are no numbers for the tile of {width}x{height} pixels at"
-                    f" ({place[1]}, {place[0]}); the weights may be damaged: try another model with -m"
-                )
-            return result
         if self.device.type == "cuda":  # only now, as the error held tensors
             torch.cuda.empty_cache()
-        return self._restore_tile(crop, place, counter, share)
+        return batch
 
-    @torch.inference_mode()
-    def _apply(self, crop: Array, dtype: torch.dtype) -> Array:
-        """The network's result for one tile; with `ensemble` the mean over the eight symmetries."""
-        channels = crop.shape[2]
-        image = torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1))).to(self.device)  # (c,h,w)
-        # (b,C,h,w): one channel at a time, or gray as three equal ones.
-        image = image[:, None] if self.config.in_chans == 1 else image.expand(3, -1, -1)[None]
-        total: torch.Tensor | None = None
-        for quarters, mirrored in TRANSFORMS if self.ensemble else TRANSFORMS[:1]:
-            seen = torch.rot90(image.flip(3) if mirrored else image, quarters, (2, 3))
-            with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-                out = torch.rot90(self.model(seen), -quarters, (2, 3))
-            out = out.flip(3) if mirrored else out
-            total = out if total is None else total + out
-        assert total is not None
-        if self.ensemble:
-            total = total / len(TRANSFORMS)
-        planes = total[:, 0] if self.config.in_chans == 1 else total[0]
-        planes = planes if len(planes) == channels else planes.mean(0, keepdim=True)
-        return planes.permute(1, 2, 0).cpu().numpy()
+    def _finish(self, batch: "_Batch", counter: Counter) -> Array:
+        """(n,sh,sw,c): what the network made of a batch; part by part where it did not fit into memory."""
+        if batch.wait is None:
+            return self._in_parts(batch, counter)
+        results = batch.wait()
+        for i in np.flatnonzero(~np.isfinite(results).all((1, 2, 3))):
+            results[i] = self._in_full_precision(batch, int(i), counter)
+        return results
+
+    def _in_parts(self, batch: "_Batch", counter: Counter) -> Array:
+        count, height, width, _ = batch.crops.shape
+
+        def part(crops: Array, places: list[tuple[int, int]], share: float) -> Array:
+            return self._finish(self._start(_Batch(crops, places, batch.share * share, batch.dtype), counter), counter)
+
+        if count > 1:
+            size = self.largest_batch if count > self.largest_batch else 1
+            spans = [slice(i, i + size) for i in range(0, count, size)]
+            return np.concatenate([part(batch.crops[s], batch.places[s], len(batch.places[s]) / count) for s in spans])
+        overlap, multiple = min(self.tile_overlap, self.largest_tile // 2), self.config.multiple
+        tiles = tiling.plan(height, width, self.largest_tile, overlap, multiple)
+        top, left = batch.places[0]
+        results = (
+            part(
+                batch.crops[:, y : y + tiles.tile_height, x : x + tiles.tile_width],
+                [(top + y, left + x)],
+                1 / len(tiles.boxes),
+            )[0]
+            for y, x in tiles.boxes
+        )
+        return tiling.merge(tiles, results, self.scale)[None]
+
+    def _in_full_precision(self, batch: "_Batch", index: int, counter: Counter) -> Array:
+        """(sh,sw,c): the result for a tile of a batch whose result is not finite, computed again in float32."""
+        place, (height, width) = batch.places[index], batch.crops.shape[1:3]
+        if batch.dtype == torch.float32:
+            raise RestorationError(
+                f"{self.name} gave values that are no numbers for the tile of {width}x{height} pixels at"
+                f" ({place[1]}, {place[0]}); the weights may be damaged: try another model with -m"
+            )
+        if not self._overflowed:
+            log.warning("%s gave no numbers in %s: such tiles are computed again in fp32", self.name, batch.dtype)
+        self._overflowed = True
+        alone = _Batch(batch.crops[index : index + 1], [place], 0.0, torch.float32)
+        return self._finish(self._start(alone, counter), counter)[0]
 
     def restore_image(self, image: Image, progress: Progress | None = None) -> Image:
         """Restore a picture and its transparency; all else that it holds is carried over.
@@ -272,7 +290,7 @@ class Restorer:
             return replace(image, pixels=self.restore(image.pixels, progress))
         report = progress or (lambda share: None)
         by_model = self.alpha == "model" and image.alpha.min() < image.alpha.max()
-        pixels = _fill_transparent(image.pixels, image.alpha)
+        pixels = fill_transparent(image.pixels, image.alpha)
         pixels = self.restore(pixels, (lambda share: report(share / 2)) if by_model else progress)
         if by_model:
             alpha = self.restore(image.alpha, lambda share: report(0.5 + share / 2))
@@ -322,10 +340,10 @@ def _value_range(image: Array, squeeze: bool = True) -> tuple[float, float]:
     Raises ValueError for what is no image.
     """
     fits = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
-    if image.dtype not in (*FULL, np.float32) or not fits or not image.size:
+    if image.dtype not in WHITE or not fits or not image.size:
         raise ValueError(f"expected H x W or H x W x 3 of uint8, uint16 or float32, got {image.dtype} {image.shape}")
     if image.dtype != np.float32:
-        return 0.0, float(FULL[image.dtype])
+        return 0.0, WHITE[image.dtype]
     low, high = float(image.min()), float(image.max())
     if not np.isfinite([low, high]).all():
         raise ValueError("the image holds values that are no numbers")
@@ -354,12 +372,6 @@ def _sides(length: int, least: int) -> list[int]:
     return sides
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return any(words in str(error) for words in ("allocate memory", "out of memory"))  # on CPU, on MPS
-
-
 def resized(pixels: Array, height: int, width: int) -> Array:
     """By antialiased bicubic, whose overshoot stays in the range of the pixels."""
     if pixels.shape[:2] == (height, width):
@@ -371,54 +383,25 @@ def resized(pixels: Array, height: int, width: int) -> Array:
     return result
 
 
-def _fill_transparent(pixels: Array, alpha: Array) -> Array:
-    """Give what is fully transparent the colour of its visible neighbours, within SPREAD pixels of them."""
-    if alpha.min() > 0 or not alpha.max():
-        return pixels
-    filled = scratch.allocate(pixels.shape, pixels.dtype)
-    for top in range(0, len(pixels), FILL_ROWS):
-        first = max(0, top - SPREAD)
-        seen = slice(first, top + FILL_ROWS + SPREAD)
-        filled[top : top + FILL_ROWS] = _filled(pixels[seen], alpha[seen])[top - first :][:FILL_ROWS]
-        scratch.release(pixels, alpha, filled)
-    return filled
+@dataclass
+class _Batch:
+    """Tiles of one size on their way through the network.
+
+    crops: (n,h,w,c) float32. places: (top, left) of each. share: of the work. dtype: of convolutions and linear
+    layers. wait: gives the results; None where the network was not begun with it, as it does not fit into memory.
+    """
+
+    crops: Array
+    places: list[tuple[int, int]]
+    share: float
+    dtype: torch.dtype
+    wait: Wait | None = None
 
 
-def _filled(pixels: Array, alpha: Array) -> Array:
-    hidden = alpha == 0
-    weight: Array = alpha.astype(np.float32)
-    colour: Array = pixels.astype(np.float32) * (weight if pixels.ndim == 2 else weight[:, :, None])
-    filled = pixels.copy()
-    for radius in RADII:  # the nearest colour that there is
-        side = (2 * radius + 1, 2 * radius + 1)
-        weight, colour = cv2.blur(weight, side), cv2.blur(colour, side)
-        near = hidden & (weight > 1e-6 * FULL.get(alpha.dtype, 1))
-        share = weight[near] if pixels.ndim == 2 else weight[near][:, None]
-        found = colour[near] / share
-        filled[near] = found if pixels.dtype == np.float32 else np.rint(found)
-        hidden &= ~near
-    return filled
-
-
-class _Counter:
-    """Counts the share of the work that is done, block by block of the network, and reports it."""
-
-    def __init__(self, model: nn.Module, report: Progress):
-        self.scans = [m for m in model.modules() if isinstance(m, SpatialScan)]
-        self.done, self.step, self.report = 0.0, 0.0, report
-
-    def begin(self, share: float) -> float:
-        """Let the next run of the network count as this share; returns what is done before it."""
-        self.step = share / max(1, len(self.scans))
-        return self.done
-
-    def __enter__(self) -> None:
-        self.handles = [m.register_forward_hook(self._step) for m in self.scans]
-
-    def _step(self, *_: object) -> None:
-        self.done += self.step
-        self.report(min(1.0, round(self.done, 9)))  # or the last one would not be 1
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
+def _crop(image: Array, tiles: tiling.TilePlan, place: tuple[int, int]) -> Array:
+    """(tile_height,tile_width,c) float32; reflected where the plan reaches beyond the image."""
+    top, left = place
+    crop = image[top : top + tiles.tile_height, left : left + tiles.tile_width]
+    crop = crop.reshape(*crop.shape[:2], -1).astype(np.float32)
+    missing = [(0, tiles.tile_height - len(crop)), (0, tiles.tile_width - crop.shape[1]), (0, 0)]
+    return np.pad(crop, missing, mode="reflect")

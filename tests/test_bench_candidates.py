@@ -10,9 +10,10 @@ from mambair_cli.bench.candidates import Candidate
 from mambair_cli.bench.protocols import denoising, jpeg, super_resolution
 from mambair_cli.bench.tilers import restore_split
 from mambair_cli.checkpoints import find_checkpoint
-from mambair_cli.engine import Restorer, load_restorer
+from mambair_cli.engine import load_restorer
 from mambair_cli.errors import CallError, MemoryLimitError
 from mambair_cli.resize import bicubic, downscale
+from mambair_cli.runner import Runner
 from mambair_cli.weights import save_network, sha256
 
 LOW = downscale(PHOTO, 2)  # 64 x 48
@@ -130,12 +131,12 @@ def test_measuring_tells_seconds_and_memory():
 def test_a_tiler_that_does_not_fit_is_no_silent_tile(monkeypatch):
     limit = 40
 
-    def scarce(self, crop, dtype):
-        if max(crop.shape[:2]) > limit:
+    def scarce(self, crops, dtype):
+        if max(crops.shape[1:3]) > limit:
             raise MemoryError
-        return np.repeat(np.repeat(crop, 2, 0), 2, 1)
+        return lambda: crops.repeat(2, axis=1).repeat(2, axis=2)
 
-    monkeypatch.setattr(Restorer, "_apply", scarce)
+    monkeypatch.setattr(Runner, "start", scarce)
     monkeypatch.setattr(engine, "MIN_TILE", 20)
     for tiler in ("whole", "published"):
         one = candidate(tiler=tiler)

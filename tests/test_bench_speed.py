@@ -1,4 +1,7 @@
+from types import SimpleNamespace
+
 import pytest
+import torch
 from failing import fails
 
 from mambair_cli.bench import speed
@@ -34,6 +37,16 @@ def test_a_row_for_each_model_back_end_and_size(probes):
     assert all((probe.tile, probe.device, probe.dtype, probe.repeats) == ("off", "cpu", "fp32", 3) for probe in probes)
     assert said[0] == (0, "a numba 64x64")
     assert said[1] == (pytest.approx(1 / 20), "a numba 128x128")
+
+
+def test_a_gpu_with_and_without_graphs(probes, monkeypatch):
+    monkeypatch.setattr(speed, "resolve_device", lambda name: torch.device(name))
+    monkeypatch.setattr(speed, "resolve_backend", lambda name, device: SimpleNamespace(name=name))
+    rows = speed.speed(["a"], ["triton"], "cuda", sides=(64, 128))
+    assert [(r["graphs"], r["width"], r["growth"]) for r in rows] == [
+        (False, 64, 1), (False, 128, 2), (True, 64, 1), (True, 128, 2)
+    ]  # fmt: skip
+    assert [probe.graphs for probe in probes] == [0, 0, 1, 1]
 
 
 def test_named_back_ends_alone(probes):

@@ -146,12 +146,14 @@ def test_free_memory_of_other_systems(tmp_path, monkeypatch, files):
 
 def test_free_memory_of_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (123, 456))
-    assert free_memory(torch.device("cuda")) == 123
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 50)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 20)
+    assert free_memory(torch.device("cuda")) == 123 + 30
 
 
 def test_used_memory(tmp_path, monkeypatch):
     cpu = torch.device("cpu")
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 123)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 123)
     assert used_memory(torch.device("cuda")) == 123
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096}.get, raising=False)
     monkeypatch.setattr(devices, "Path", proc_and_cgroup(tmp_path, {"proc/self/statm": "90 50 7 1 0 3 0\n"}))

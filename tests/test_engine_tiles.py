@@ -13,7 +13,7 @@ from restorers import PHOTO, SCENE, Local, as_type, load, restorer
 
 from mambair_cli import engine, scratch, tiling
 from mambair_cli.archs.unet import UNetConfig
-from mambair_cli.engine import MEMORY_ERROR, MEMORY_SHARE
+from mambair_cli.engine import MEMORY_ERROR, MEMORY_SHARE, Restorer
 from mambair_cli.errors import CallError, MemoryLimitError, RestorationError
 from mambair_cli.metrics import psnr
 
@@ -107,6 +107,110 @@ def test_tiles_that_are_asked_for(tile):
 )
 def test_wrong_tiles(tile, overlap, word):
     fails(lambda: restorer(Local(), tile=tile, tile_overlap=overlap), CallError, word)
+
+
+# Batches of tiles, as on a GPU
+
+
+def batched(model, size, **options):
+    """A restorer that takes so many tiles at once, and begins a batch before it has the results of the last."""
+    r = restorer(model, **options)
+    r.largest_batch, r.runner.ahead = size, 1
+    return r
+
+
+@pytest.mark.parametrize(
+    ("form", "gray", "size"), [("light_c", False, 2), ("light_c", True, 30), ("jpeg", False, 4), ("unet", False, 3)]
+)
+def test_batches_of_tiles_give_the_same(form, gray, size):
+    image = as_type(PHOTO[:88, :72, 1] if gray else PHOTO[:88, :72], "float32")
+    options = {"tile": 40, "tile_overlap": 16}
+    expected = restorer(network(form), **options).restore(image)
+    shares, r = [], batched(network(form), size, **options)
+    np.testing.assert_allclose(r.restore(image, shares.append), expected, rtol=0, atol=1e-4)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+
+
+def test_a_batch_begins_before_the_results_of_the_last_are_taken(monkeypatch):
+    r, log = batched(Local(), 2, tile=40), []
+    begin = r.runner.start
+
+    def start(crops, dtype):
+        number = len([entry for entry in log if entry[0] == "begun"])
+        log.append(("begun", number, len(crops)))
+        wait = begin(crops, dtype)
+        return lambda: log.append(("taken", number)) or wait()
+
+    monkeypatch.setattr(r.runner, "start", start)
+    image = as_type(PHOTO[:100, :70], "float32")
+    np.testing.assert_allclose(r.restore(image), restorer(Local()).restore(image), rtol=0, atol=1e-6)
+    assert log == [
+        ("begun", 0, 2), ("begun", 1, 2), ("taken", 0), ("begun", 2, 2), ("taken", 1), ("taken", 2)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("tile", "fitting", "size"),
+    [(512, 99, 4), (128, 99, 64), (128, 3.9, 3), (128, 0.1, 1), (1024, 99, 1), (2048, 99, 1)],
+)
+def test_a_batch_fills_a_gpu_as_far_as_memory_allows(monkeypatch, tile, fitting, size):
+    r = batched(network("light_c"), engine.BATCH_PIXELS)
+    free = fitting * tile**2 * r.bytes_per_pixel() / MEMORY_SHARE
+    monkeypatch.setattr(engine, "free_memory", lambda device: free)
+    assert r._batch(tiling.plan(4096, 4096, tile, 0)) == size
+
+
+def test_on_a_cpu_tiles_are_taken_one_by_one(monkeypatch):
+    monkeypatch.setattr(Restorer, "_budget", lambda self: pytest.fail("nothing to be weighed"))
+    assert restorer(Local(), tile=20)._batch(restorer(Local(), tile=20).plan(100, 100)) == 1
+
+
+def test_a_batch_that_does_not_fit(monkeypatch, caplog):
+    class Few(Local):
+        def forward(self, image):
+            counts.append(len(image))
+            return super().forward(image) if len(image) <= 2 else torch.empty(1 << 50)
+
+    counts, shares, r = [], [], batched(Few(), 8, tile=30)
+    image = as_type(PHOTO, "float32")
+    whole = restorer(Local()).restore(image)
+    np.testing.assert_allclose(r.restore(image, shares.append), whole, rtol=0, atol=1e-6)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"out of memory on cpu: going on with {count} tiles at once" for count in (4, 2)
+    ]
+    tiles = len(r.plan(*image.shape[:2]).boxes)
+    assert sum(count for count in counts if count <= 2) == tiles
+    assert shares[-1] == 1
+    counts.clear()
+    r.restore(image)  # it remembers
+    assert max(counts) == 2
+
+
+def test_a_batch_of_tiles_each_of_which_does_not_fit(monkeypatch, caplog):
+    monkeypatch.setattr(engine, "MIN_TILE", 16)
+    image, model = as_type(PHOTO, "float32"), Starving(lambda count: 24)
+    r = batched(model, 3, tile=40)
+    np.testing.assert_allclose(r.restore(image), restorer(Local()).restore(image), rtol=0, atol=1e-6)
+    assert (r.largest_batch, r.largest_tile) == (1, 19)
+    assert max(map(max, model.shapes[-20:])) <= 19
+
+
+def test_of_a_batch_only_the_tile_that_half_precision_cannot_hold_is_computed_again():
+    class Overflows(Local):
+        def forward(self, image):
+            half = torch.is_autocast_enabled("cpu")
+            calls.append((half, len(image)))
+            bright = image.amax((1, 2, 3), keepdim=True) == 1
+            return super().forward(image) * torch.where(bright & torch.tensor(half), torch.inf, 1.0)
+
+    calls, image = [], np.zeros((64, 100), np.uint8)
+    image[60, 95] = image[3, 3] = 255
+    expected = restorer(Local(), tile=40).restore(image)
+    r = batched(Overflows(), 4, tile=40)
+    r.dtype = torch.bfloat16
+    np.testing.assert_array_equal(r.restore(image), expected)
+    assert sorted(calls) == [(False, 1), (False, 1), (True, 2), (True, 4)]
 
 
 # Memory

@@ -35,7 +35,8 @@ def launches(monkeypatch, target, H=4, W=8, dtype=torch.float32, **shape):
 
     def record(function, *arguments, grid, warmup, num_warps, **constants):
         named = dict(zip(function.arg_names, arguments, strict=False))
-        constants |= {k: v for k, v in named.items() if type(v) is int and v == 1}  # as Triton does
+        free = {param.name for param in function.params if not param.do_not_specialize}
+        constants |= {k: v for k, v in named.items() if type(v) is int and v == 1 and k in free}  # as Triton does
         types = {k: TYPES[getattr(v, "dtype", type(v))] for k, v in named.items() if k not in constants}
         made[f"{function.__name__} {sorted(constants.items(), key=str)}"] = function, types, constants, num_warps
 

@@ -1,41 +1,44 @@
-"""The speed, memory and error of the scan and of whole nets on a GPU.
+"""The speed, memory and error of the scan and of whole nets on a GPU, as rows of what, value, bar and met.
 
 Triton's kernels against mamba-ssm's, against the vectorised PyTorch form, and against what the GPU can do at most.
 """
 
-import statistics
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..archs.mambair import MambaIR, MambaIRConfig
-from ..archs.ss2d import SS2D, use_backend
+from ..archs.mambair import MambaIR
 from ..devices import resolve_device
-from ..errors import CallError
+from ..engine import BATCH_PIXELS, Options, Restorer
+from ..errors import BackendError, CallError
 from ..ops import BACKENDS, resolve_backend, ss2d_scan
 from ..ops.scan_reference import ss2d_scan_sequential
-from .kernels import LIGHT
+from .cache import Cache
+from .gpu_cases import NETS, Cost, core, floor, gradients, inference, measure, scan_inputs, scan_module, training
 
 if TYPE_CHECKING:
     from .gpu_rates import Rates
 
 Facts = dict[str, Any]
 OURS, PUBLISHED, VECTORISED = "triton", "mamba-ssm", "reference"
-NETS = {
-    "light": LIGHT,
-    "denoise": MambaIRConfig(expand=1.2, upsampler="", upscale=1),
-    "classic": MambaIRConfig(),
-}
+TITLES = {OURS: OURS, PUBLISHED: PUBLISHED, VECTORISED: "vectorised PyTorch"}
 SIZES = ((16, 64), (1, 256), (1, 1024))  # images of a batch, side
 QUICK_SIZES = ((16, 64), (1, 256))
 LONG = 4e7  # numbers of x from which the vectorised form is left out where gradients are wanted
-BUDGET, REPEATS = 0.5, (3, 20)  # seconds for a measurement, but so often at least and at most
+ENGINE_NET = "light"
+ENGINE_WAYS = (  # largest tile, tiles at once, shapes that are recorded
+    ("tiles of 128 one by one", "128", 1, 0),
+    ("tiles of 128 in batches", "128", BATCH_PIXELS, 0),
+    ("tiles of 128 in batches, CUDA graphs", "128", BATCH_PIXELS, 1),
+    ("in one piece", "off", 1, 0),
+    ("in one piece, CUDA graphs", "off", 1, 1),
+)
 # Bars; the sides that they hold for. FORWARD, BACKWARD, NET: how many times faster than mamba-ssm's path.
 LARGE, PATCH = 1024, 64
 FORWARD, NET = {"light": 3.0, "classic": 2.5}, {"light": 2.5}
@@ -44,61 +47,23 @@ MEMORY, FLOOR = 0.35, 2.0  # of mamba-ssm's; times the floor
 FORWARD_ERROR, GRADIENT_ERROR = 1e-5, 1e-4  # of the largest |y| and |gradient|
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Of a call: median seconds, and the most memory that it added in bytes."""
+def scan_report(device: str, quick: bool, cache: Cache | None = None) -> Iterator[Facts]:
+    """All measurements on one GPU, one after the other; those that a cache holds of this GPU are not made again.
 
-    seconds: float
-    memory: int
-
-    def __str__(self) -> str:
-        return f"{self.seconds * 1e3:.3g} ms, {self.memory / 2**20:.0f} MiB"
-
-
-def scan_report(device: str, quick: bool) -> list[Facts]:
-    """All measurements on one GPU: rows of what, value, bar and met.
-
-    Raises CallError for a device that is no GPU, BackendError for one that is not there or does not run Triton.
+    What does not fit into memory, cannot run or fails says so in its place.
+    Raises CallError for a device that is no GPU, BackendError for one that is not there or does not run Triton;
+    what a failure raises that has left the GPU unusable, which a new run with the same cache steps over.
     """
     gpu = resolve_device(device)
     if gpu.type != "cuda":
         raise CallError(f"mambair bench scan measures cpu or cuda, not {device}")
     torch.cuda.set_device(gpu)
     resolve_backend(OURS, gpu.type)
-    from .gpu_rates import measure_rates
-
-    rates, sizes = measure_rates(), QUICK_SIZES if quick else SIZES
-    return [*_machine_rows(gpu, rates), *_error_rows(gpu), *_core_rows(gpu, rates, sizes), *_net_rows(gpu, sizes)]
+    return Report(gpu, torch.cuda.get_device_name(gpu), QUICK_SIZES if quick else SIZES, cache or Cache(None)).rows()
 
 
 def _row(what: str, value: str, bar: str = "", met: bool | None = None) -> Facts:
     return {"what": what, "value": value, "bar": bar, "met": met}
-
-
-def measure(function: Callable[[], object]) -> Cost | str:
-    """What a call on the current GPU costs, after one call to warm up; or why it does not run."""
-    try:
-        function()
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before, times = torch.cuda.memory_allocated(), [0.0]
-        while len(times) <= REPEATS[0] or (sum(times) < BUDGET and len(times) <= REPEATS[1]):
-            start = time.perf_counter()
-            function()
-            torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-    except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        return "out of memory"
-    return Cost(statistics.median(times[1:]), torch.cuda.max_memory_allocated() - before)
-
-
-def _reason(backend: str, device: torch.device) -> str | None:
-    return next(b.unavailable(device.type, torch.float32) for b in BACKENDS if b.name == backend)
-
-
-def _measure(backend: str, device: torch.device, function: Callable[[], object]) -> Cost | str:
-    return _reason(backend, device) or measure(function)
 
 
 def _ratio(theirs: Cost | str, ours: Cost | str, what: str, least: float | None = None) -> Facts:
@@ -111,165 +76,196 @@ def _ratio(theirs: Cost | str, ours: Cost | str, what: str, least: float | None 
     return _row(what, text, bar, ratio >= least if least else None)
 
 
-def _machine_rows(device: torch.device, rates: "Rates") -> Iterator[Facts]:
-    yield _row("GPU", f"{torch.cuda.get_device_name(device)}, PyTorch {torch.__version__}")
-    yield _row("copy", f"{rates.bytes / 1e9:.0f} GB/s read and written")
-    yield _row("exponentials, multiply-adds", f"{rates.exponentials:.3g}, {rates.instructions:.3g} a second")
-    yield _row(f"back end {PUBLISHED}", _reason(PUBLISHED, device) or "available")
+def _speed(cost: Cost | str, pixels: int) -> str:
+    if isinstance(cost, str):
+        return f"not measured ({cost})"
+    return f"{cost}, {pixels / 1e6 / cost.seconds:.3g} megapixels of input a second"
 
 
-def _module(config: MambaIRConfig, device: torch.device) -> SS2D:
-    torch.manual_seed(0)
-    return SS2D(config.embed_dim, config.inner, config.d_state).to(device)
+def _compared(
+    what: str, costs: dict[str, Cost | str], faster: float | None = None, leaner: float | None = None, pixels: int = 0
+) -> Iterator[Facts]:
+    """Of back ends: what each takes, and ours against the others.
+
+    faster: how many times it should be faster than mamba-ssm's path; leaner: the share of its memory it may take.
+    pixels: of the input; 0: speeds are not told.
+    """
+    ours, theirs = costs[OURS], costs[PUBLISHED]
+    for backend, cost in costs.items():
+        yield _row(f"{what}, {TITLES[backend]}", _speed(cost, pixels) if pixels else str(cost))
+    for backend in (b for b in costs if b != OURS):
+        least = faster if backend == PUBLISHED else None
+        yield _ratio(costs[backend], ours, f"{what}, {TITLES[backend]} / {OURS}", least)
+    bar = f"<= {leaner:g}" if leaner else ""
+    if isinstance(ours, Cost) and isinstance(theirs, Cost):
+        share = ours.memory / max(1, theirs.memory)
+        met = share <= leaner if leaner else None
+        yield _row(f"{what}, memory, {OURS} / {PUBLISHED}", f"{share:.2f}", bar, met)
+    else:
+        yield _row(
+            f"{what}, memory, {OURS} / {PUBLISHED}",
+            f"not measured ({theirs if isinstance(theirs, str) else ours})",
+            bar,
+        )
+
+
+def _restore(restorer: Restorer, image: Any, recorded: int) -> None:
+    restorer.restore(image)
+    if restorer.runner.graphs.limit != recorded:
+        raise RuntimeError("nothing could be recorded")
 
 
 def _by(backend: str) -> Callable[..., Tensor]:
     return partial(ss2d_scan, backend=backend)
 
 
-def _scan_inputs(module: SS2D, x: Tensor) -> tuple[Tensor, ...]:
-    """The six inputs of the scan for x (B,H,W,D), in the precision of x."""
-    x_dbl = F.linear(x, module.x_proj_weight.flatten(0, 1).to(x.dtype)).unflatten(-1, (4, -1))
-    weights = (module.dt_projs_weight, module.dt_projs_bias, module.A_logs, module.Ds)
-    return x, x_dbl, *(v.to(x.dtype) for v in weights)
+class Report:
+    """The rows of one GPU.
 
-
-def _core(module: SS2D, x: Tensor, scan: Callable[..., Tensor]) -> Tensor:
-    """The scan with the projection before it."""
-    return scan(*_scan_inputs(module, x))
-
-
-def _gradients(module: SS2D, x: Tensor, scan: Callable[..., Tensor]) -> list[Tensor]:
-    """The result of `_core` and the gradients of x and all parameters."""
-    y = _core(module, x, scan)
-    used = (module.x_proj_weight, module.dt_projs_weight, module.dt_projs_bias, module.A_logs, module.Ds)
-    return [y, *torch.autograd.grad((y * torch.cos(torch.arange(y.shape[-1], device=y.device))).sum(), (x, *used))]
-
-
-def _error_rows(device: torch.device) -> Iterator[Facts]:
-    """Against float64, one step after the other."""
-    for name, config in NETS.items():
-        module = _module(config, device)
-        x = F.silu(torch.randn(1, 24, 24, config.inner, device=device)).requires_grad_()
-        found = _gradients(module, x, _by(OURS))
-        exact = _gradients(module, x.detach().double().requires_grad_(), ss2d_scan_sequential)
-        errors = [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(found, exact, strict=True)]
-        for what, error, bar in (
-            ("forward", errors[0], FORWARD_ERROR),
-            ("gradient", max(errors[1:]), GRADIENT_ERROR),
-        ):
-            yield _row(f"{name}, {what} error, of the largest", f"{error:.1e}", f"<= {bar:g}", error <= bar)
-
-
-def floor(config: MambaIRConfig, pixels: int, rates: "Rates") -> float:
-    """Seconds that the chunked forward of a block's scan needs at least, in float32.
-
-    x, x_dbl and y cross the memory once. Both passes over the sequence take an exponential for each state and
-    one for each softplus. They issue 4 and 5 instructions for each state (multiply, exponential, multiply,
-    multiply-add; and the output's multiply-add), and for each step size R multiply-adds and 12 of softplus and
-    input; what loads and counts is left out.
+    Args:
+        device: the GPU.
+        name: of the GPU.
+        sizes: images of a batch and their side.
+        cache: of what was measured before.
     """
-    D, N, R, K = config.inner, config.d_state, -(-config.embed_dim // 16), 4
-    moved = 4 * (2 * D + K * (R + 2 * N))
-    exponentials = 2 * K * D * (N + 1)
-    instructions = K * D * (9 * N + 2 * (R + 12))
-    slowest = max(moved / rates.bytes, exponentials / rates.exponentials, instructions / rates.instructions)
-    return pixels * slowest
 
+    def __init__(self, device: torch.device, name: str, sizes: tuple[tuple[int, int], ...], cache: Cache):
+        self.device, self.name, self.sizes, self.cache = device, name, sizes, cache
 
-def _core_rows(device: torch.device, rates: "Rates", sizes: tuple[tuple[int, int], ...]) -> Iterator[Facts]:
-    for name, config in NETS.items():
-        module = _module(config, device)
-        for batch, side in sizes:
-            x = F.silu(torch.randn(batch, side, side, config.inner, device=device))
+    def rows(self) -> Iterator[Facts]:
+        """All rows."""
+        yield from self._machine()
+        for rows in (self._errors, self._forward, self._backward, self._nets, self._training):
+            for name in NETS:
+                yield from rows(name)
+        yield from self._engine()
+
+    def _known(self, what: str, find: Callable[[], Any]) -> Any:
+        """What the cache holds, or else what is found now, as JSON can hold it; text where that fails."""
+        key = f"{self.name}, PyTorch {torch.__version__}: {what}"
+        if (value := self.cache.get(key)) is None:
+            try:
+                value = find()
+            except Exception as error:  # whatever a kernel or a foreign package raises is told in the row
+                value = f"failed: {type(error).__name__}: {error}".splitlines()[0]
+            self.cache.put(key, value)
+            torch.cuda.synchronize()  # raises where a failure has left the GPU unusable
+        return value
+
+    def _unavailable(self, backend: str) -> str | None:
+        return next(b.unavailable(self.device.type, torch.float32) for b in BACKENDS if b.name == backend)
+
+    def _cost(self, what: str, backend: str, function: Callable[[], object]) -> Cost | str:
+        """What a call costs on a back end, or why that is not known."""
+
+        def find() -> Facts | str:
+            cost = measure(function)
+            return cost if isinstance(cost, str) else asdict(cost)
+
+        if reason := self._unavailable(backend):
+            return reason
+        value = self._known(f"{what}, {backend}", find)
+        return value if isinstance(value, str) else Cost(**value)
+
+    def _rates(self) -> "Rates":
+        from .gpu_rates import Rates, measure_rates
+
+        found = self._known("rates", lambda: asdict(measure_rates()))
+        if isinstance(found, str):
+            raise BackendError(f"{self.name} cannot be measured: {found}")
+        return Rates(**found)
+
+    def _machine(self) -> Iterator[Facts]:
+        rates = self._rates()
+        yield _row("GPU", f"{self.name}, PyTorch {torch.__version__}")
+        yield _row("copy", f"{rates.bytes / 1e9:.0f} GB/s read and written")
+        yield _row("exponentials, multiply-adds", f"{rates.exponentials:.3g}, {rates.instructions:.3g} a second")
+        yield _row(f"back end {PUBLISHED}", self._unavailable(PUBLISHED) or "available")
+
+    def _errors(self, name: str) -> Iterator[Facts]:
+        """Against float64, one step after the other."""
+        config = NETS[name]
+
+        def find() -> list[float]:
+            module = scan_module(config, self.device)
+            x = F.silu(torch.randn(1, 24, 24, config.inner, device=self.device)).requires_grad_()
+            found = gradients(module, x, _by(OURS))
+            exact = gradients(module, x.detach().double().requires_grad_(), ss2d_scan_sequential)
+            return [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(found, exact, strict=True)]
+
+        found = self._known(f"{name}, errors", find)
+        for what, errors, bar in (("forward", slice(1), FORWARD_ERROR), ("gradient", slice(1, None), GRADIENT_ERROR)):
+            row = f"{name}, {what} error, of the largest"
+            if isinstance(found, str):
+                yield _row(row, f"not measured ({found})", f"<= {bar:g}")
+                continue
+            largest = float(np.max(found[errors]))
+            yield _row(row, f"{largest:.1e}", f"<= {bar:g}", largest <= bar)
+
+    def _costs(self, what: str, calls: Mapping[str, Callable[[], object]]) -> dict[str, Cost | str]:
+        return {backend: self._cost(what, backend, call) for backend, call in calls.items()}
+
+    def _forward(self, name: str) -> Iterator[Facts]:
+        config, rates = NETS[name], self._rates()
+        module = scan_module(config, self.device)
+        for batch, side in self.sizes:
+            label = f"{name} {batch}x{side}x{side}, forward"
             with torch.inference_mode():
-                yield from _forward_rows(name, module, x)
-                if isinstance(scan := _measure(OURS, device, partial(_by(OURS), *_scan_inputs(module, x))), Cost):
-                    least = floor(config, batch * side * side, rates)
-                    text = f"{scan.seconds / least:.2f} ({scan.seconds * 1e3:.3g} / {least * 1e3:.3g} ms)"
-                    bar, met = (f"<= {FLOOR:g}", scan.seconds <= FLOOR * least) if side == LARGE else ("", None)
-                    yield _row(f"scan {_label(name, x)}, forward, {OURS} / floor", text, bar, met)
-            yield from _backward_rows(name, module, x.requires_grad_())
+                x = F.silu(torch.randn(batch, side, side, config.inner, device=self.device))
+                calls = {b: partial(core, module, x, _by(b)) for b in TITLES}
+                costs = self._costs(f"core {label}", calls)
+                scan = self._cost(f"scan {label}", OURS, partial(_by(OURS), *scan_inputs(module, x)))
+            large = side == LARGE
+            yield from _compared(
+                f"core {label}", costs, FORWARD.get(name) if large else None, MEMORY if large else None
+            )
+            what, bar = f"scan {label}, {OURS} / floor", f"<= {FLOOR:g}" if large else ""
+            if isinstance(scan, str):
+                yield _row(what, f"not measured ({scan})", bar)
+                continue
+            least = floor(config, batch * side * side, rates)
+            text = f"{scan.seconds / least:.2f} ({scan.seconds * 1e3:.3g} / {least * 1e3:.3g} ms)"
+            yield _row(what, text, bar, scan.seconds <= FLOOR * least if large else None)
 
+    def _backward(self, name: str) -> Iterator[Facts]:
+        config = NETS[name]
+        module = scan_module(config, self.device)
+        for batch, side in self.sizes:
+            what = f"core {name} {batch}x{side}x{side}, forward + backward"
+            x = F.silu(torch.randn(batch, side, side, config.inner, device=self.device)).requires_grad_()
+            used = [b for b in TITLES if b != VECTORISED or x.numel() < LONG]
+            costs = self._costs(what, {b: partial(gradients, module, x, _by(b)) for b in used})
+            yield from _compared(what, costs, BACKWARD if side == PATCH else None)
 
-def _label(name: str, x: Tensor) -> str:
-    return f"{name} {x.shape[0]}x{x.shape[1]}x{x.shape[2]}"
+    def _nets(self, name: str) -> Iterator[Facts]:
+        """Whole nets, with fresh weights, on our back end and on mamba-ssm's, in the same precision."""
+        model = MambaIR(NETS[name]).to(self.device).eval()
+        for dtype in (torch.float16, torch.float32):
+            for batch, side in self.sizes:
+                image = torch.rand(batch, 3, side, side, device=self.device)
+                what = f"net {name} {batch}x{side}x{side}, {str(dtype).removeprefix('torch.')}"
+                costs = self._costs(what, {b: inference(model, image, b, dtype) for b in (OURS, PUBLISHED)})
+                yield from _compared(what, costs, NET.get(name) if side == LARGE else None, pixels=batch * side * side)
 
-
-def _forward_rows(name: str, module: SS2D, x: Tensor) -> Iterator[Facts]:
-    what, side = f"core {_label(name, x)}, forward", x.shape[1]
-    ours, theirs, plain = (
-        _measure(b, x.device, partial(_core, module, x, _by(b))) for b in (OURS, PUBLISHED, VECTORISED)
-    )
-    yield _row(f"{what}, {OURS}", str(ours))
-    yield _row(f"{what}, {PUBLISHED}", str(theirs))
-    yield _ratio(theirs, ours, f"{what}, {PUBLISHED} / {OURS}", FORWARD.get(name) if side == LARGE else None)
-    yield _ratio(plain, ours, f"{what}, vectorised PyTorch / {OURS}")
-    if isinstance(ours, Cost) and isinstance(theirs, Cost):
-        share = ours.memory / theirs.memory
-        bar, met = (f"<= {MEMORY:g}", share <= MEMORY) if side == LARGE else ("", None)
-        yield _row(f"{what}, memory, {OURS} / {PUBLISHED}", f"{share:.2f}", bar, met)
-
-
-def _backward_rows(name: str, module: SS2D, x: Tensor) -> Iterator[Facts]:
-    what = f"core {_label(name, x)}, forward + backward"
-    others = [(PUBLISHED, PUBLISHED), *([(VECTORISED, "vectorised PyTorch")] if x.numel() < LONG else [])]
-    ours = _measure(OURS, x.device, partial(_gradients, module, x, _by(OURS)))
-    yield _row(f"{what}, {OURS}", str(ours))
-    for backend, title in others:
-        theirs = _measure(backend, x.device, partial(_gradients, module, x, _by(backend)))
-        least = BACKWARD if title == PUBLISHED and x.shape[1] == PATCH else None
-        yield _ratio(theirs, ours, f"{what}, {title} / {OURS}", least)
-
-
-def _net_rows(device: torch.device, sizes: tuple[tuple[int, int], ...]) -> Iterator[Facts]:
-    """Whole nets, with fresh weights, on our back end and on mamba-ssm's, in the same precision."""
-    for name, config in NETS.items():
-        model = MambaIR(config).to(device).eval()
-        for dtype in (torch.float32, torch.float16):
-            kind = str(dtype).removeprefix("torch.")
-            for batch, side in sizes:
-                image = torch.rand(batch, 3, side, side, device=device)
-                costs = [_measure(b, device, _inference(model, image, b, dtype)) for b in (OURS, PUBLISHED)]
-                label = f"net {name} {batch}x{side}x{side}, {kind}"
-                yield _row(f"{label}, {OURS}", _speed(costs[0], image))
-                bar = NET.get(name) if side == LARGE else None
-                yield _ratio(costs[1], costs[0], f"{label}, {PUBLISHED} / {OURS}", bar)
+    def _training(self, name: str) -> Iterator[Facts]:
         batch = 16 if name == "light" else 4
-        image = torch.rand(batch, 3, PATCH, PATCH, device=device)
-        costs = [_measure(b, device, _training(config, image, b)) for b in (OURS, PUBLISHED)]
-        label = f"net {name} {batch}x{PATCH}x{PATCH}, float32, training step"
-        yield _row(f"{label}, {OURS}", _speed(costs[0], image))
-        yield _ratio(costs[1], costs[0], f"{label}, {PUBLISHED} / {OURS}")
+        image = torch.rand(batch, 3, PATCH, PATCH, device=self.device)
+        what = f"net {name} {batch}x{PATCH}x{PATCH}, float32, training step"
+        costs = self._costs(what, {b: training(NETS[name], image, b) for b in (OURS, PUBLISHED)})
+        yield from _compared(what, costs, pixels=batch * PATCH * PATCH)
 
-
-def _speed(cost: Cost | str, image: Tensor) -> str:
-    if isinstance(cost, str):
-        return f"not measured ({cost})"
-    megapixels = image.shape[0] * image.shape[2] * image.shape[3] / 1e6
-    return f"{cost}, {megapixels / cost.seconds:.3g} megapixels of input a second"
-
-
-def _inference(model: nn.Module, image: Tensor, backend: str, dtype: torch.dtype) -> Callable[[], None]:
-    @torch.inference_mode()
-    def run() -> None:
-        use_backend(model, backend)
-        with torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32):
-            model(image)
-
-    return run
-
-
-def _training(config: MambaIRConfig, image: Tensor, backend: str) -> Callable[[], None]:
-    """A step with the loss and the optimiser of the published recipes."""
-    model = MambaIR(replace(config, drop_path_rate=0.1)).to(image.device)
-    use_backend(model, backend)
-    optimiser = torch.optim.Adam(model.parameters(), 2e-4)
-
-    def step() -> None:
-        out = model(image)
-        F.l1_loss(out, torch.zeros_like(out)).backward()
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-
-    return step
+    def _engine(self) -> Iterator[Facts]:
+        """Restorations, from pixels in the CPU's memory and back: what batches of tiles and CUDA graphs gain."""
+        side, model = max(side for _, side in self.sizes), MambaIR(NETS[ENGINE_NET]).eval()
+        image = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+        first: dict[str, Cost | str] = {}
+        for way, tile, batch, recorded in ENGINE_WAYS:
+            restorer = Restorer(model, ENGINE_NET, Options(str(self.device), OURS, tile))
+            restorer.largest_batch, restorer.runner.graphs.limit = batch, recorded
+            dtype = str(restorer.dtype).removeprefix("torch.")
+            what = f"engine {ENGINE_NET} {side}x{side}, {dtype}, {way}"
+            cost = self._cost(what, OURS, partial(_restore, restorer, image, recorded))
+            yield _row(what, _speed(cost, side * side))
+            if tile in first:
+                yield _ratio(first[tile], cost, f"{what}, gain")
+            first.setdefault(tile, cost)

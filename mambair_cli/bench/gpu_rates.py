@@ -9,6 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
+from .gpu_cases import timed
+
 CHAINS = 64  # of a lane, independent of each other, so that none waits for the one before
 REPEATS, WARPS = 1024, 32  # of a chain; of a processor
 COPIED = 2**28  # numbers
@@ -43,30 +45,22 @@ def multiply_adds(OUT, repeats, BLOCK: tl.constexpr):  # type: ignore[no-untyped
     tl.store(OUT + i, x)
 
 
-def seconds(function: Callable[[], object], repeats: int) -> float:
-    """Median time on the current GPU, after one call to warm up."""
+def seconds(function: Callable[[], object]) -> float:
+    """Median time of ten calls on the current GPU, after one to warm up."""
     function()
-    times = []
-    for _ in range(repeats):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        function()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) / 1e3)
-    return statistics.median(times)
+    return statistics.median(timed(function, 10))
 
 
 def measure_rates() -> Rates:
     """The rates of the current GPU."""
     source = torch.ones(COPIED, device="cuda")
     target = torch.empty_like(source)
-    copied = 2 * source.nbytes / seconds(lambda: target.copy_(source), 10)
+    copied = 2 * source.nbytes / seconds(lambda: target.copy_(source))
     block = CHAINS * triton.runtime.driver.active.get_current_target().warp_size
     programs = torch.cuda.get_device_properties(source.device).multi_processor_count * WARPS
     out = torch.empty(programs * block, device="cuda")
 
     def rate(kernel: Any) -> float:
-        return out.numel() * REPEATS / seconds(lambda: kernel[programs,](out, REPEATS, BLOCK=block, num_warps=1), 10)
+        return out.numel() * REPEATS / seconds(lambda: kernel[programs,](out, REPEATS, BLOCK=block, num_warps=1))
 
     return Rates(copied, rate(exponentials), rate(multiply_adds))

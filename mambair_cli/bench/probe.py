@@ -25,8 +25,8 @@ PATIENCE = 10.0  # seconds; after these a restoration is not repeated
 class Probe:
     """What to measure: a model (a name, a file or STAND_IN) on noise of this size.
 
-    limit: of memory, in bytes; 0: none. repeats: of the restoration, after one of a small image to warm up; fewer where
-    they take longer than PATIENCE together.
+    limit: of memory, in bytes; 0: none. graphs: shapes recorded on a GPU, see `graphs`. repeats: of the restoration,
+    after one of a small image to warm up; fewer where they take longer than PATIENCE together.
     """
 
     model: str
@@ -37,6 +37,7 @@ class Probe:
     device: str = "auto"
     tile: str = "auto"
     dtype: str = "auto"
+    graphs: int = 0
     repeats: int = 1
 
 
@@ -58,6 +59,7 @@ def measure(probe: Probe) -> Facts:
 def run(probe: Probe) -> Facts:
     """What `measure` returns, in this process."""
     restorer = _restorer(probe)
+    restorer.runner.graphs.limit = probe.graphs
     restorer.restore(np.zeros((64, 64, 3), np.uint8))
     image = np.random.default_rng(0).integers(0, 256, (probe.height, probe.width, 3), np.uint8)
     before = used_memory(restorer.device)

@@ -25,6 +25,8 @@ def speed(
 ) -> list[Facts]:
     """A row for each model, back end and square input of these sides, untiled, each in a process of its own.
 
+    On a GPU of NVIDIA or AMD twice: as usual and with CUDA graphs.
+
     Args:
         models: names or files.
         backends: of the scan; none: all that can run on the device.
@@ -44,9 +46,12 @@ def speed(
     names = [resolve_backend(name, kind).name for name in backends]
     names = names or [row.name for row in BACKENDS if row.unavailable(kind, torch.float32) is None]
     probes = [
-        Probe(model, side, side, backend=backend, device=device, dtype=dtype, tile="off", repeats=REPEATS)
+        Probe(
+            model, side, side, backend=backend, device=device, dtype=dtype, tile="off", graphs=graphs, repeats=REPEATS
+        )
         for model in models
         for backend in names
+        for graphs in ((0, 1) if kind == "cuda" else (0,))
         for side in sides
     ]
     work = [probe.height * probe.width for probe in probes]
@@ -61,6 +66,7 @@ def speed(
             {
                 "model": probe.model,
                 "backend": probe.backend,
+                "graphs": bool(probe.graphs),
                 "device": found["device"],
                 "width": probe.width,
                 "height": probe.height,

@@ -182,7 +182,9 @@ def bench_speed(
         return
     cells = [
         (
-            *(r[key] for key in ("model", "backend", "device")),
+            r["model"],
+            r["backend"] + ", CUDA graphs" * r["graphs"],
+            r["device"],
             f"{r['width']}x{r['height']}",
             f"{r['seconds']:.3f}",
             f"{r['seconds_per_megapixel']:.2f}",
@@ -204,7 +206,7 @@ def bench_scan(
     """Measure the scan and whole nets against the vectorised PyTorch form, mamba-ssm (on a GPU) and the floor."""
     from ..bench import gpu, kernels
 
-    _print_bars(kernels.scan_report(quick) if device == "cpu" else gpu.scan_report(device, quick), as_json)
+    _print_bars(kernels.scan_report(quick) if device == "cpu" else list(gpu.scan_report(device, quick)), as_json)
 
 
 @app.command("tiling")

@@ -6,6 +6,9 @@ its numbers in pairs, as integers of 64 bits that one load fetches; so R and N a
 A program has BLOCK lanes, one a thread, of one warp (`carry`: of several); a lane reads back only what it wrote
 itself. What a lane holds of several channels, states or steps is a tuple of blocks rather than a block of two
 dimensions, which the compiler would spread over the lanes.
+
+Sizes of the image and numbers of directions are not specialised: Triton would compile another binary wherever one of
+them is 1 or a multiple of 16, and none would be faster.
 """
 
 import triton
@@ -113,7 +116,7 @@ def _zeros(COUNT: tl.constexpr, BLOCK: tl.constexpr):
     return zeros
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["H", "W", "T", "chunks", "first_k"])
 def chunk_ends(
     X, X_DBL, DT_WEIGHT, DT_BIAS, A_LOG, GY, ENDS, SUMS, ADJOINTS, DT,
     H, W, D, T, chunks, first_k,
@@ -184,7 +187,7 @@ def chunk_ends(
                 tl.store(ADJOINTS + state, adjoint[n // 2 * 2 * PER_LANE + 2 * p + n % 2], mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["chunks", "first_k", "flip"])
 def carry(ENDS, SUMS, A_LOG, D, chunks, first_k, flip, N: tl.constexpr, BLOCK: tl.constexpr, AHEAD: tl.constexpr):
     """In place: what each chunk ends with from zero becomes what it starts with; against the direction if `flip`."""
     k = tl.program_id(1) + first_k
@@ -210,7 +213,7 @@ def carry(ENDS, SUMS, A_LOG, D, chunks, first_k, flip, N: tl.constexpr, BLOCK: t
             state = state * decays[j] + ends[j]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["H", "W", "T", "chunks", "pair"])
 def outputs(
     X, X_DBL, DT_WEIGHT, DT_BIAS, A_LOG, SKIP, STARTS, Y,
     H, W, D, T, chunks, pair,
@@ -264,7 +267,7 @@ def outputs(
             pixel = _next(pixel, step, wrap, L)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["chunks", "k"])
 def gradients(
     X, X_DBL, A_LOG, GY, DT, STARTS, ADJOINTS, G_X, G_X_DBL, G_STATE, G_DT, chunks, k,
     N: tl.constexpr, R: tl.constexpr, K: tl.constexpr, D: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,

@@ -1,0 +1,45 @@
+"""The colour under transparent pixels, which no network should see."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from . import scratch
+from .image import WHITE
+
+Array = NDArray[Any]
+
+RADII = (1, 3, 9, 27)  # in which colour is looked for, one blur after the other
+SPREAD = sum(RADII)
+FILL_ROWS = 256  # of a picture, at a time
+
+
+def fill_transparent(pixels: Array, alpha: Array) -> Array:
+    """Give what is fully transparent the colour of its visible neighbours, within SPREAD pixels of them."""
+    if alpha.min() > 0 or not alpha.max():
+        return pixels
+    filled = scratch.allocate(pixels.shape, pixels.dtype)
+    for top in range(0, len(pixels), FILL_ROWS):
+        first = max(0, top - SPREAD)
+        seen = slice(first, top + FILL_ROWS + SPREAD)
+        filled[top : top + FILL_ROWS] = _filled(pixels[seen], alpha[seen])[top - first :][:FILL_ROWS]
+        scratch.release(pixels, alpha, filled)
+    return filled
+
+
+def _filled(pixels: Array, alpha: Array) -> Array:
+    hidden = alpha == 0
+    weight: Array = alpha.astype(np.float32)
+    colour: Array = pixels.astype(np.float32) * (weight if pixels.ndim == 2 else weight[:, :, None])
+    filled = pixels.copy()
+    for radius in RADII:  # the nearest colour that there is
+        side = (2 * radius + 1, 2 * radius + 1)
+        weight, colour = cv2.blur(weight, side), cv2.blur(colour, side)
+        near = hidden & (weight > 1e-6 * WHITE[alpha.dtype])
+        share = weight[near] if pixels.ndim == 2 else weight[near][:, None]
+        found = colour[near] / share
+        filled[near] = found if pixels.dtype == np.float32 else np.rint(found)
+        hidden &= ~near
+    return filled
