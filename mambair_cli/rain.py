@@ -20,7 +20,7 @@ class Rain(Degradation):
     light, which is added where they are and hides `cover` of what lies behind. At 0 they are those of Rain100H,
     towards 1 those of photographs. The defaults reach from a few faint streaks to the downpours of Rain100H.
 
-    layers: their number, whole.
+    layers: their number, whole; none leaves the photograph as it is but for the veil.
     angle: main direction, degrees from the vertical; positive falls to the left.
     crossing: how far the direction of a layer may be off the main one, degrees to either side.
     length, width: of streaks in pixels, drawn by octaves.
@@ -43,7 +43,7 @@ class Rain(Degradation):
     veil: Range = (0, 0.3)
 
     LIMITS: ClassVar[Mapping[str, Range]] = {
-        "layers": (1, 20),
+        "layers": (0, 20),
         "angle": (-90, 90),
         "crossing": (0, 90),
         "length": (2, 1000),
@@ -76,8 +76,8 @@ class Rain(Degradation):
         length, thickness = (_at(r, 0.7 * near + 0.3 * rng.uniform()) for r in (self.length, self.width))
         density, brightness = draw_log(rng, self.density), draw_log(rng, self.brightness)
         cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-        rows = math.ceil(height * cos + width * abs(sin)) + 2
-        columns = math.ceil(width * cos + height * abs(sin)) + 2
+        rows = math.ceil(height * abs(cos) + width * abs(sin)) + 2
+        columns = math.ceil(width * abs(cos) + height * abs(sin)) + 2
         count = rng.poisson(density * (rows + length) * columns / (length * thickness))
         top, column = rng.uniform(-length, rows, count), rng.integers(columns, size=count)
         bottom = top + length * rng.uniform(0.6, 1.4, count)
