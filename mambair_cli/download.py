@@ -40,6 +40,15 @@ class _Interrupted(Exception):
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
+    def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        try:
+            return super().http_error_302(req, fp, code, msg, headers)
+        except ValueError as error:  # such as "Invalid IPv6 URL"
+            fp.close()
+            raise DownloadError(f"{req.full_url}: leads to an address that is none ({_reason(error)})") from None
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         if not newurl.startswith(("https:", f"{req.type}:")):
             fp.close()
@@ -182,6 +191,7 @@ def _seconds(text: str | None) -> float | None:
         date = email.utils.parsedate_to_datetime(text)
     except ValueError:
         return None
+    date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)  # "-0000" is UTC of an unknown place
     return max(0.0, (date - datetime.now(timezone.utc)).total_seconds())
 
 

@@ -47,6 +47,7 @@ EVIDENCE = 0.15  # mean logarithm of the likelihood ratio from which on an image
 
 SEGMENT = 64  # pixels in a row whose spectrum is taken
 SEGMENTS = 4000
+SHADING = 4  # the lowest frequencies of a segment, which soft light and gradients hold as well
 POWER = 0.6  # of noise in a luma of 0..255; rounding is 0.04, and the finest detail of photographs 1 to 100
 
 
@@ -149,7 +150,8 @@ def bandwidth(pixels: NDArray[np.generic]) -> float | None:
         pixels: as for `noise_sigma`.
 
     Returns:
-        0..1; None where the image has less than 64 pixels a side, too few to tell.
+        0..1; None where the image has less than 64 pixels a side, or holds no more than tones that change slowly,
+        such as a plain colour or a gradient: too little to tell.
 
     Raises:
         ValueError: as for `noise_sigma`.
@@ -158,15 +160,19 @@ def bandwidth(pixels: NDArray[np.generic]) -> float | None:
         return None
     luma = _luma(_as_255(_middle(pixels)))
     window = np.hanning(SEGMENT).astype(np.float32)
+    slope = np.linspace(-1, 1, SEGMENT, dtype=np.float32)
+    slope /= np.linalg.norm(slope)
     power = np.zeros(SEGMENT // 2 + 1)
     for image in (luma, luma.T):
         columns = image.shape[1] // SEGMENT * SEGMENT
         segments = image[:, :columns].reshape(-1, SEGMENT)
         segments = segments[:: max(1, len(segments) // SEGMENTS)]
-        segments = (segments - segments.mean(1, keepdims=True)) * window
+        segments = segments - segments.mean(1, keepdims=True)
+        segments = (segments - np.outer(segments @ slope, slope)) * window  # which would leak from it
         power += (np.abs(np.fft.rfft(segments)) ** 2).mean(0) / (2 * (window**2).sum())
     gaps = np.flatnonzero(power[1:] < POWER)
-    return float(gaps[0]) / (len(power) - 1) if len(gaps) else 1.0
+    held = int(gaps[0]) if len(gaps) else len(power) - 1
+    return held / (len(power) - 1) if held >= SHADING else None
 
 
 def _large_enough(pixels: NDArray[np.generic], side: int = SMALLEST) -> bool:

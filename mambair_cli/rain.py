@@ -76,8 +76,8 @@ class Rain(Degradation):
         length, thickness = (_at(r, 0.7 * near + 0.3 * rng.uniform()) for r in (self.length, self.width))
         density, brightness = draw_log(rng, self.density), draw_log(rng, self.brightness)
         cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-        rows = math.ceil(height * cos + width * abs(sin)) + 2
-        columns = math.ceil(width * cos + height * abs(sin)) + 2
+        rows = math.ceil(height * abs(cos) + width * abs(sin)) + 2
+        columns = math.ceil(width * abs(cos) + height * abs(sin)) + 2
         count = rng.poisson(density * (rows + length) * columns / (length * thickness))
         top, column = rng.uniform(-length, rows, count), rng.integers(columns, size=count)
         bottom = top + length * rng.uniform(0.6, 1.4, count)

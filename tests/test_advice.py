@@ -2,6 +2,7 @@ import io
 import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 import PIL.Image
 import pytest
@@ -74,6 +75,18 @@ def test_an_enlarged_image(name):
     said = advise("tiny-x2", enlarged(PHOTOS[name], 3))
     assert "blurred or enlarged before" in said
     assert said.endswith("better: mambair upscale 'a b.png' -m mambair-real-x4")
+
+
+@every_photo
+@pytest.mark.parametrize("sigma", [2.5, 4, 6])
+def test_a_blurred_image(name, sigma):
+    assert "looks blurred" in advise("tiny-x2", cv2.GaussianBlur(PHOTOS[name], (0, 0), sigma))
+
+
+def test_plain_images_and_gradients_are_not_called_blurred():
+    ramp = np.repeat(np.add.outer(np.linspace(0, 120, 200), np.linspace(0, 130, 300))[:, :, None], 3, 2).round()
+    for pixels in (np.full((200, 300, 3), 128), np.full((200, 300, 3), 255), ramp):
+        assert advise("tiny-x2", pixels.astype(np.uint8)) is None
 
 
 @every_photo

@@ -216,9 +216,10 @@ def test_500_for_ever(server, tmp_path, waits):
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_retry_after(fetch, server, waits, status):
-    in_a_minute = email.utils.formatdate(time.time() + 60, usegmt=True)
-    long_ago = email.utils.formatdate(0, usegmt=True)
+@pytest.mark.parametrize("gmt", [True, False])
+def test_retry_after(fetch, server, waits, status, gmt):
+    in_a_minute = email.utils.formatdate(time.time() + 60, usegmt=gmt)  # ends in GMT or -0000
+    long_ago = email.utils.formatdate(0, usegmt=gmt)
     server.script = [answer(status, Retry_After=text) for text in ("7", "0", long_ago, in_a_minute)]
     fetch()
     assert waits[:3] == [7, 0, 0]
@@ -312,6 +313,15 @@ def test_a_circle_of_redirections(server, tmp_path, waits):
 def test_redirections_to_something_else(server, tmp_path, waits, place):
     server.script = [answer(302, Location=place)]
     fails(lambda: download(server.url, tmp_path / "f", limit=LIMIT), DownloadError, server.url)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("place", ["https://[bad/x", f"http://{'a' * 70}.org/x"], ids=["brackets", "long"])
+def test_redirections_to_an_address_that_is_none(server, tmp_path, waits, place, status):
+    server.script = [answer(status, Location=place)]
+    fails(lambda: download(server.url, tmp_path / "f", limit=LIMIT), DownloadError, server.url, "address that is none")
+    assert len(server.requests) == 1
     assert not list(tmp_path.iterdir())
 
 

@@ -76,14 +76,21 @@ def test_too_small_to_tell(estimate, shape):
 @pytest.mark.parametrize("value", [0, 100, 255])
 def test_flat_images(estimate, value):
     for shape in ((64, 64), (70, 90, 3)):
-        assert estimate(np.full(shape, value, np.uint8)) == {noise_sigma: 0, jpeg_quality: None, bandwidth: 0}[estimate]
+        assert estimate(np.full(shape, value, np.uint8)) == (0 if estimate is noise_sigma else None)
 
 
 @every_estimate
 def test_odd_sizes_and_extreme_pictures(estimate):
     for shape in ((64, 65), (67, 2000, 3), (997, 71, 3)):
         for pixels in (noise(shape), smooth(shape), noise(shape) // 128 * 255):
-            estimate(pixels)
+            found = estimate(pixels)
+            if estimate is jpeg_quality:
+                assert found is None or (isinstance(found, int) and 5 <= found <= 95)
+            elif estimate is bandwidth:
+                assert found == (None if pixels.max() - pixels.min() < 240 else 1)
+            else:
+                assert isinstance(found, float)
+                assert 0 <= found < 128
 
 
 @every_estimate
@@ -203,6 +210,23 @@ def test_bandwidth_of_photographs(name):
         assert shares[0] < 0.95
         assert shares[1] < 0.7
         assert shares[2] < 0.5
+
+
+@every_photo
+def test_bandwidth_of_blurred_photographs(name):
+    shares = [bandwidth(cv2.GaussianBlur(photo(name), (0, 0), sigma)) for sigma in (1, 2, 3, 4, 6)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > 0.6
+    assert 0.1 < shares[-1] < 0.2
+
+
+@pytest.mark.parametrize("depth", [20, 255])
+@pytest.mark.parametrize("shape", [(200, 300), (1000, 1500, 3)])
+def test_gradients_hold_too_little_to_tell(depth, shape):
+    down, right = (np.linspace(0, 1, side) for side in shape[:2])
+    for ramp in (np.add.outer(down, right) / 2, np.hypot.outer(down - 0.5, right - 0.5) * 1.4, np.outer(down, right)):
+        gray = (ramp * depth).round().astype(np.uint8)
+        assert bandwidth(gray if len(shape) == 2 else np.repeat(gray[:, :, None], 3, 2)) is None
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.8])

@@ -126,6 +126,39 @@ def test_the_veil_thickens_and_hides_contrast():
     assert np.mean(near) > np.mean(far) + 0.15  # mostly farther away at the top
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_anything_within_the_limits(seed):
+    """Ranges and sizes of any kind, some of them at the very ends."""
+    rng = np.random.default_rng(seed)
+
+    def drawn(name, low, high):
+        if name == "layers":
+            low, high = 0, 3  # time grows with them, nothing else
+        ends = sorted(rng.choice([low, high]) if rng.random() < 0.4 else rng.uniform(low, high) for _ in range(2))
+        return tuple(int(end) if name == "layers" else float(end) for end in ends)
+
+    rain = Rain(**{name: drawn(name, *limits) for name, limits in Rain.LIMITS.items()})
+    image = rng.random((*rng.integers(1, 70, 2), 3), np.float32)
+    result = rain(image, rng)
+    assert result.shape == image.shape
+    assert result.dtype == np.float32
+    assert np.array_equal(result, to_pixels(result) / np.float32(255))  # so within [0, 1] and no NaN
+
+
+def test_the_steepest_angles():
+    level = Rain(**vars(PLAIN) | {"angle": (90, 90), "crossing": (90, 90)})
+    shares = [streaks(level, seed).mean() for seed in range(8)]
+    assert np.mean(shares) == pytest.approx(mean_streaks(PLAIN), rel=0.25)
+    assert direction(streaks(replace(PLAIN, angle=(90, 90)))) % 180 == pytest.approx(90, abs=2)
+
+
+def test_no_rain_leaves_the_photograph():
+    image, dry = photo(), Rain(layers=(0, 0), veil=(0, 0))
+    assert np.array_equal(dry(image, np.random.default_rng(0)), image)
+    between = np.random.default_rng(1).random((9, 8, 3), np.float32)
+    assert np.array_equal(to_pixels(dry(between, np.random.default_rng(0))), to_pixels(between))
+
+
 def test_rain_is_gray():
     result = HEAVY(np.full((64, 64, 3), 0.3, np.float32), np.random.default_rng(0))
     assert np.ptp(result, axis=2).max() < 0.05
