@@ -79,6 +79,8 @@ def test_pairs_make_nothing():
         ("LIVE1", {"quality": 10}, "dejpeg", "q10"),
         ("Rain100L", {}, "derain", "-"),
         ("SIDD", {}, "denoise", "-"),
+        ("Urban100", {"unspoilt": "derain"}, "derain", "clean"),
+        (None, {"unspoilt": "dejpeg"}, "dejpeg", "clean"),
     ],
 )
 def test_what_a_call_asks_for(name, call, task, setting):
@@ -94,12 +96,35 @@ def test_channel_border_and_seed_can_be_chosen():
     assert choose_protocol(None, quality=10, channel="rgb").prepare(TRUTH).shape == TRUTH.shape
 
 
+def test_clean_images_are_left_as_they_are():
+    protocol = choose_protocol(None, unspoilt="denoise")
+    assert protocol.make(TRUTH) is TRUTH
+    assert (protocol.channel, protocol.scale, protocol.border) == ("rgb", 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "model"),
+    [
+        (None, {"scale": 2}, "tiny-x2"),
+        ("Urban100", {}, "tiny-x4"),
+        ("CBSD68", {"noise": 50.0}, "tiny-denoise"),
+        ("SIDD", {}, "tiny-denoise-real"),
+        ("classic5", {"quality": 10}, "tiny-dejpeg"),
+        ("Rain100L", {}, "tiny-derain"),
+    ],
+)
+def test_by_default_a_model_is_measured_that_a_command_would_take(name, call, model):
+    assert choose_protocol(name and set_named(name), **call).default_model == model
+
+
 @pytest.mark.parametrize(
     ("name", "call", "words"),
     [
         (None, {"scale": 2, "noise": 15}, ["exclude each other"]),
         ("Rain100H", {"pairs": "derain", "quality": 10}, ["exclude each other"]),
         (None, {"pairs": "upscale"}, ["--pairs", "derain", "denoise-real", "'upscale'"]),
+        (None, {"unspoilt": "upscale"}, ["--clean", "denoise, derain, dejpeg", "'upscale'"]),
+        (None, {"unspoilt": "derain", "scale": 2}, ["exclude each other"]),
         (None, {"channel": "z"}, ["--channel", "y, rgb, gray", "'z'"]),
         ("CBSD68", {}, ["CBSD68", "--noise 15, 25 or 50"]),
         ("classic5", {}, ["classic5", "--jpeg 10, 20, 30 or 40"]),

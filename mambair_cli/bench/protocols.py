@@ -11,6 +11,7 @@ from ..datasets import Pixels
 from ..degrade import compress, published_noise
 from ..errors import CallError
 from ..metrics import to_y
+from ..registry import TASKS, find_models
 from ..resize import bicubic, downscale
 from .sets import DataSet
 
@@ -40,6 +41,13 @@ class Protocol:
     made: str = "read from files"
     baseline: str = INPUT
     seed: int | None = None
+    real: bool = False
+    level: int | None = None
+
+    @property
+    def default_model(self) -> str:
+        """The bundled one that a command would take."""
+        return find_models(self.task, self.scale, real=self.real, level=self.level)[0].name
 
     @property
     def reads_inputs(self) -> bool:
@@ -85,7 +93,8 @@ def denoising(sigma: float, seed: int = 0) -> Protocol:
         return (truth / 255 + noise).astype(np.float32)
 
     made = f"Gaussian noise of sigma {sigma:g}, NumPy's legacy generator, seed {seed}"
-    return Protocol("denoise", f"sigma{sigma:g}", ("denoise_color",), "rgb", make=make, made=made, seed=seed)
+    setting, level = f"sigma{sigma:g}", round(sigma)
+    return Protocol("denoise", setting, ("denoise_color",), "rgb", make=make, made=made, seed=seed, level=level)
 
 
 def jpeg(quality: int) -> Protocol:
@@ -97,13 +106,20 @@ def jpeg(quality: int) -> Protocol:
         channel="gray",
         make=lambda truth: compress(truth, quality),
         made=f"JPEG of quality {quality} by Pillow",
+        level=quality,
     )
+
+
+def clean(task: str) -> Protocol:
+    """Photographs that need no restoration: how much of them a task's networks change, on RGB."""
+    return Protocol(task, "clean", (), "rgb", make=lambda truth: truth, made="the truths themselves")
 
 
 PAIRED = {  # by the task of the data set
     "derain": Protocol("derain", "-", ("derain",), "y"),
-    "denoise-real": Protocol("denoise", "-", ("denoise_real",), "rgb"),
+    "denoise-real": Protocol("denoise", "-", ("denoise_real",), "rgb", real=True),
 }
+CLEAN = [task.name for task in TASKS.values() if task.scale == 1]
 
 
 def choose_protocol(
@@ -113,6 +129,7 @@ def choose_protocol(
     noise: float | None = None,
     quality: int | None = None,
     pairs: str | None = None,
+    unspoilt: str | None = None,
     channel: str | None = None,
     border: int | None = None,
     seed: int = 0,
@@ -125,21 +142,26 @@ def choose_protocol(
         noise: asks for denoising of this sigma.
         quality: asks for JPEG artefacts of this quality.
         pairs: asks for input files as they are, for a task of PAIRED.
+        unspoilt: asks for what a task of CLEAN does to the truths.
         channel: instead of the protocol's: y, rgb or gray.
         border: pixels instead of the protocol's.
         seed: of the noise.
 
     Raises CallError where the call asks for two things or for none that fits the data set.
     """
-    asked = [value for value in (scale, noise, quality, pairs) if value is not None]
+    asked = [value for value in (scale, noise, quality, pairs, unspoilt) if value is not None]
     if len(asked) > 1:
-        raise CallError("--scale, --noise, --jpeg and --pairs exclude each other; give one of them")
+        raise CallError("--scale, --noise, --jpeg, --pairs and --clean exclude each other; give one of them")
     if pairs is None and not asked and row:
         pairs = row.task if row.task in PAIRED else None
     if noise is not None:
         protocol = denoising(noise, seed)
     elif quality is not None:
         protocol = jpeg(quality)
+    elif unspoilt is not None:
+        if unspoilt not in CLEAN:
+            raise CallError(f"--clean must be {', '.join(CLEAN)}, not {unspoilt!r}")
+        protocol = clean(unspoilt)
     elif pairs is not None:
         if pairs not in PAIRED:
             raise CallError(f"--pairs must be {' or '.join(PAIRED)}, not {pairs!r}")

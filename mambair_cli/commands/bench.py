@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import CallError
-from ..registry import MODELS, find_models
+from ..registry import MODELS
 from .figure import app as figure
 from .terminal import Backend, Device, Dtype, Json, print_json, print_table, progress_bar, say
 
@@ -30,6 +30,9 @@ def bench(
     jpeg: Annotated[int | None, typer.Option(min=1, max=100, help="Mend JPEG of this quality.")] = None,
     pairs: Annotated[
         str | None, typer.Option(metavar="TASK", help="The folder holds inputs and truths: derain or denoise-real.")
+    ] = None,
+    clean: Annotated[
+        str | None, typer.Option(metavar="TASK", help="What denoise, derain or dejpeg does to clean images.")
     ] = None,
     model: Annotated[
         list[str] | None, typer.Option("--model", "-m", help="Name or file; repeatable. Default: the bundled one.")
@@ -82,12 +85,13 @@ def bench(
         noise=noise,
         quality=jpeg,
         pairs=pairs,
+        unspoilt=clean,
         channel=channel,
         border=border,
         seed=seed,
     )
     task = benchmark.protocol
-    models = model or [find_models(task.task, task.scale)[0].name]
+    models = model or [task.default_model]
     candidates = [Candidate(name, task, way, ensemble, device, backend, dtype) for name in models]
     keep_freed_memory()
     with progress_bar(as_json) as progress:

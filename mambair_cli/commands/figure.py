@@ -126,7 +126,7 @@ def figure_visual(
     check_ssim()
     canvas.check_figure(output)
     protocol = choose_protocol(None, scale=scale, noise=noise, quality=jpeg)
-    models = model or [find_models(protocol.task, protocol.scale)[0].name]
+    models = model or [protocol.default_model]
     candidates = [Candidate(name, protocol, device=device, backend=backend) for name in models]
     sample = load_sample(Source(image.stem, image), protocol)
     height, width = sample.truth.shape[:2]
