@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -304,8 +305,12 @@ def download_set(name: str, progress: Callable[[float, str], None] = lambda shar
         progress(i / len(row.names), file)
         if not (partial / file).is_file():
             download(row.download.format(file), partial / file, limit=LARGEST_IMAGE)
-    if digest_of(hash_of(read_rgb(path)) for path in list_images(partial)) != row.digest:
-        raise ImageError(f"{partial}: what was fetched is not the {row.name} that is known; get it from {row.source}")
+    try:
+        if digest_of(hash_of(read_rgb(path)) for path in list_images(partial)) != row.digest:
+            raise ImageError(f"{partial}: what was fetched is not the {row.name} that is known")
+    except ImageError as error:
+        shutil.rmtree(partial)  # which of the files are right is not known
+        raise ImageError(f"{error}; it is deleted: try again, or get the set from {row.source}") from None
     partial.replace(folder)
     return folder
 
