@@ -84,6 +84,7 @@ def without(report, *place):
         {**facts(), "results": None},
         {**facts(), "results": [BASELINE, "tiny"]},
         {**facts(), "results": [BASELINE, {**OLD, "images": 3}]},
+        {**facts(), "results": [BASELINE, {**OLD, "mean": 3}]},
         *(without(facts(BASELINE, OLD), key) for key in ("dataset", "channel", "border", "inputs", "seed", "results")),
         *(
             without(facts(BASELINE, OLD), "results", 1, key)

@@ -30,6 +30,7 @@ def _is_report(facts: Any) -> bool:
     return all(
         _holds(result, "name", "images", "mean", "seconds", "peak_memory")
         and isinstance(result["images"], list)
+        and isinstance(result["mean"], dict)
         and all(_holds(row, "image", *result["mean"]) for row in result["images"])
         for result in facts["results"][1:]
     )
