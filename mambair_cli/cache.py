@@ -4,15 +4,16 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, cast
 
 import platformdirs
 
 from .errors import CheckpointError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")  # of a model
-HUB = re.compile(r"https://huggingface\.co/([^/]+)/([^/]+)/resolve/[^/]+/(.+)")
+HUB = re.compile(r"https://huggingface\.co/([^/]+)/([^/]+)/resolve/([^/]+)/(.+)")
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,11 @@ def read_record(name: str) -> Record | None:
     if not NAME.fullmatch(name) or not path.is_file():
         return None
     try:
-        return Record(**json.loads(path.read_text("utf-8")))
+        record = Record(**json.loads(path.read_text("utf-8")))
+        for field in fields(Record):
+            if not isinstance(value := getattr(record, field.name), cast(Any, field.type)):
+                raise TypeError(f"its {field.name} is {value!r}")
+        return record
     except (OSError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); delete it and fetch the model again") from None
 
@@ -86,10 +91,16 @@ def list_records() -> Iterator[Record]:
 
 
 def find_in_hub(url: str) -> Path | None:
-    """The file of an address of Hugging Face in the cache of huggingface-hub, if that has fetched it."""
+    """The file of an address of Hugging Face in the cache of huggingface-hub, if that has fetched it.
+
+    Of several snapshots the one that the address's revision, a branch, tag or commit, stands for.
+    """
     if not (found := HUB.fullmatch(url)):
         return None
-    owner, repository, file = found.groups()
+    owner, repository, revision, file = found.groups()
     home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"))
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
-    return next(iter(sorted((hub / f"models--{owner}--{repository}" / "snapshots").glob(f"*/{file}"))), None)
+    folder = hub / f"models--{owner}--{repository}"
+    named = folder / "refs" / revision
+    path = folder / "snapshots" / (named.read_text("utf-8") if named.is_file() else revision) / file
+    return path if path.is_file() else None

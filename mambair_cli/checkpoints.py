@@ -219,8 +219,9 @@ def _enter(name: str, row: Model | None, path: Path, source: str, tell: Tell) ->
         if fresh:
             path.unlink()
         raise CheckpointError(str(error).replace(str(path), source)) from None  # what the user knows is the source
-    place = models_folder() / f"{name}{path.suffix}" if fresh else path
-    path.replace(place)
+    place = path
+    if fresh:
+        place = path.replace(models_folder() / f"{name}{path.suffix}")
     task = row.task if row else facts["task"]
     shape = facts["arch"], facts["scale"], facts["parameters"]
     _write_record(Record(name, place.name if fresh else str(place), facts["sha256"], source, task, *shape))

@@ -1,6 +1,5 @@
-"""Photographs as benchmark sets: high-resolution images, and what they shrink to."""
+"""Folders of photographs, and these as 8-bit RGB."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,6 @@ from numpy.typing import NDArray
 
 from .errors import CallError
 from .image_io import OUTPUT_SUFFIXES, read_image
-from .resize import downscale, modcrop
 
 Pixels = NDArray[np.uint8]
 
@@ -31,17 +29,3 @@ def read_rgb(path: Path) -> Pixels:
     elif pixels.dtype != np.uint8:
         pixels = (pixels.clip(0, 1) * 255 + 0.5).astype(np.uint8)
     return np.repeat(pixels[:, :, None], 3, 2) if pixels.ndim == 2 else pixels
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A low-resolution image (h x w x 3) and its truth (s*h x s*w x 3), uint8."""
-
-    name: str
-    low: Pixels
-    high: Pixels
-
-
-def make_pair(name: str, image: Pixels, scale: int) -> Pair:
-    """Crop to a multiple of the scale and shrink as the benchmarks do (MATLAB's bicubic, uint8)."""
-    return Pair(name, downscale(image, scale), modcrop(image, scale))

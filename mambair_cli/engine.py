@@ -131,6 +131,11 @@ class Restorer:
                     break
         if plans:  # the one that computes the fewest pixels twice
             return min(plans, key=lambda tiles: len(tiles.boxes) * tiles.tile_height * tiles.tile_width)
+        if self.memory_limit and budget < 0:
+            taken, limit = (n / 2**30 for n in (used_memory(self.device), self.memory_limit))
+            raise MemoryLimitError(
+                f"mambair alone takes {taken:.2f} GiB, more than --memory-limit {limit:.2f} GiB: raise it"
+            )
         raise MemoryLimitError(
             f"an image of {width}x{height} does not fit into {budget / 2**30:.2f} GiB of memory;"
             " close other programs, raise --memory-limit or give --tile 64"

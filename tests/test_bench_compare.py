@@ -65,3 +65,35 @@ def test_files_that_are_no_reports(tmp_path):
         fails(lambda: read_report(path), CallError, path, "mambair bench --json")
     path.write_text(json.dumps(facts(BASELINE, OLD)))
     assert read_report(path)["dataset"] == "Set5"
+
+
+def without(report, *place):
+    """A copy of a report that lacks what lies at this place."""
+    copy = json.loads(json.dumps(report))
+    part = copy
+    for step in place[:-1]:
+        part = part[step]
+    del part[place[-1]]
+    return copy
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        {"results": [], "setting": "x4"},
+        {**facts(), "results": None},
+        {**facts(), "results": [BASELINE, "tiny"]},
+        {**facts(), "results": [BASELINE, {**OLD, "images": 3}]},
+        {**facts(), "results": [BASELINE, {**OLD, "mean": 3}]},
+        *(without(facts(BASELINE, OLD), key) for key in ("dataset", "channel", "border", "inputs", "seed", "results")),
+        *(
+            without(facts(BASELINE, OLD), "results", 1, key)
+            for key in ("name", "images", "mean", "seconds", "peak_memory")
+        ),
+        *(without(facts(BASELINE, OLD), "results", 1, "images", 2, key) for key in ("image", "psnr")),
+    ],
+)
+def test_reports_that_are_not_whole(tmp_path, report):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(report))
+    fails(lambda: read_report(path), CallError, path, "not a whole one", "mambair bench --json")

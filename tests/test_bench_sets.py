@@ -213,6 +213,18 @@ def test_what_is_fetched_must_be_what_is_known(shop, monkeypatch):
     assert download_set("Toy").name == "Toy"
 
 
+@pytest.mark.parametrize("wrong", ["another", "broken", "unknown"])
+def test_a_wrong_file_does_not_stay(shop, places, wrong):
+    partial = places / "cache" / "data" / "partial" / "Toy"
+    partial.mkdir(parents=True)
+    if wrong == "broken":
+        (partial / "a.png").write_bytes(b"no image")
+    else:
+        write_image(partial / ("a.png" if wrong == "another" else "c.png"), Image(PIXELS[::-1]))
+    fails(lambda: download_set("Toy"), ImageError, partial, "deleted", "try again", "toys.example")
+    assert sorted(path.name for path in list_images(download_set("Toy"))) == ["a.png", "b.png"]
+
+
 def test_what_cannot_be_fetched(shop, monkeypatch):
     shop[1].script.append(answer(404))
     fails(lambda: download_set("Toy"), DownloadError, "404", "a.png", "toys.example", "Toy/HR/*.png", "--data-root")

@@ -68,14 +68,30 @@ def test_a_damaged_record(monkeypatch, tmp_path):
         fails(call, CheckpointError, record_file("a"), "delete it")
 
 
+@pytest.mark.parametrize(
+    "changes", [{"file": 5}, {"sha256": 1}, {"scale": "2"}, {"parameters": 1.5}, {"task": []}], ids=str
+)
+def test_a_record_of_other_types(monkeypatch, tmp_path, changes):
+    monkeypatch.setenv("MAMBAIR_HOME", str(tmp_path))
+    keep("a", **changes)
+    fails(lambda: cached_file("a"), CheckpointError, record_file("a"), f"its {next(iter(changes))} is", "delete it")
+
+
 def test_the_cache_of_hugging_face(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     url = "https://huggingface.co/some/where/resolve/main/a/b.pth"
     assert find_in_hub(url) is None
-    folder = tmp_path / "hub" / "models--some--where" / "snapshots" / "abc" / "a"
-    folder.mkdir(parents=True)
-    (folder / "b.pth").touch()
-    assert find_in_hub(url) == folder / "b.pth"
+    hub = tmp_path / "hub" / "models--some--where"
+    for commit in ("abc", "bcd"):
+        (hub / "snapshots" / commit / "a").mkdir(parents=True)
+        (hub / "snapshots" / commit / "a" / "b.pth").touch()
+    (hub / "refs").mkdir()
+    for revision, commit in (("main", "bcd"), ("v1", "abc"), ("other", "cde")):
+        (hub / "refs" / revision).write_text(commit)
+    assert find_in_hub(url) == hub / "snapshots" / "bcd" / "a" / "b.pth"
+    assert find_in_hub(url.replace("main", "v1")) == hub / "snapshots" / "abc" / "a" / "b.pth"
+    assert find_in_hub(url.replace("main", "abc")) == hub / "snapshots" / "abc" / "a" / "b.pth"
+    assert find_in_hub(url.replace("main", "other")) is find_in_hub(url.replace("main", "absent")) is None
     assert find_in_hub(url.replace("b.pth", "c.pth")) is None
     assert find_in_hub(url.replace("some", "other")) is None
     assert find_in_hub("https://example.org/some/where/resolve/main/a/b.pth") is None

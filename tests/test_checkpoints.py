@@ -285,6 +285,18 @@ def test_a_full_disk(home, server, row, monkeypatch):
 # What huggingface-hub has fetched
 
 
+def read_only(folder):
+    """Path.replace where a folder cannot be written."""
+    replace_path = Path.replace
+
+    def refuse(path, target):
+        if folder in path.parents:
+            raise OSError(30, "Read-only file system")
+        return replace_path(path, target)
+
+    return refuse
+
+
 @pytest.mark.parametrize("variable", ["HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"])
 def test_the_cache_of_hugging_face_is_used(home, server, row, tmp_path, monkeypatch, told, variable):
     for name in ("HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"):
@@ -296,6 +308,9 @@ def test_the_cache_of_hugging_face_is_used(home, server, row, tmp_path, monkeypa
     snapshot = tmp_path / hub / "models--some--where" / "snapshots" / "abc" / "a"
     snapshot.mkdir(parents=True)
     (snapshot / "b.pth").write_bytes(CONTENT)
+    (snapshot.parents[2] / "refs").mkdir()
+    (snapshot.parents[2] / "refs" / "main").write_text("abc")
+    monkeypatch.setattr(Path, "replace", read_only(tmp_path / "hf"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert pull(hosted, tell=told.append) == find_checkpoint("small-x4") == snapshot / "b.pth"
     assert len(told) == 1  # that the hash is not known

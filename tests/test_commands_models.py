@@ -241,6 +241,7 @@ def test_a_pull_that_fails(call, home, server):
     ("models  convert  missing.pth  out.safetensors", 2, "missing.pth"),
     ("models  import  photo.png  --name  x", 1, "photo.png", "checkpoint"),
     ("models  import  photo.png  --name  X", 2, "small letters"),
+    ("models  import  photo.png  --name  tiny-x4", 2, "tiny-x4 is bundled", "another --name"),
     ("models  import  photo.png", 2, "--name"),
     ("models  remove  tiny-x2", 2, "bundled"),
     ("models  remove  nonsense", 2, "not in the cache"),

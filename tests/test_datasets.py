@@ -1,14 +1,9 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from mambair_cli.datasets import list_images, make_pair, read_rgb
+from mambair_cli.datasets import list_images, read_rgb
 from mambair_cli.errors import CallError
 from mambair_cli.image_io import Image, write_image
-from mambair_cli.resize import downscale
-
-DATA = Path(__file__).parent / "data"
 
 
 def noise(height, width, seed=0):
@@ -56,13 +51,3 @@ def test_read_rgb_brings_every_kind_to_8_bit_rgb(tmp_path):
     rgba = Image(rgb, alpha=np.zeros((5, 7), np.uint8))
     write_image(tmp_path / "alpha.png", rgba)
     assert np.array_equal(read_rgb(tmp_path / "alpha.png"), rgb)
-
-
-@pytest.mark.parametrize("scale", [2, 3, 4])
-def test_make_pair_crops_and_shrinks_as_the_benchmarks_do(scale):
-    image = read_rgb(DATA / "photo.png")[:101, :94]
-    pair = make_pair("photo", image, scale)
-    height, width = 101 // scale, 94 // scale
-    assert pair.low.shape == (height, width, 3)
-    assert np.array_equal(pair.high, image[: height * scale, : width * scale])
-    assert np.array_equal(pair.low, downscale(image, scale))

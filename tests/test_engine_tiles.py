@@ -259,6 +259,13 @@ def test_a_memory_limit(monkeypatch, limit):
     fails(lambda: r.plan(1000, 800), MemoryLimitError, "--memory-limit")
 
 
+def test_a_memory_limit_below_what_the_program_takes(monkeypatch):
+    monkeypatch.setattr(engine, "used_memory", lambda device: 300 * 2**20)
+    r = restorer(network("light_c"), tile="auto", memory_limit=100 * 10**6)
+    message = fails(lambda: r.plan(1000, 800), MemoryLimitError, "alone takes 0.29 GiB", "--memory-limit 0.09 GiB")
+    assert "-0" not in message
+
+
 @pytest.mark.parametrize("mebibytes", [0, 1, 10])
 def test_an_image_that_cannot_fit(monkeypatch, mebibytes):
     r = with_memory(monkeypatch, mebibytes)

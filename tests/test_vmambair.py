@@ -7,24 +7,18 @@ from failing import fails
 from networks import FORMS, GOLDEN, assert_golden, network, published
 
 from mambair_cli.archs.ss2d import use_backend
-from mambair_cli.archs.vmambair import (
-    DERAIN,
-    DERAIN_VARIANT,
-    EFFN,
-    REAL_SR_X4,
-    SISR_X4,
-    OmniSelectiveScan,
-    OSSBlock,
-    VmambaIR,
-    detect,
-)
+from mambair_cli.archs.vmambair import EFFN, OmniSelectiveScan, OSSBlock, VmambaIR, VmambaIRConfig, detect
 from mambair_cli.ops import scan_numba
+from mambair_cli.registry import model_named
 
 PUBLISHED = {
-    "derain_32": (DERAIN, 28_709_875, 1281),
-    "derain_33": (DERAIN_VARIANT, 28_699_461, 1281),
-    "sisr_x4": (SISR_X4, 12_028_273, 1565),
-    "realsr_x4": (REAL_SR_X4, 10_497_813, 744),
+    golden: (VmambaIRConfig(**model_named(name).config), parameters, tensors)
+    for golden, name, parameters, tensors in (
+        ("derain_32", "vmambair-derain", 28_709_875, 1281),
+        ("derain_33", "vmambair-derain-variant", 28_699_461, 1281),
+        ("sisr_x4", "vmambair-x4", 12_028_273, 1565),
+        ("realsr_x4", "vmambair-real-x4", 10_497_813, 744),
+    )
 }
 OMNI = [form for form in FORMS if detect(network(form).state_dict())]
 

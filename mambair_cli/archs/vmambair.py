@@ -49,12 +49,6 @@ class VmambaIRConfig(UNetConfig):
         return max(super().block_floats(width, backend), 5 * self.hidden(width))
 
 
-DERAIN = VmambaIRConfig()
-DERAIN_VARIANT = VmambaIRConfig(channel_inner=2)
-SISR_X4 = VmambaIRConfig(blocks=(15, 1, 1, 1), refinement=15, upscale=4)
-REAL_SR_X4 = VmambaIRConfig(blocks=(6, 2, 2, 1), refinement=6, upscale=4, channel_inner=1)
-
-
 def _norm(channels: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict(body=LayerNorm(channels)))
 

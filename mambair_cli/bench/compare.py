@@ -9,6 +9,7 @@ from ..errors import CallError
 from .intervals import interval
 
 Facts = dict[str, Any]
+SAME = ("dataset", "setting", "channel", "border", "inputs", "seed")
 
 
 def read_report(path: Path) -> Facts:
@@ -17,9 +18,26 @@ def read_report(path: Path) -> Facts:
         facts = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise CallError(f"{path} cannot be read ({error}); give what mambair bench --json printed") from error
-    if not isinstance(facts, dict) or "results" not in facts or "setting" not in facts:
-        raise CallError(f"{path} is no report; give what mambair bench --json printed")
+    if not _is_report(facts):
+        raise CallError(f"{path} is no report, or not a whole one; give what mambair bench --json printed")
     return facts
+
+
+def _is_report(facts: Any) -> bool:
+    """Whether all that `compare` looks at is there."""
+    if not _holds(facts, *SAME, "results") or not isinstance(facts["results"], list):
+        return False
+    return all(
+        _holds(result, "name", "images", "mean", "seconds", "peak_memory")
+        and isinstance(result["images"], list)
+        and isinstance(result["mean"], dict)
+        and all(_holds(row, "image", *result["mean"]) for row in result["images"])
+        for result in facts["results"][1:]
+    )
+
+
+def _holds(value: Any, *keys: str) -> bool:
+    return isinstance(value, dict) and all(key in value for key in keys)
 
 
 def compare(first: Facts, second: Facts) -> list[Facts]:
@@ -28,7 +46,7 @@ def compare(first: Facts, second: Facts) -> list[Facts]:
     Networks pair by name; where a report holds one only, that pairs with each of the other.
     Raises CallError where the reports are of different benchmarks, or no networks pair.
     """
-    for key in ("dataset", "setting", "channel", "border", "inputs", "seed"):
+    for key in SAME:
         if first[key] != second[key]:
             raise CallError(f"the reports differ in {key}: {first[key]} and {second[key]}; measure both alike")
     ours, theirs = (facts["results"][1:] for facts in (first, second))
