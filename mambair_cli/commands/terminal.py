@@ -75,5 +75,5 @@ def print_table(header: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> Non
     for row in rows:
         table.add_row(*row)
     if not console.is_terminal:
-        console.width = 200
+        console.width = 400
     console.print(table)
