@@ -139,7 +139,7 @@ def test_numbers_agree_with_the_saved_files(folder, tmp_path):
     """Computed from the PNGs with nothing of this package."""
     facts = bench(folder, ["tiny-x2"], scale=2, save=tmp_path / "out")
     for row, whole in zip(facts["results"][1]["images"], CROPS.values(), strict=True):
-        saved = np.asarray(PIL.Image.open(tmp_path / "out" / "tiny-x2" / f"{row['image']}.png"), np.float64)
+        saved = np.asarray(PIL.Image.open(tmp_path / "out" / "set-x2" / "tiny-x2" / f"{row['image']}.png"), np.float64)
         truth = whole[: len(saved), : saved.shape[1]].astype(np.float64)
         weights = np.array([65.481, 128.553, 24.966]) / 255
         error = ((saved - truth) @ weights)[2:-2, 2:-2]
@@ -335,13 +335,44 @@ def test_a_kept_result_whose_image_is_wanted_is_computed_again(folder, tmp_path,
     bench(folder, scale=2, cache=cache, save=tmp_path / "out")
     assert len(seen) == 6
     assert sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.png")) == [
-        f"{name}/{image}.png" for name in ("bicubic", "tiny-x2") for image in "abc"
+        f"set-x2/{name}/{image}.png" for name in ("bicubic", "tiny-x2") for image in "abc"
     ]
     bench(folder, scale=2, cache=cache, save=tmp_path / "out")
     assert len(seen) == 6
-    saved_image(tmp_path / "out", "tiny-x2", "b").unlink()
-    bench(folder, scale=2, cache=cache, save=tmp_path / "out")
-    assert len(seen) == 7
+    saved = saved_image(tmp_path / "out", open_benchmark(str(folder), scale=2), "tiny-x2", "b")
+    whole = saved.read_bytes()
+    for spoil in (saved.unlink, lambda: saved.write_bytes(whole[:-100]), lambda: write_image(saved, Image(CROPS["b"]))):
+        spoil()
+        seen.clear()
+        bench(folder, scale=2, cache=cache, save=tmp_path / "out")
+        assert len(seen) == 1
+        assert saved.read_bytes() == whole
+
+
+def test_saved_images_are_those_of_the_figures_whatever_was_saved_there_before(folder, tmp_path, stored):
+    """Runs of other noise and of another network of the same name come between."""
+    (tmp_path / "other").mkdir()
+    other = Path(stored("denoise", embed_dim=16)).rename(tmp_path / "other" / "denoise.safetensors")
+    first = {"models": [stored("denoise")], "noise": 5.0}
+    means = []
+    for call in (
+        first,
+        first | {"noise": 60.0},
+        first,
+        first | {"seed": 1},
+        first,
+        first | {"models": [str(other)]},
+        first,
+    ):
+        facts = bench(folder, save=tmp_path / "out", cache=tmp_path / "rows.sqlite", **call)
+        place = open_benchmark(str(folder), noise=call["noise"])
+        for result in facts["results"]:
+            for row in result["images"]:
+                saved = read_rgb(saved_image(tmp_path / "out", place, result["name"], row["image"]))
+                assert scores(saved, CROPS[row["image"]], channel="rgb", border=0) == (row["psnr"], row["ssim"]), call
+        means.append([result["mean"]["psnr"] for result in facts["results"]])
+    assert means[0] == means[2] == means[4] == means[6]
+    assert len({mean[1] for mean in means}) == 4
 
 
 def test_a_broken_cache_is_an_error(folder, tmp_path):
