@@ -426,7 +426,10 @@ def test_what_cannot_be_measured(folder, tmp_path, stored):
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy" / "tiny-x2.safetensors").write_bytes(Path(stored("light_c", upscale=2)).read_bytes())
     same = [str(tmp_path / "copy" / "tiny-x2.safetensors"), "tiny-x2"]
-    fails(lambda: bench(folder, same, scale=2), CallError, "two models are called tiny-x2")
+    fails(lambda: bench(folder, same, scale=2), CallError, "two results would be called tiny-x2", "rename")
+    for name, form, call in (("bicubic", "light_c", {"scale": 4}), ("input", "denoise", {"noise": 25.0})):
+        file = Path(stored(form)).rename(tmp_path / f"{name}.safetensors")
+        fails(lambda: bench(folder, [str(file)], **call), CallError, f"would be called {name}", "rename")  # noqa: B023
     (folder / "d.png").write_bytes(b"\x89PNG no image")
     fails(lambda: bench(folder, scale=2), ImageError, "d.png", "not an image")
     whole = (folder / "a.png").read_bytes()

@@ -118,13 +118,14 @@ def run(
     Raises:
         CallError, ImageError: an image cannot be measured. CacheError. Others as `Restorer.restore`.
     """
-    names = [candidate.name for candidate in candidates]
-    if len(set(names)) < len(names):
-        raise CallError(f"two models are called {next(n for n in names if names.count(n) > 1)}; rename a file")
-    started, network = time.perf_counter(), 0.0
     protocol, hashes = benchmark.protocol, []
+    names = [protocol.baseline, *(candidate.name for candidate in candidates)]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise CallError(f"two results would be called {twice}; rename a model's file")
+    started, network = time.perf_counter(), 0.0
     distances = {name: load_distance(name) for name in metrics}
-    rows: dict[str, list[Future[Facts]]] = {name: [] for name in (protocol.baseline, *names)}
+    rows: dict[str, list[Future[Facts]]] = {name: [] for name in names}
     done, total = 0, sum(benchmark.pixels)
     workers = min(8, os.cpu_count() or 1)
     with closing(Cache(cache)) as kept, ThreadPoolExecutor(workers) as pool:
