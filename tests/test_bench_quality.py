@@ -219,6 +219,17 @@ def test_channels(pairs, stored):
     assert len(set(means.values())) == 3
 
 
+def test_deep_tiff_and_large_files_take_part(folder):
+    write_image(folder / "a.tif", Image(CROPS["a"].astype(np.uint16) * 257))
+    (folder / "a.png").unlink()
+    facts = bench(folder, [], scale=2)
+    assert facts["results"][0]["images"][0]["psnr"] == psnr_y(
+        bicubic(downscale(CROPS["a"], 2), 48, 70), modcrop(CROPS["a"], 2), border=2
+    )
+    PIL.Image.new("1", (20_000, 10_000)).save(folder / "large.png")  # over the limit of Pillow
+    assert open_benchmark(str(folder), scale=2).pixels[-1] == 2 * 10**8
+
+
 # Known sets
 
 

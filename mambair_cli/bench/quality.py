@@ -11,11 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import PIL.Image
 import torch
 
 from .. import __version__
-from ..datasets import Pixels
+from ..datasets import Pixels, image_size
 from ..engine import Progress
 from ..errors import CallError, ImageError
 from ..image_io import Image, read_image, write_image
@@ -72,22 +71,13 @@ def open_benchmark(
     sources = find_sources(folder, protocol)
     if row and row.members:
         sources = [source for source in sources if source.name in row.members]
-    sizes = {source.name: _size(source.truth) for source in sources}
+    sizes = {source.name: image_size(source.truth) for source in sources}
     if row:
         check_files(row, folder, sizes)
     kept = sources[:images]
     pixels = [sizes[source.name][0] * sizes[source.name][1] for source in kept]
     name = row.name if row else folder.resolve().name
     return Benchmark(name, row, folder, protocol, kept, pixels, len(kept) == len(sources))
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """(height, width), from the file's head. Raises ImageError."""
-    try:
-        with PIL.Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ImageError(f"{path}: not an image that can be read ({error}); mend or remove it") from error
 
 
 def run(
