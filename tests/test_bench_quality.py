@@ -325,6 +325,15 @@ def test_results_are_kept_by_all_that_they_depend_on(folder, tmp_path, monkeypat
     assert [row["image"] for row in facts["results"][1]["images"]] == ["a", "b", "new"]
 
 
+def test_results_of_other_code_are_not_taken(folder, tmp_path, monkeypatch):
+    cache, seen = tmp_path / "rows.sqlite", count_runs(monkeypatch)
+    bench(folder, scale=2, cache=cache, images=1)
+    monkeypatch.setattr(quality, "code_digest", lambda: "after a fix")
+    bench(folder, scale=2, cache=cache, images=1)
+    bench(folder, scale=2, cache=cache, images=1)
+    assert len(seen) == 2
+
+
 def test_an_interrupted_run_goes_on_where_it_stopped(folder, tmp_path, monkeypatch):
     cache, seen = tmp_path / "rows.sqlite", count_runs(monkeypatch)
 

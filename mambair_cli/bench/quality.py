@@ -19,7 +19,7 @@ from ..engine import Progress
 from ..errors import CallError, ImageError
 from ..image_io import Image, read_image, write_image
 from ..metrics import scores
-from .cache import Cache, key_of
+from .cache import Cache, code_digest, key_of
 from .candidates import Candidate
 from .intervals import interval
 from .pairing import Sample, Source, find_sources, load_sample
@@ -184,13 +184,13 @@ class _Scorer:
         save: Path | None,
     ):
         self.benchmark, self.protocol, self.distances = benchmark, benchmark.protocol, distances
-        self.cache, self.fresh, self.save = cache, fresh, save
+        self.cache, self.fresh, self.save, self.code = cache, fresh, save, code_digest()
 
     def key(self, sample: Sample, settings: Facts) -> str:
         """Of a result: what it was computed from and how."""
         protocol = self.protocol
         how = [protocol.task, protocol.scale, protocol.channel, protocol.border, *self.distances]
-        return key_of(version=__version__, data=sample.digest, how=how, **settings)
+        return key_of(code=self.code, data=sample.digest, how=how, **settings)
 
     def finished(self, key: str, name: str, image: str) -> Facts | None:
         """The row of an earlier run, unless its image shall be saved and is not there."""
