@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
 
 from .errors import CallError
+from .image_decode import quiet_libraries
 from .image_io import OUTPUT_SUFFIXES, read_image
 
 Pixels = NDArray[np.uint8]
@@ -29,3 +31,16 @@ def read_rgb(path: Path) -> Pixels:
     elif pixels.dtype != np.uint8:
         pixels = (pixels.clip(0, 1) * 255 + 0.5).astype(np.uint8)
     return np.repeat(pixels[:, :, None], 3, 2) if pixels.ndim == 2 else pixels
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) as stored, from the file's head where that tells, of all that `read_rgb` reads.
+
+    Raises ImageError.
+    """
+    try:
+        with quiet_libraries(), PIL.Image.open(path) as image:
+            return image.height, image.width
+    except (OSError, ValueError, SyntaxError):  # such as TIFF of 16 bits, which Pillow does not know
+        height, width = read_rgb(path).shape[:2]
+        return height, width

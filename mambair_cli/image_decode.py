@@ -52,12 +52,12 @@ def decode(data: bytes, max_pixels: int) -> Image:
 
     Raises ImageError (over max_pixels, not readable) and, for damaged files, nearly anything.
     """
-    with _quiet_libraries():
+    with quiet_libraries():
         return _decode(data, max_pixels)
 
 
 @contextlib.contextmanager
-def _quiet_libraries() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """Turn off the warnings of Pillow and OpenCV, and limits of Pillow: all are global, hence the lock."""
     with _LIBRARIES, warnings.catch_warnings():
         warnings.simplefilter("ignore")

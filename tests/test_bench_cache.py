@@ -4,7 +4,7 @@ import threading
 import pytest
 from failing import fails
 
-from mambair_cli.bench.cache import Cache, key_of
+from mambair_cli.bench.cache import Cache, code_digest, key_of
 from mambair_cli.errors import CacheError
 
 
@@ -12,6 +12,20 @@ def test_a_key_is_of_all_settings_in_any_order():
     assert key_of(a=1, b=[2, "x"]) == key_of(b=[2, "x"], a=1)
     others = [key_of(a=1, b=[2, "y"]), key_of(a=1), key_of(a="1", b=[2, "x"]), key_of(a=1, b={"2": "x"})]
     assert len({key_of(a=1, b=[2, "x"]), *others}) == 5
+
+
+def test_the_digest_of_code_is_of_all_its_files(tmp_path):
+    (tmp_path / "deeper").mkdir()
+    digests = [code_digest(), code_digest(tmp_path)]
+    for name, text in (("a.py", "1"), ("a.py", "2"), ("deeper/b.py", "1")):
+        (tmp_path / name).write_text(text)
+        digests.append(code_digest(tmp_path))
+    (tmp_path / "a.py").rename(tmp_path / "c.py")
+    digests.append(code_digest(tmp_path))
+    assert len(set(digests)) == 6
+    (tmp_path / "deeper" / "b.pyc").write_text("compiled")
+    assert code_digest(tmp_path) == digests[-1]
+    assert code_digest() == digests[0]
 
 
 def test_rows_outlive_the_process_and_can_be_replaced(tmp_path):

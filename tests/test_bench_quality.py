@@ -139,7 +139,7 @@ def test_numbers_agree_with_the_saved_files(folder, tmp_path):
     """Computed from the PNGs with nothing of this package."""
     facts = bench(folder, ["tiny-x2"], scale=2, save=tmp_path / "out")
     for row, whole in zip(facts["results"][1]["images"], CROPS.values(), strict=True):
-        saved = np.asarray(PIL.Image.open(tmp_path / "out" / "tiny-x2" / f"{row['image']}.png"), np.float64)
+        saved = np.asarray(PIL.Image.open(tmp_path / "out" / "set-x2" / "tiny-x2" / f"{row['image']}.png"), np.float64)
         truth = whole[: len(saved), : saved.shape[1]].astype(np.float64)
         weights = np.array([65.481, 128.553, 24.966]) / 255
         error = ((saved - truth) @ weights)[2:-2, 2:-2]
@@ -217,6 +217,17 @@ def test_channels(pairs, stored):
         facts = bench(pairs, [stored("denoise")], pairs="denoise-real", channel=channel)
         means[channel] = facts["results"][0]["mean"]["psnr"]
     assert len(set(means.values())) == 3
+
+
+def test_deep_tiff_and_large_files_take_part(folder):
+    write_image(folder / "a.tif", Image(CROPS["a"].astype(np.uint16) * 257))
+    (folder / "a.png").unlink()
+    facts = bench(folder, [], scale=2)
+    assert facts["results"][0]["images"][0]["psnr"] == psnr_y(
+        bicubic(downscale(CROPS["a"], 2), 48, 70), modcrop(CROPS["a"], 2), border=2
+    )
+    PIL.Image.new("1", (20_000, 10_000)).save(folder / "large.png")  # over the limit of Pillow
+    assert open_benchmark(str(folder), scale=2).pixels[-1] == 2 * 10**8
 
 
 # Known sets
@@ -314,6 +325,15 @@ def test_results_are_kept_by_all_that_they_depend_on(folder, tmp_path, monkeypat
     assert [row["image"] for row in facts["results"][1]["images"]] == ["a", "b", "new"]
 
 
+def test_results_of_other_code_are_not_taken(folder, tmp_path, monkeypatch):
+    cache, seen = tmp_path / "rows.sqlite", count_runs(monkeypatch)
+    bench(folder, scale=2, cache=cache, images=1)
+    monkeypatch.setattr(quality, "code_digest", lambda: "after a fix")
+    bench(folder, scale=2, cache=cache, images=1)
+    bench(folder, scale=2, cache=cache, images=1)
+    assert len(seen) == 2
+
+
 def test_an_interrupted_run_goes_on_where_it_stopped(folder, tmp_path, monkeypatch):
     cache, seen = tmp_path / "rows.sqlite", count_runs(monkeypatch)
 
@@ -335,13 +355,44 @@ def test_a_kept_result_whose_image_is_wanted_is_computed_again(folder, tmp_path,
     bench(folder, scale=2, cache=cache, save=tmp_path / "out")
     assert len(seen) == 6
     assert sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.png")) == [
-        f"{name}/{image}.png" for name in ("bicubic", "tiny-x2") for image in "abc"
+        f"set-x2/{name}/{image}.png" for name in ("bicubic", "tiny-x2") for image in "abc"
     ]
     bench(folder, scale=2, cache=cache, save=tmp_path / "out")
     assert len(seen) == 6
-    saved_image(tmp_path / "out", "tiny-x2", "b").unlink()
-    bench(folder, scale=2, cache=cache, save=tmp_path / "out")
-    assert len(seen) == 7
+    saved = saved_image(tmp_path / "out", open_benchmark(str(folder), scale=2), "tiny-x2", "b")
+    whole = saved.read_bytes()
+    for spoil in (saved.unlink, lambda: saved.write_bytes(whole[:-100]), lambda: write_image(saved, Image(CROPS["b"]))):
+        spoil()
+        seen.clear()
+        bench(folder, scale=2, cache=cache, save=tmp_path / "out")
+        assert len(seen) == 1
+        assert saved.read_bytes() == whole
+
+
+def test_saved_images_are_those_of_the_figures_whatever_was_saved_there_before(folder, tmp_path, stored):
+    """Runs of other noise and of another network of the same name come between."""
+    (tmp_path / "other").mkdir()
+    other = Path(stored("denoise", embed_dim=16)).rename(tmp_path / "other" / "denoise.safetensors")
+    first = {"models": [stored("denoise")], "noise": 5.0}
+    means = []
+    for call in (
+        first,
+        first | {"noise": 60.0},
+        first,
+        first | {"seed": 1},
+        first,
+        first | {"models": [str(other)]},
+        first,
+    ):
+        facts = bench(folder, save=tmp_path / "out", cache=tmp_path / "rows.sqlite", **call)
+        place = open_benchmark(str(folder), noise=call["noise"])
+        for result in facts["results"]:
+            for row in result["images"]:
+                saved = read_rgb(saved_image(tmp_path / "out", place, result["name"], row["image"]))
+                assert scores(saved, CROPS[row["image"]], channel="rgb", border=0) == (row["psnr"], row["ssim"]), call
+        means.append([result["mean"]["psnr"] for result in facts["results"]])
+    assert means[0] == means[2] == means[4] == means[6]
+    assert len({mean[1] for mean in means}) == 4
 
 
 def test_a_broken_cache_is_an_error(folder, tmp_path):
@@ -395,7 +446,10 @@ def test_what_cannot_be_measured(folder, tmp_path, stored):
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy" / "tiny-x2.safetensors").write_bytes(Path(stored("light_c", upscale=2)).read_bytes())
     same = [str(tmp_path / "copy" / "tiny-x2.safetensors"), "tiny-x2"]
-    fails(lambda: bench(folder, same, scale=2), CallError, "two models are called tiny-x2")
+    fails(lambda: bench(folder, same, scale=2), CallError, "two results would be called tiny-x2", "rename")
+    for name, form, call in (("bicubic", "light_c", {"scale": 4}), ("input", "denoise", {"noise": 25.0})):
+        file = Path(stored(form)).rename(tmp_path / f"{name}.safetensors")
+        fails(lambda: bench(folder, [str(file)], **call), CallError, f"would be called {name}", "rename")  # noqa: B023
     (folder / "d.png").write_bytes(b"\x89PNG no image")
     fails(lambda: bench(folder, scale=2), ImageError, "d.png", "not an image")
     whole = (folder / "a.png").read_bytes()

@@ -45,7 +45,9 @@ def test_bench_writes_its_reports(call, pictures):
     assert "data:image/webp;base64," in Path("r.html").read_text("utf-8")
     saved = sorted(path.as_posix() for path in Path("out").rglob("*.png"))
     assert saved == [
-        f"out/{name}/{image}.png" for name in ("bicubic", "tiny-x2", "tiny-x4") for image in ("[red]a", "b b")
+        f"out/{pictures}-x2/{name}/{image}.png"
+        for name in ("bicubic", "tiny-x2", "tiny-x4")
+        for image in ("[red]a", "b b")
     ]
 
 

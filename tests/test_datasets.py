@@ -1,8 +1,10 @@
 import numpy as np
+import PIL.Image
 import pytest
+from failing import fails
 
-from mambair_cli.datasets import list_images, read_rgb
-from mambair_cli.errors import CallError
+from mambair_cli.datasets import image_size, list_images, read_rgb
+from mambair_cli.errors import CallError, ImageError
 from mambair_cli.image_io import Image, write_image
 
 
@@ -51,3 +53,19 @@ def test_read_rgb_brings_every_kind_to_8_bit_rgb(tmp_path):
     rgba = Image(rgb, alpha=np.zeros((5, 7), np.uint8))
     write_image(tmp_path / "alpha.png", rgba)
     assert np.array_equal(read_rgb(tmp_path / "alpha.png"), rgb)
+
+
+def test_the_size_of_all_that_is_read(tmp_path):
+    deep = noise(5, 7).astype(np.uint16) * 257
+    for name, pixels in (
+        ("8.png", noise(5, 7)),
+        ("16.png", deep),
+        ("16.tif", deep),
+        ("f.tif", deep / np.float32(65535)),
+    ):
+        assert image_size(save(tmp_path, name, pixels)) == (5, 7), name
+    for side in (10_000, 20_000):  # where Pillow warns, and where it refuses
+        PIL.Image.new("1", (side, 10_000)).save(tmp_path / "large.png")
+        assert image_size(tmp_path / "large.png") == (10_000, side)
+    (tmp_path / "text.png").write_text("no image")
+    fails(lambda: image_size(tmp_path / "text.png"), ImageError, "text.png", "not an image")

@@ -16,6 +16,12 @@ def key_of(**settings: Any) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
+def code_digest(folder: Path = Path(__file__).parents[1]) -> str:
+    """A hash of all Python sources in a folder, this package's: results of other code are other results."""
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.py")}
+    return key_of(**{name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
+
+
 class Cache:
     """Rows by key, in a file that several runs may share. An interrupt at any moment leaves whole rows.
 

@@ -39,7 +39,7 @@ def build(
         facts: what `quality.run` returned for the others.
         benchmark: of the run.
         candidates: of the run; they restore again the images that are shown, unless these were saved.
-        save: folder of saved images.
+        save: folder where that run saved the images.
         progress: is called with the share done and what is at work.
 
     Raises as `load_sample` and `Candidate.restore`.
@@ -53,7 +53,7 @@ def build(
         progress(n / len(shown), f"report: {benchmark.sources[i].name}")
         sample = load_sample(benchmark.sources[i], benchmark.protocol)
         images = [benchmark.protocol.enlarge(sample.input, sample.truth.shape[:2])]
-        images += [_restored(candidate, sample, save) for candidate in candidates]
+        images += [_restored(candidate, sample, benchmark, save) for candidate in candidates]
         why = f"{which} of {first['name']}, {first['images'][i]['psnr']:.2f} dB"
         pictures.append({"why": why, **_picture(facts, i, images, sample.truth)})
     data = {
@@ -82,9 +82,9 @@ def _points(facts: Facts) -> list[Facts]:
     return points
 
 
-def _restored(candidate: Candidate, sample: Sample, save: Path | None) -> Pixels:
+def _restored(candidate: Candidate, sample: Sample, benchmark: Benchmark, save: Path | None) -> Pixels:
     if save:
-        saved = read_rgb(saved_image(save, candidate.name, sample.name))
+        saved = read_rgb(saved_image(save, benchmark, candidate.name, sample.name))
         return saved if sample.truth.ndim == 3 else saved[:, :, 0]
     return candidate.restore(sample.input, sample.truth.shape[:2])
 

@@ -11,16 +11,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import PIL.Image
 import torch
 
 from .. import __version__
-from ..datasets import Pixels
+from ..datasets import Pixels, image_size
 from ..engine import Progress
 from ..errors import CallError, ImageError
-from ..image_io import Image, write_image
+from ..image_io import Image, read_image, write_image
 from ..metrics import scores
-from .cache import Cache, key_of
+from .cache import Cache, code_digest, key_of
 from .candidates import Candidate
 from .intervals import interval
 from .pairing import Sample, Source, find_sources, load_sample
@@ -35,6 +34,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 AHEAD = 2  # images a worker that are read before they are needed
+KEY = "mambair bench"  # of the text in a saved image that tells which result it is
 
 
 @dataclass(frozen=True)
@@ -71,22 +71,13 @@ def open_benchmark(
     sources = find_sources(folder, protocol)
     if row and row.members:
         sources = [source for source in sources if source.name in row.members]
-    sizes = {source.name: _size(source.truth) for source in sources}
+    sizes = {source.name: image_size(source.truth) for source in sources}
     if row:
         check_files(row, folder, sizes)
     kept = sources[:images]
     pixels = [sizes[source.name][0] * sizes[source.name][1] for source in kept]
     name = row.name if row else folder.resolve().name
     return Benchmark(name, row, folder, protocol, kept, pixels, len(kept) == len(sources))
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """(height, width), from the file's head. Raises ImageError."""
-    try:
-        with PIL.Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ImageError(f"{path}: not an image that can be read ({error}); mend or remove it") from error
 
 
 def run(
@@ -107,7 +98,7 @@ def run(
         metrics: of `perceptual.METRICS`, besides PSNR and SSIM.
         cache: file of results of earlier runs, which are taken from there and put there; None: none.
         fresh: take none from there.
-        save: folder for the restored images, NAME/IMAGE.png.
+        save: folder for the restored images, see `saved_image`.
         progress: is called with the share done and what is at work.
 
     Returns:
@@ -117,17 +108,18 @@ def run(
     Raises:
         CallError, ImageError: an image cannot be measured. CacheError. Others as `Restorer.restore`.
     """
-    names = [candidate.name for candidate in candidates]
-    if len(set(names)) < len(names):
-        raise CallError(f"two models are called {next(n for n in names if names.count(n) > 1)}; rename a file")
-    started, network = time.perf_counter(), 0.0
     protocol, hashes = benchmark.protocol, []
+    names = [protocol.baseline, *(candidate.name for candidate in candidates)]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise CallError(f"two results would be called {twice}; rename a model's file")
+    started, network = time.perf_counter(), 0.0
     distances = {name: load_distance(name) for name in metrics}
-    rows: dict[str, list[Future[Facts]]] = {name: [] for name in (protocol.baseline, *names)}
+    rows: dict[str, list[Future[Facts]]] = {name: [] for name in names}
     done, total = 0, sum(benchmark.pixels)
     workers = min(8, os.cpu_count() or 1)
     with closing(Cache(cache)) as kept, ThreadPoolExecutor(workers) as pool:
-        scorer = _Scorer(protocol, distances, kept, fresh, save)
+        scorer = _Scorer(benchmark, distances, kept, fresh, save)
         samples = _prefetch(pool, lambda source: load_sample(source, protocol), benchmark.sources, AHEAD * workers)
         for sample, pixels in zip(samples, benchmark.pixels, strict=True):
             hashes.append(sample.pixels)
@@ -185,26 +177,27 @@ class _Scorer:
 
     def __init__(
         self,
-        protocol: Protocol,
+        benchmark: Benchmark,
         distances: Mapping[str, Callable[[Pixels, Pixels], float]],
         cache: Cache,
         fresh: bool,
         save: Path | None,
     ):
-        self.protocol, self.distances, self.cache, self.fresh, self.save = protocol, distances, cache, fresh, save
+        self.benchmark, self.protocol, self.distances = benchmark, benchmark.protocol, distances
+        self.cache, self.fresh, self.save, self.code = cache, fresh, save, code_digest()
 
     def key(self, sample: Sample, settings: Facts) -> str:
         """Of a result: what it was computed from and how."""
         protocol = self.protocol
         how = [protocol.task, protocol.scale, protocol.channel, protocol.border, *self.distances]
-        return key_of(version=__version__, data=sample.digest, how=how, **settings)
+        return key_of(code=self.code, data=sample.digest, how=how, **settings)
 
     def finished(self, key: str, name: str, image: str) -> Facts | None:
-        """The row of an earlier run, unless the image it belongs to shall be saved and is not there."""
-        if self.fresh or (self.save and not saved_image(self.save, name, image).is_file()):
+        """The row of an earlier run, unless its image shall be saved and is not there."""
+        found: Facts | None = None if self.fresh else self.cache.get(key)
+        if found is None or (self.save and not _is_saved(saved_image(self.save, self.benchmark, name, image), key)):
             return None
-        found: Facts | None = self.cache.get(key)
-        return found and {**found, "image": image}
+        return {**found, "image": image}
 
     def baseline(self, sample: Sample) -> Facts:
         """The row of what the networks have to beat."""
@@ -236,16 +229,25 @@ class _Scorer:
         row = {"image": sample.name, "width": width, "height": height, "psnr": decibels, "ssim": similarity, **cost}
         row |= {metric: distance(restored, sample.truth) for metric, distance in self.distances.items()}
         if self.save:
-            target = saved_image(self.save, name, sample.name)
+            target = saved_image(self.save, self.benchmark, name, sample.name)
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_image(target, Image(restored))
+            write_image(target, Image(restored, text={KEY: key}))
         self.cache.put(key, row)
         return row
 
 
-def saved_image(save: Path, name: str, image: str) -> Path:
-    """Where a network's result for an image is saved."""
-    return save / name / f"{image}.png"
+def saved_image(save: Path, benchmark: Benchmark, name: str, image: str) -> Path:
+    """Where a network's result for an image is saved: DATASET-SETTING/NAME/IMAGE.png."""
+    folder = f"{benchmark.name}-{benchmark.protocol.setting}".rstrip("-")  # the setting of pairs is -
+    return save / folder / name / f"{image}.png"
+
+
+def _is_saved(path: Path, key: str) -> bool:
+    """Whether the file is the whole image of this result, and not of another run that saved there."""
+    try:
+        return read_image(path).text.get(KEY) == key
+    except (CallError, ImageError):  # missing or damaged
+        return False
 
 
 def _summary(facts: Facts, rows: Sequence[Facts]) -> Facts:

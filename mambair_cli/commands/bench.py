@@ -46,7 +46,9 @@ def bench(
     metric: Annotated[list[str] | None, typer.Option(help="Besides PSNR and SSIM: lpips, dists; repeatable.")] = None,
     images: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise that is added.")] = 0,
-    save: Annotated[Path | None, typer.Option(metavar="DIR", help="For the restored images, as PNG.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="For the restored images, as DATASET-SETTING/MODEL/IMAGE.png.")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Compute again what earlier runs computed.")] = False,
     fail_below: Annotated[
         float | None, typer.Option(metavar="PSNR", help="Exit with 1 where a model's mean PSNR is lower.")

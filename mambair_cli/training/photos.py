@@ -7,9 +7,8 @@ from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
-import PIL.Image
 
-from ..datasets import Pixels, list_images, read_rgb
+from ..datasets import Pixels, image_size, list_images, read_rgb
 from ..errors import CallError, ImageError
 from ..metrics import to_y
 from ..resize import downscale, modcrop
@@ -121,7 +120,7 @@ class Photos:
         sizes = []
         for source in sources:
             try:
-                size = _size(source.high)
+                size = image_size(source.high)
             except ImageError as error:
                 self.skipped.append(str(error))
                 continue
@@ -166,13 +165,3 @@ class Photos:
 
 def _bytes(photo: Photo) -> int:
     return photo.high.nbytes + (0 if photo.low is None else photo.low.nbytes)
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """Pixels of the two sides, from the file's head where that tells. Raises ImageError."""
-    try:
-        with PIL.Image.open(path) as image:
-            return image.size
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
-        height, width = read_rgb(path).shape[:2]
-        return width, height
