@@ -11,10 +11,11 @@ from mambair_cli.image_io import Image, write_image
 
 def test_figure_erf(call, folder, monkeypatch):
     monkeypatch.setattr(erf, "SIDE", 24)
-    Path("set").mkdir()
-    for name in ("a", "b"):
-        write_image(Path("set") / f"{name}.png", Image(read_rgb(DATA / "photo.png")[:30, :40]))
-    out = works(call("bench", "figure", "erf", "--dataset", "set", "--images", 1, "-m", "tiny-x2", "-o", "erf.png"))
+    for place, side in (("HR/a", 30), ("HR/b", 30), ("LR/X4/ax4", 7), ("LR/X4/bx4", 7)):
+        path = Path("set") / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, Image(read_rgb(DATA / "photo.png")[:side, :40]))  # the small ones would be refused
+    out = works(call("bench", "figure", "erf", "--dataset", "set", "--images", 2, "-m", "tiny-x2", "-o", "erf.png"))
     assert re.fullmatch(r"tiny-x2: 20 % in [\d.]+ %.*, 99 % in [\d.]+ % of the area\n", out)
     assert read_rgb(Path("erf.png")).shape[1] > 500
 

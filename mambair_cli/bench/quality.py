@@ -201,11 +201,11 @@ class _Scorer:
 
     def baseline(self, sample: Sample) -> Facts:
         """The row of what the networks have to beat."""
-        key = self.key(sample, {"model": self.protocol.baseline})
-        image = self.protocol.enlarge(sample.input, sample.truth.shape[:2])
-        return self.finished(key, self.protocol.baseline, sample.name) or self.score(
-            key, self.protocol.baseline, sample, image, {}
-        )
+        name = self.protocol.baseline
+        key = self.key(sample, {"model": name})
+        if found := self.finished(key, name, sample.name):
+            return found
+        return self.score(key, name, sample, self.protocol.enlarge(sample.input, sample.truth.shape[:2]), {})
 
     def result(
         self, pool: ThreadPoolExecutor, candidate: Candidate, sample: Sample, report: Progress

@@ -34,13 +34,13 @@ def figure_erf(
 ) -> None:
     """Effective receptive field: which inputs the centre of an output depends on."""
     from ..bench.figures import canvas, erf
-    from ..bench.sets import find_set
-    from ..datasets import list_images, read_rgb
+    from ..bench.quality import open_benchmark
+    from ..datasets import read_rgb
 
     canvas.check_figure(output)
-    files = list_images(find_set(dataset, data_root)[1])[:images]
+    sources = open_benchmark(dataset, data_root, images, scale=4).sources  # for its truths, whatever their inputs
     restorers = _restorers(model, device, backend)
-    pixels = [read_rgb(file) for file in files]
+    pixels = [read_rgb(source.truth) for source in sources]
     fields = []
     with progress_bar(False) as progress:
         for i, restorer in enumerate(restorers):
