@@ -308,9 +308,9 @@ def test_the_program(run, tmp_path, monkeypatch):
             *{True: ["met"], False: ["MISSED"], None: []}[row["met"]],
         ]
         assert note.endswith(f" s  {row['what']}: {row['value']}")
+    assert len(run("--out", out, "--device", "cuda:1", "--quick")[1].splitlines()) < len(rows)
     monkeypatch.setattr(gpu, "measure", lambda function: pytest.fail("it is known"))
     assert run("--out", out, "--device", "cuda:1")[:2] == (0, table)
-    assert len(run("--out", out, "--device", "cuda:1", "--quick")[1].splitlines()) < len(rows)
 
 
 def test_wrong_calls_of_the_program(run, tmp_path):

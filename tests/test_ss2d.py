@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from scan_inputs import errors
 
+from mambair_cli.archs import ss2d
 from mambair_cli.archs.ss2d import SS2D
 from mambair_cli.ops import scan_numba
 from mambair_cli.ops.scan_reference import ss2d_scan_sequential
@@ -93,6 +94,31 @@ def test_back_end_that_runs(monkeypatch, backend, calls):
     module.backend = backend
     assert module(tokens).shape == tokens.shape
     assert len(made) == calls
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)], ids=["fp16", "bf16"])
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+def test_half_precision(monkeypatch, backend, dtype, limit):
+    """Projections and convolution in half, the scan's parameters and state and the norm in single precision."""
+    module, tokens = module_and_tokens()
+    module.backend = backend
+    types, scan = [], ss2d.ss2d_scan
+
+    def record(*inputs, backend):
+        y = scan(*inputs, backend=backend)
+        types.append([v.dtype for v in (*inputs, y)])
+        assert torch.equal(y, scan(inputs[0].float(), inputs[1].float(), *inputs[2:], backend=backend).to(dtype))
+        return y
+
+    monkeypatch.setattr(ss2d, "ss2d_scan", record)
+    module.out_norm.register_forward_hook(lambda _, inputs, out: types.append([*(v.dtype for v in inputs), out.dtype]))
+    with torch.no_grad():
+        expected = composed(tokens.double(), *(v.double() for v in parts(module)))
+        with torch.autocast("cpu", dtype):
+            found = module(tokens)
+    assert types == [[dtype, dtype, *[torch.float32] * 4, dtype], [dtype, dtype, torch.float32]]
+    assert found.dtype == dtype
+    assert 0 < (found - expected).abs().max() < limit * expected.abs().max()
 
 
 def test_non_contiguous_tokens():

@@ -62,7 +62,7 @@ def build(sdist: Path, folder: Path) -> None:
             with tarfile.open(sdist) as archive:
                 archive.extractall(temporary, filter="data")
         except (OSError, tarfile.TarError) as error:
-            raise CallError(f"{sdist} cannot be unpacked ({error}); name mamba-ssm's sdist, a .tar.gz") from error
+            raise CallError(f"{sdist} cannot be unpacked; name mamba-ssm's sdist, a .tar.gz") from error
         root = next(Path(temporary).glob("mamba_ssm-*"), Path(temporary))
         if not (root / SCAN / "selective_scan.cpp").is_file():
             raise CallError(f"{sdist} is no sdist of mamba-ssm, as it lacks {SCAN}/selective_scan.cpp")
