@@ -64,10 +64,14 @@ def test_classic_x3_is_the_bundled_recipe(tmp_path):
         "datasets.train.dataroot_gt: give --data /sets/HR",
         "datasets.train.dataroot_lq: give --low /sets/X3",
         "datasets.val.dataroot_gt: give --val /sets/Set5",
-        "datasets.train.filename_tmpl: {}x3 has no counterpart",
-        "datasets.val.name: Set5 has no counterpart",
         "train.colour_opt.weight: 2 has no counterpart",
     ]
+
+
+def test_other_names_of_pairs_are_told(tmp_path):
+    for template, told in (("{}", False), ("{}x3", False), ("{}x2", True), ("{}_low", True)):
+        _, notes = read(tmp_path, CLASSIC.replace("'{}x3'", f"'{template}'"))
+        assert (f"datasets.train.filename_tmpl: {template} has no counterpart" in notes) == told
 
 
 def test_denoising(tmp_path):

@@ -64,7 +64,7 @@ def test_a_stopped_run_resumes_exactly(photos, tmp_path, monkeypatch, capsys, un
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert load_checkpoint(tmp_path)["iteration"] == iteration + 1
     assert not (tmp_path / "model.safetensors").exists()
-    command = f"mambair train --resume --out {tmp_path} --data {photos}"
+    command = f"mambair train --resume --out {tmp_path} --data {photos} --device cpu"
     assert f"saved after iteration {iteration + 1}; go on with: {command}\n" in capsys.readouterr().err
     torch.rand(7)  # the state of the process is another one
     train(config, photos, tmp_path, resume=True)
@@ -72,6 +72,19 @@ def test_a_stopped_run_resumes_exactly(photos, tmp_path, monkeypatch, capsys, un
     assert_equal(load_file(tmp_path / "model.safetensors"), load_file(unbroken / "model.safetensors"))
     logs = [[e | {"it_per_s": 0, "wait": 0, "outside": 0} for e in read_log(out)] for out in (tmp_path, unbroken)]
     assert logs[0] == logs[1]
+
+
+def test_the_command_that_goes_on_repeats_all_options(monkeypatch):
+    folders = module.Folders(Path("d"), low=Path("the low"))
+    assert module.how_to_resume(folders, Path("o"), module.Settings()) == (
+        "mambair train --resume --out o --data d --low 'the low'"
+    )
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    settings = module.Settings("cpu", "bf16", 1, 3, 2**29, True, False, Path("v.pth"), True)
+    assert module.how_to_resume(folders, Path("o"), settings) == (
+        "torchrun --nproc-per-node 2 -m mambair_cli train --resume --out o --data d --low 'the low' --device cpu"
+        " --precision bf16 --device-batch 1 --workers 3 --cache 0.5 --recompute --vgg v.pth --compile"
+    )
 
 
 KILLABLE = """

@@ -1,5 +1,8 @@
 import json
+import math
+import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ from failing import fails
 from PIL import Image
 
 from mambair_cli.errors import BackendError
+from mambair_cli.training import watch as module
 from mambair_cli.training.validation import Pair
 from mambair_cli.training.watch import CROP, Watch, describe, read_log, side_by_side, write_crops, write_curves
 
@@ -17,6 +21,16 @@ def test_an_entry_in_words():
     assert describe(ENTRY, 243) == "3/243, loss 0.25000, 2.00 it/s, 2 min left"
     later = ENTRY | {"psnr_y": 31.5, "skipped": 2, "loss": None}
     assert describe(later, 3) == "3/3, loss none, 31.500 dB, 2.00 it/s, 0 min left, 2 steps skipped"
+    assert describe(ENTRY | {"wait": 0.117}, 3).endswith("0 min left, 12% waiting for data")
+    assert "dB" not in describe(ENTRY | {"psnr_y": None}, 3)
+
+
+def test_the_log_is_strict_json(tmp_path):
+    """An image that is restored exactly has an infinite PSNR."""
+    watch = Watch(tmp_path, 9, 0, tensorboard=False)
+    watch.log(ENTRY | {"psnr": math.inf, "loss": None})
+    logged = json.loads((tmp_path / "log.jsonl").read_text(), parse_constant=pytest.fail)
+    assert (logged["psnr"], logged["loss"], logged["iteration"]) == (None, None, 3)
 
 
 def test_the_log_goes_on_where_the_run_does(tmp_path, capsys):
@@ -40,12 +54,36 @@ def test_the_live_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     watch = Watch(tmp_path, 243, 2, tensorboard=False)
-    watch.tick(3)
+    lines = []
+    monkeypatch.setattr(
+        watch._bar, "update", lambda task, completed, description: lines.append((completed, description))
+    )
+    clock = iter([watch._began + 4, 100, 103, 106])  # seconds
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    watch.tick(3, 0.5)
     watch.log(ENTRY | {"psnr_y": 31.5})
+    watch.tick(4, math.nan)
+    watch.tick(5, 0.125)
+    assert lines == [
+        (3, "3/243, loss 0.50000, 0.25 it/s, 16 min left"),
+        (3, "3/243, loss 0.25000, 31.500 dB, 2.00 it/s, 2 min left"),
+        (4, "4/243, loss none, 31.500 dB, 0.33 it/s, 12 min left"),
+        (5, "5/243, loss 0.12500, 31.500 dB, 0.33 it/s, 12 min left"),
+    ]
+    watch.close()
+
+
+def test_the_live_line_is_on_stderr(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    (tmp_path / "log.jsonl").write_text(json.dumps(ENTRY | {"iteration": 2, "psnr_y": 31.5}) + "\n")
+    watch = Watch(tmp_path, 243, 2, tensorboard=False)
+    watch.tick(3, 0.25)
     watch.close()
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "3/243, loss 0.25000, 31.500 dB, 2.00 it/s" in captured.err
+    assert re.search(r"3/243, loss 0\.25000, 31\.500 dB, .* it/s", captured.err)
 
 
 def test_tensorboard(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ SILENT = (  # that change nothing here
     "train.gan_opt.fake_label_val", "train.optim_g.type", "train.scheduler.type", "train.pixel_opt.type",
     "train.mixing_augs.use_identity", "train.total_iter", "path.strict_load_g", "path.resume_state", "logger", "val",
     "dist_params", "use_tb_logger", "print_network",
+    "datasets.val.name", "datasets.val.type", "datasets.val.io_backend",
 )  # fmt: skip
 
 
@@ -75,6 +76,8 @@ def convert(path: Path) -> tuple[dict[str, Any], list[str]]:
                          ("datasets.val.dataroot_lq", "--val-low")):  # fmt: skip
         if value := options.take(name):
             notes.append(f"{name}: give {option} {value}")
+    if options.left.get(template := "datasets.train.filename_tmpl") in ("{}", f"{{}}x{scale}"):
+        options.take(template)  # as `photos.find_sources` looks for them
     for name, value in options.left.items():
         if not any(name == silent or name.startswith(f"{silent}.") for silent in SILENT):
             notes.append(f"{name}: {value} has no counterpart")

@@ -271,7 +271,7 @@ def train(
                         f" and start from {out}/best.safetensors with --init"
                     )
                 if watch:
-                    watch.tick(iteration)
+                    watch.tick(iteration, loss)
                     if iteration % log_every == 0 or iteration == total:
                         seconds = time.perf_counter() - logged_at
                         entry = {
@@ -299,7 +299,7 @@ def train(
                         saved_at = time.perf_counter()
                 if stop:
                     if main:
-                        _say(f"saved after iteration {iteration}; go on with: {how_to_resume(folders, out)}")
+                        _say(f"saved after iteration {iteration}; go on with: {how_to_resume(folders, out, settings)}")
                     raise KeyboardInterrupt
             if main:
                 averaged.load_state_dict(ema)
@@ -320,11 +320,15 @@ def train(
     return result
 
 
-def how_to_resume(folders: Folders, out: Path) -> str:
-    """The command that goes on with a run."""
-    words = ["mambair", "train", "--resume", "--out", str(out)]
-    for option, folder in asdict(folders).items():
-        words += [f"--{option.replace('_', '-')}", str(folder)] if folder else []
+def how_to_resume(folders: Folders, out: Path, settings: Settings) -> str:
+    """The command that goes on with a run on this machine as it began."""
+    processes = parallel.processes_here()
+    words = ["torchrun", "--nproc-per-node", str(processes), "-m", "mambair_cli"] if processes > 1 else ["mambair"]
+    words += ["train", "--resume", "--out", str(out)]
+    defaults, gib = asdict(Settings()), settings.cache and settings.cache / 2**30
+    for option, value in (asdict(folders) | asdict(settings) | {"cache": gib}).items():
+        if value is not None and value != defaults.get(option):
+            words += [f"--{option.replace('_', '-')}"] + ([] if value is True else [str(value)])
     return shlex.join(words)
 
 

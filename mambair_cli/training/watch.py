@@ -1,7 +1,9 @@
 """Watching a run: the live line, the log, TensorBoard, and the pictures at the end."""
 
 import json
+import math
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from .validation import Pair
 
 CROP = 96  # pixels a side of what is shown of a validation image
 SHOWN = 4  # validation images
+WAITING = 0.05  # share of the time, from which on waiting for data is told
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -30,8 +33,10 @@ def describe(entry: Mapping[str, Any], total: int) -> str:
     left = (total - entry["iteration"]) / entry["it_per_s"] / 60
     loss = "none" if entry["loss"] is None else f"{entry['loss']:.5f}"
     parts = [f"{entry['iteration']}/{total}", f"loss {loss}"]
-    parts += [f"{value:.3f} dB" for key, value in entry.items() if key.startswith("psnr")]
+    parts += [f"{value:.3f} dB" for key, value in entry.items() if key.startswith("psnr") and value is not None]
     parts += [f"{entry['it_per_s']:.2f} it/s", f"{left:.0f} min left"]
+    if entry["wait"] >= WAITING:
+        parts.append(f"{entry['wait']:.0%} waiting for data")
     if entry["skipped"]:
         parts.append(f"{entry['skipped']} steps skipped")
     return ", ".join(parts)
@@ -54,6 +59,10 @@ class Watch:
         self.path, self.total = out / "log.jsonl", total
         kept = [entry for entry in read_log(self.path) if entry["iteration"] <= first]
         write_atomically(self.path, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
+        self._last: dict[str, Any] = {"wait": 0.0, "skipped": 0}  # of each key
+        for entry in kept:
+            self._last |= entry
+        self._since, self._began = first, time.perf_counter()
         self._board = _tensorboard(out / "tensorboard") if tensorboard else None
         self._bar = None
         if sys.stderr.isatty():
@@ -65,20 +74,25 @@ class Watch:
             self._task = self._bar.add_task(f"{first}/{total}", total=total, completed=first)
             self._bar.start()
 
-    def tick(self, iteration: int) -> None:
-        """So many iterations are done."""
+    def tick(self, iteration: int, loss: float) -> None:
+        """So many iterations are done, the last one with this loss."""
         if self._bar:
-            self._bar.update(self._task, completed=iteration)
+            rate = (iteration - self._since) / (time.perf_counter() - self._began)
+            now = {"iteration": iteration, "loss": loss if math.isfinite(loss) else None, "it_per_s": rate}
+            self._bar.update(self._task, completed=iteration, description=describe(self._last | now, self.total))
 
     def log(self, entry: dict[str, Any]) -> None:
         """An entry of the log. Raises OSError."""
+        numbers = {key: value if value is not None and math.isfinite(value) else None for key, value in entry.items()}
         with self.path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
-        text = describe(entry, self.total)
+            file.write(json.dumps(numbers) + "\n")
+        self._last |= entry
+        self._since, self._began = entry["iteration"], time.perf_counter()
         if self._bar:
+            text = describe(self._last, self.total)
             self._bar.update(self._task, completed=entry["iteration"], description=text)
         else:
-            print(text, file=sys.stderr, flush=True)
+            print(describe(entry, self.total), file=sys.stderr, flush=True)
         if self._board:
             for key in entry.keys() - {"iteration"}:
                 if entry[key] is not None:
