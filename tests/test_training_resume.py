@@ -26,6 +26,7 @@ from training import (
 from mambair_cli.errors import CallError, CheckpointError, TrainingError
 from mambair_cli.training import checkpoints
 from mambair_cli.training import loop as module
+from mambair_cli.training.loop import Settings
 from mambair_cli.training.recipe import read_recipe
 
 
@@ -64,7 +65,7 @@ def test_a_stopped_run_resumes_exactly(photos, tmp_path, monkeypatch, capsys, un
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert load_checkpoint(tmp_path)["iteration"] == iteration + 1
     assert not (tmp_path / "model.safetensors").exists()
-    command = f"mambair train --resume --out {tmp_path} --data {photos}"
+    command = f"mambair train --resume --out {tmp_path} --data {photos} --device cpu"
     assert f"saved after iteration {iteration + 1}; go on with: {command}\n" in capsys.readouterr().err
     torch.rand(7)  # the state of the process is another one
     train(config, photos, tmp_path, resume=True)
@@ -72,6 +73,28 @@ def test_a_stopped_run_resumes_exactly(photos, tmp_path, monkeypatch, capsys, un
     assert_equal(load_file(tmp_path / "model.safetensors"), load_file(unbroken / "model.safetensors"))
     logs = [[e | {"it_per_s": 0, "wait": 0, "outside": 0} for e in read_log(out)] for out in (tmp_path, unbroken)]
     assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp64"])
+def test_a_run_resumes_in_its_precision(photos, tmp_path, monkeypatch, precision):
+    config, settings, whole, stopped = recipe(**STOPPABLE), Settings("cpu", precision), tmp_path / "a", tmp_path / "b"
+    train(config, photos, whole, settings=settings)
+    with monkeypatch.context() as patch:
+        before_iteration(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(KeyboardInterrupt):
+            train(config, photos, stopped, settings=settings)
+    with pytest.raises(CallError, match=f"is a run in {precision}; resume it without --precision fp32"):
+        train(config, photos, stopped, settings=Settings("cpu", "fp32"), resume=True)
+    train(config, photos, stopped, resume=True)
+    assert_equal(load_checkpoint(stopped), load_checkpoint(whole))
+
+
+def test_a_resumed_run_takes_as_many_at_once_as_asked(photos, tmp_path, capsys):
+    config = recipe(iterations=2, batch=4)
+    train(config, photos, tmp_path, settings=Settings("cpu", device_batch=4))
+    for asked, size in ((None, 4), (2, 2)):
+        train(config, photos, tmp_path, settings=Settings("cpu", device_batch=asked), resume=True)
+        assert f"batch 4, that is {4 // size} times {size} on each" in capsys.readouterr().err
 
 
 KILLABLE = """
