@@ -1,13 +1,14 @@
 import json
 import re
-from dataclasses import replace
+import shlex
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from calls import check_bad, contents, each_call, fails, upscale
 
 from mambair_cli.training import loop
-from mambair_cli.training.loop import Folders, Settings
+from mambair_cli.training.loop import Folders, Settings, how_to_resume
 from mambair_cli.training.recipe import read_recipe
 
 RECIPE = """
@@ -83,6 +84,26 @@ def test_train_passes_its_options_on(call, folder, monkeypatch):
             {"resume": True, "init": "i.pth", "settings": settings},
         ),
     ]
+
+
+@pytest.mark.parametrize(
+    ("folders", "settings"),
+    [
+        (Folders(Path("d")), Settings()),
+        (Folders(Path("my d"), Path("v"), Path("l"), Path("w")), Settings("cpu", "bf16", 3, 2, 2**29, vgg=Path("g"))),
+        (Folders(Path("d")), Settings(cache=0, recompute=True, tensorboard=True, compile=True)),
+    ],
+    ids=["plain", "values", "flags"],
+)
+def test_the_printed_command_resumes_with_the_same_options(call, folder, monkeypatch, folders, settings):
+    Path("recipe.toml").write_text(RECIPE)
+    Path("o").mkdir()
+    Path("o/recipe.json").write_text(json.dumps(asdict(read_recipe("recipe.toml"))))
+    asked = []
+    monkeypatch.setattr(loop, "train", lambda *run, **options: asked.append((run, options)) or Path())
+    assert call(*shlex.split(how_to_resume(folders, settings, Path("o")))[1:])[0] == 0
+    run = (read_recipe("recipe.toml"), folders, Path("o"))
+    assert asked == [(run, {"resume": True, "init": "", "settings": settings})]
 
 
 def test_the_list_of_recipes(call):

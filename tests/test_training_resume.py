@@ -26,6 +26,7 @@ from training import (
 from mambair_cli.errors import CallError, CheckpointError, TrainingError
 from mambair_cli.training import checkpoints
 from mambair_cli.training import loop as module
+from mambair_cli.training.loop import Settings
 from mambair_cli.training.recipe import read_recipe
 
 
@@ -85,6 +86,28 @@ def test_the_command_that_goes_on_repeats_all_options(monkeypatch):
         "torchrun --nproc-per-node 2 -m mambair_cli train --resume --out o --data d --low 'the low' --device cpu"
         " --precision bf16 --device-batch 1 --workers 3 --cache 0.5 --recompute --vgg v.pth --compile"
     )
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp64"])
+def test_a_run_resumes_in_its_precision(photos, tmp_path, monkeypatch, precision):
+    config, settings, whole, stopped = recipe(**STOPPABLE), Settings("cpu", precision), tmp_path / "a", tmp_path / "b"
+    train(config, photos, whole, settings=settings)
+    with monkeypatch.context() as patch:
+        before_iteration(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(KeyboardInterrupt):
+            train(config, photos, stopped, settings=settings)
+    with pytest.raises(CallError, match=f"is a run in {precision}; resume it without --precision fp32"):
+        train(config, photos, stopped, settings=Settings("cpu", "fp32"), resume=True)
+    train(config, photos, stopped, resume=True)
+    assert_equal(load_checkpoint(stopped), load_checkpoint(whole))
+
+
+def test_a_resumed_run_takes_as_many_at_once_as_asked(photos, tmp_path, capsys):
+    config = recipe(iterations=2, batch=4)
+    train(config, photos, tmp_path, settings=Settings("cpu", device_batch=4))
+    for asked, size in ((None, 4), (2, 2)):
+        train(config, photos, tmp_path, settings=Settings("cpu", device_batch=asked), resume=True)
+        assert f"batch 4, that is {4 // size} times {size} on each" in capsys.readouterr().err
 
 
 KILLABLE = """

@@ -27,7 +27,9 @@ def train(
     val_low: Annotated[Path | None, typer.Option(help="Folder of the degraded forms of --val.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure a few steps, say what it will take.")] = False,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp64.")] = "fp32",
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, bf16 or fp64; default: fp32, or that of the run to resume.")
+    ] = None,
     device_batch: Annotated[int | None, typer.Option(min=1, help="Samples at once; default: what fits.")] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Threads that make batches.")] = 1,
     cache: Annotated[

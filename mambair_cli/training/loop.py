@@ -52,15 +52,16 @@ class Folders:
 class Settings:
     """How to run a recipe on this machine; not what is learnt, but for rounding and random depth.
 
-    device: auto, cpu, cuda, cuda:N or mps. precision: a name of `parallel.Precision`. device_batch: samples that
-    a device takes at once; None: as many as fit, and a resumed run as many as before. workers: threads that make
+    device: auto, cpu, cuda, cuda:N or mps. precision: a name of `parallel.Precision`; None: fp32, and a resumed run
+    as before. device_batch: samples that a device takes at once; None: as many as fit, and a resumed run as many as
+    before. workers: threads that make
     batches. cache: bytes of decoded images; None: half of the free memory. recompute: keep less for the backward
     pass (gradient checkpointing). tensorboard: log there too. vgg: file of VGG19's weights, for perceptual losses.
     compile: run the network through torch.compile, on GPUs.
     """
 
     device: str = "auto"
-    precision: str = "fp32"
+    precision: str | None = None
     device_batch: int | None = None
     workers: int = 1
     cache: float | None = None
@@ -164,13 +165,16 @@ def train(
     if (checkpoints.paths(out) or result.exists()) and not resume:
         raise CallError(f"{out} holds a run already; give --resume to go on with it, or another --out")
     saved, notes = checkpoints.load(out, recipe) if resume else ({}, [])
-    engine = parallel.start(settings.device, settings.precision)
-    dtype = torch.float64 if settings.precision == "fp64" else torch.float32
+    precision = settings.precision or saved.get("precision", parallel.DEFAULT)
+    if precision != saved.get("precision", precision):
+        raise CallError(f"{out} is a run in {saved['precision']}; resume it without --precision {precision}")
+    engine = parallel.start(settings.device, precision)
+    dtype = torch.float64 if precision == "fp64" else torch.float32
 
     torch.manual_seed(config.seed)
     model, averaged = build_network(config), build_network(config)
     if resume:
-        model.load_state_dict(saved["model"])
+        model.to(dtype).load_state_dict(saved["model"])
     else:
         notes.append(start_weights(model, config, init))
     pairs, validation, skipped = open_data(config, folders, settings)
@@ -185,7 +189,8 @@ def train(
         return network_loss(config.loss, adversary, model(low), high)
 
     world = engine.num_processes
-    sizes = saved.get("sizes", {}).get(world) or device_batches(model, config, loss_of, engine, settings.device_batch)
+    kept = saved.get("sizes", {}).get(world) if settings.device_batch is None else None
+    sizes = kept or device_batches(model, config, loss_of, engine, settings.device_batch)
     if settings.compile:
         compile_network(model, engine.device)
     for patch, batch in stages(config):
@@ -214,8 +219,8 @@ def train(
 
     def save_checkpoint() -> None:
         state = {
-            "config": recipe, "sizes": {world: sizes}, "best": best, "skips": skips, "bad": bad, "losses": losses,
-            "ema": ema, "model": model.state_dict(), "optimiser": optimiser.state_dict(),
+            "config": recipe, "precision": precision, "sizes": {world: sizes},
+            "best": best, "skips": skips, "bad": bad, "losses": losses, "ema": ema, "model": model.state_dict(), "optimiser": optimiser.state_dict(),
             "adversary": adversary.state_dict() if adversary else {},
         }  # fmt: skip
         checkpoints.save(out, iteration, state)

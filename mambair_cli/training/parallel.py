@@ -11,6 +11,7 @@ from ..devices import resolve_device
 from ..errors import BackendError, CallError
 
 Precision = Literal["fp32", "bf16", "fp64"]
+DEFAULT: Precision = "fp32"
 
 
 class SingleProcess:

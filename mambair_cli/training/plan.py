@@ -52,7 +52,7 @@ def plan(config: TrainConfig, folders: Folders, settings: Settings, init: str) -
     On a CPU a step is measured with few samples and multiplied.
     Raises as `train`.
     """
-    engine = parallel.start(settings.device, settings.precision)
+    engine = parallel.start(settings.device, settings.precision or parallel.DEFAULT)
     model = build_network(config)
     rows: Rows = [("recipe", config.summary), ("weights", start_weights(model, config, init))]
     rows.append(("parameters", f"{sum(p.numel() for p in model.parameters()):,}"))
