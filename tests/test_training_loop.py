@@ -256,8 +256,8 @@ def test_the_gradient_is_clipped(photos, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_accumulated_parts_make_the_same_step(photos, tmp_path, size):
-    """In double precision: six samples at once, or in parts."""
-    config, results = recipe(iterations=3, batch=6, loss={"pixel": "charbonnier"}), []
+    """In double precision: six samples at once, or in parts; some of the batches are mixed."""
+    config, results = recipe(iterations=3, batch=6, loss={"pixel": "charbonnier"}, mixup=1.2), []
     for name, settings in (("whole", 6), ("parts", size)):
         train(config, photos, tmp_path / name, settings=Settings("cpu", "fp64", device_batch=settings))
         results.append([entry["loss"] for entry in read_log(tmp_path / name)])
@@ -393,7 +393,7 @@ def test_an_iteration_minimises_l1(photos, tmp_path):
     config = recipe(iterations=1)
     train(config, photos, tmp_path)
     pairs, _, _ = open_data(config, Folders(photos), CPU)
-    low, high = pairs.batch(0, range(2), 8)
+    low, high = pairs.batch(0, range(2), 8, 2)
     with torch.no_grad():
         expected = nn.functional.l1_loss(start_of(config)(low), high).item()
     assert read_log(tmp_path)[0]["loss"] == pytest.approx(expected, rel=1e-5)

@@ -77,15 +77,20 @@ class TrainingPairs:
         assert photo.low is not None
         return _flipped(photo.low[top : top + patch, left : left + patch], flips), high
 
-    def batch(self, iteration: int, indices: range, patch: int) -> tuple[Tensor, Tensor]:
-        """(B,C,p,p) and (B,C,s*p,s*p) float32, 1 is white: these samples of an iteration, each maybe mixed."""
-        lows, highs = zip(*(self.sample(iteration, index, patch) for index in indices), strict=True)
+    def batch(self, iteration: int, indices: range, patch: int, total: int) -> tuple[Tensor, Tensor]:
+        """(B,C,p,p) and (B,C,s*p,s*p) float32, 1 is white: these of the `total` samples of an iteration.
+
+        Each may be mixed with the one before it in the iteration, whatever else this device takes.
+        """
+        rng = np.random.default_rng((self.seed, iteration))
+        mixed = self.mixup > 0 and rng.random() < MIXED_SHARE
+        wanted = [(indices[0] - 1) % total, *indices] if mixed else [*indices]
+        made = {index: self.sample(iteration, index, patch) for index in dict.fromkeys(wanted)}
+        lows, highs = zip(*(made[index] for index in wanted), strict=True)
         low, high = to_tensor(np.stack(lows)), to_tensor(np.stack(highs))
-        if self.mixup:
-            rng = np.random.default_rng((self.seed, iteration))
-            mixed, share = rng.random() < MIXED_SHARE, rng.beta(self.mixup, self.mixup)
-            if mixed:
-                low, high = (torch.lerp(batch.roll(1, 0), batch, share) for batch in (low, high))
+        if mixed:
+            share = rng.beta(self.mixup, self.mixup)
+            low, high = (torch.lerp(images[:-1], images[1:], share) for images in (low, high))
         return low, high
 
 
@@ -106,6 +111,7 @@ class Part(NamedTuple):
     iteration: int
     indices: range
     patch: int
+    total: int  # samples of the iteration
 
 
 class Loader:
@@ -115,7 +121,9 @@ class Loader:
         waited: seconds that the loop waited for them.
     """
 
-    def __init__(self, make: Callable[[int, range, int], tuple[Tensor, Tensor]], parts: Iterator[Part], workers: int):
+    def __init__(
+        self, make: Callable[[int, range, int, int], tuple[Tensor, Tensor]], parts: Iterator[Part], workers: int
+    ):
         self._make, self._parts = make, parts
         self._pool = ThreadPoolExecutor(workers)
         self._coming: deque[Future[tuple[Tensor, Tensor]]] = deque()

@@ -99,7 +99,7 @@ def parts_of(config: TrainConfig, sizes: dict[int, int], first: int, rank: int, 
         patch, batch = stage_at(config, iteration)
         share = batch // world
         for start in range(rank * share, (rank + 1) * share, sizes[patch]):
-            yield Part(iteration, range(start, start + sizes[patch]), patch)
+            yield Part(iteration, range(start, start + sizes[patch]), patch, batch)
 
 
 def add_gradients(
@@ -220,7 +220,8 @@ def train(
     def save_checkpoint() -> None:
         state = {
             "config": recipe, "precision": precision, "sizes": {world: sizes},
-            "best": best, "skips": skips, "bad": bad, "losses": losses, "ema": ema, "model": model.state_dict(), "optimiser": optimiser.state_dict(),
+            "best": best, "skips": skips, "bad": bad, "losses": losses,
+            "ema": ema, "model": model.state_dict(), "optimiser": optimiser.state_dict(),
             "adversary": adversary.state_dict() if adversary else {},
         }  # fmt: skip
         checkpoints.save(out, iteration, state)

@@ -76,7 +76,7 @@ def plan(config: TrainConfig, folders: Folders, settings: Settings, init: str) -
     for stage, iterations in zip(stages(config), config.schedule.iterations, strict=True):
         patch, batch = stage
         size = sizes[patch] if engine.device.type == "cuda" else min(sizes[patch], FEW)
-        low, high = (x[:size].to(engine.device) for x in pairs.batch(0, range(size), patch))
+        low, high = (x[:size].to(engine.device) for x in pairs.batch(0, range(size), patch, batch))
         times = []
         for _ in range(STEPS + 1):
             began = time.perf_counter()
