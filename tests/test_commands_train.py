@@ -101,7 +101,7 @@ def test_the_printed_command_resumes_with_the_same_options(call, folder, monkeyp
     Path("o/recipe.json").write_text(json.dumps(asdict(read_recipe("recipe.toml"))))
     asked = []
     monkeypatch.setattr(loop, "train", lambda *run, **options: asked.append((run, options)) or Path())
-    assert call(*shlex.split(how_to_resume(folders, settings, Path("o")))[1:])[0] == 0
+    assert call(*shlex.split(how_to_resume(folders, Path("o"), settings))[1:])[0] == 0
     run = (read_recipe("recipe.toml"), folders, Path("o"))
     assert asked == [(run, {"resume": True, "init": "", "settings": settings})]
 

@@ -128,12 +128,20 @@ def test_what_differs_is_said(tmp_path):
     assert config.optimiser.clip == 0
 
 
+def test_numbers_with_an_exponent_are_text_in_yaml(tmp_path):
+    text = CLASSIC.replace("lr: !!float 1e-4", "lr: 1e-4").replace("total_iter: 250000", "total_iter: 2.5e5")
+    assert read(tmp_path, text) == read(tmp_path, CLASSIC)
+
+
 def test_files_that_are_none(tmp_path, monkeypatch):
     for text, words in (
         ("a: [", ["no readable YAML"]),
         ("- 1", ["no options of BasicSR"]),
         ("train: {}", ["network_g, datasets and train"]),
         (CLASSIC.replace("type: MambaIR,", "type: SwinIR,"), ["MambaIR or MambaIRUNet", "'SwinIR'"]),
+        (CLASSIC.replace("lr: !!float 1e-4", "lr: fast"), ["train.optim_g.lr has a value that it cannot have", "fast"]),
+        (CLASSIC.replace("betas: [0.9, 0.99]", "betas: 2"), ["train.optim_g.betas"]),
+        (CLASSIC.replace("total_iter: 250000", "total_iter: 0"), ["cannot have"]),
     ):
         (tmp_path / "options.yml").write_text(text)
         fails(lambda: convert(tmp_path / "options.yml"), CallError, "options.yml", *words)

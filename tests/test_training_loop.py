@@ -199,6 +199,16 @@ def test_folders_that_cannot_be_trained_on(photos, tmp_path):
     assert re.search(r"none of 2 images can be used; .*\.png: not an image", message(folder))
 
 
+def test_inputs_to_validate_with_belong_to_truths(photos, tmp_path):
+    with pytest.raises(CallError, match="--val-low holds the inputs of --val"):
+        open_data(recipe(), Folders(photos, val_low=tmp_path), CPU)
+
+
+def test_no_memory_for_photographs_is_none(photos):
+    pairs, _, _ = open_data(recipe(), Folders(photos), Settings("cpu", cache=0))
+    assert pairs.photos.memory == 0
+
+
 def test_damaged_images_are_skipped_with_the_reason(photos, tmp_path, capsys):
     """In whatever part of the data they are, when they are found: the heads of some are whole."""
     folder = tmp_path / "data"

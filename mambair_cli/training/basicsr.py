@@ -1,5 +1,6 @@
 """Option files of BasicSR, on which the official project trains, as recipes."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ SILENT = (  # that change nothing here
 
 
 class _Options:
-    """Nested options by dotted names; remembers which were asked for."""
+    """Nested options by dotted names; remembers which were asked for, and the last one that was there."""
 
     def __init__(self, values: Mapping[str, Any]):
         self.left: dict[str, Any] = {}
+        self.last = ""
         self._flatten("", values)
 
     def _flatten(self, prefix: str, values: Mapping[str, Any]) -> None:
@@ -34,11 +36,21 @@ class _Options:
             if isinstance(value, Mapping) and name not in SILENT:
                 self._flatten(f"{name}.", value)
             else:
-                self.left[name] = value
+                self.left[name] = _number(value)
 
     def take(self, name: str, default: Any = None) -> Any:
+        if name in self.left:
+            self.last = name
         value = self.left.pop(name, default)
         return default if value is None else value
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 takes 5e5 for text."""
+    if not isinstance(value, str) or not re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        return value
+    number = float(value)
+    return int(number) if number.is_integer() else number
 
 
 def convert(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -58,19 +70,22 @@ def convert(path: Path) -> tuple[dict[str, Any], list[str]]:
         raise CallError(f"{path} holds no options of BasicSR: network_g, datasets and train are missing")
     options = _Options(values)
     notes: list[str] = []
-    network, scale = _network(options, path)
-    data, iterations = _data(options, scale, notes)
-    total = sum(iterations)
-    table = {
-        "scale": scale,
-        "seed": options.take("manual_seed", 0),
-        "summary": f"from {path.name}",
-        "network": network,
-        "data": data,
-        "loss": _loss(options, notes),
-        "optimiser": _optimiser(options, notes),
-        "schedule": {"iterations": iterations, **_schedule(options, total, notes)},
-    }
+    try:
+        network, scale = _network(options, path)
+        data, iterations = _data(options, scale, notes)
+        total = sum(iterations)
+        table = {
+            "scale": scale,
+            "seed": options.take("manual_seed", 0),
+            "summary": f"from {path.name}",
+            "network": network,
+            "data": data,
+            "loss": _loss(options, notes),
+            "optimiser": _optimiser(options, notes),
+            "schedule": {"iterations": iterations, **_schedule(options, total, notes)},
+        }
+    except (TypeError, ValueError, ZeroDivisionError, IndexError) as error:
+        raise CallError(f"{path}: {options.last} has a value that it cannot have ({error})") from error
     for name, option in (("path.pretrain_network_g", "--init"), ("datasets.train.dataroot_gt", "--data"),
                          ("datasets.train.dataroot_lq", "--low"), ("datasets.val.dataroot_gt", "--val"),
                          ("datasets.val.dataroot_lq", "--val-low")):  # fmt: skip

@@ -73,17 +73,22 @@ class Settings:
 
 def open_data(config: TrainConfig, folders: Folders, settings: Settings) -> tuple[TrainingPairs, list[Pair], list[str]]:
     """The recipe's pairs to train on and to validate with, and why images are left out. Raises CallError."""
+    if folders.val_low and not folders.val:
+        raise CallError("--val-low holds the inputs of --val; give that too")
     sources = find_sources(folders.data, folders.low, config.scale)
     chosen = find_sources(folders.val, folders.val_low, config.scale) if folders.val else None
     sources, chosen = split(sources, chosen, config.data.validation)
     degradation = build_degradation(config)
+    memory = settings.cache
+    if memory is None:
+        memory = CACHE_SHARE * free_memory(torch.device("cpu")) / parallel.processes_here()
     photos = Photos(
         sources,
         config.scale,
         config.channels,
         shrink=degradation is None,
         smallest=min(stage.patch for stage in stages(config)),
-        memory=settings.cache or CACHE_SHARE * free_memory(torch.device("cpu")) / parallel.processes_here(),
+        memory=memory,
     )
     pairs = TrainingPairs(photos, None if folders.low else degradation, config.seed, config.data.mixup)
     for stage in stages(config):
