@@ -260,6 +260,7 @@ def describe(path: Path) -> dict[str, Any]:
     checkpoint = read_state(path)
     model, arch = build_network(checkpoint, path)
     config: Any = model.config
+    notes = {k: v for k, v in sorted(checkpoint.metadata.items()) if k not in ("mambair.arch", "mambair.config")}
     return {
         "file": str(path),
         "arch": arch,
@@ -270,7 +271,7 @@ def describe(path: Path) -> dict[str, Any]:
         "tensors": len(checkpoint.state),
         "dtype": ", ".join(sorted({str(value.dtype).removeprefix("torch.") for value in checkpoint.state.values()})),
         "wrapping": checkpoint.wrapping or "none",
-        "metadata": {k: v for k, v in checkpoint.metadata.items() if k not in ("mambair.arch", "mambair.config")},
+        "metadata": notes,
         "bytes": path.stat().st_size,
         "sha256": sha256(path),
         "like": [row.name for row in MODELS if _is_of(row, arch, asdict(config))],
