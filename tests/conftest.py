@@ -1,6 +1,7 @@
 """Fixtures that several test files share. Those that need torch import it late, as most tests do not."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from mambair_cli import cli
 from mambair_cli.image_io import Image, read_image, write_image
 
-pytest.register_assert_rewrite("calls", "failing", "folders")  # so that these tell as much as tests do
+pytest.register_assert_rewrite("calls", "failing", "folders", "gpu_reports")  # so that these tell as much as tests do
 from calls import DATA, PHOTO  # noqa: E402
 
 
@@ -97,3 +98,57 @@ def load(tmp_path):
         return load_network(path)[0]
 
     return load_bytes
+
+
+@pytest.fixture
+def gpu_costs(monkeypatch):
+    """Costs that the measurements find, one after the other; each also runs what it should measure, on the CPU.
+
+    numba's scan stands in for Triton's, the reference for mamba-ssm's.
+    """
+    import torch
+    from gpu_reports import TINY
+
+    from mambair_cli.bench import gpu
+    from mambair_cli.bench.gpu_cases import Cost
+    from mambair_cli.ops import scan
+
+    given, (numba, *_, reference) = [], scan.BACKENDS
+    stand_ins = (
+        replace(numba, name="triton"),
+        replace(reference, name="mamba-ssm"),
+        reference,
+    )
+
+    def measure(function):
+        function()
+        found = given.pop(0) if given else Cost(1.0, 100)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(gpu, "measure", measure)
+    for module in (gpu, scan):
+        monkeypatch.setattr(module, "BACKENDS", stand_ins)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(gpu, "NETS", {"light": TINY})
+    monkeypatch.setattr(gpu, "LARGE", 6)
+    monkeypatch.setattr(gpu, "PATCH", 4)
+    scan.resolve_backend.cache_clear()
+    yield given
+    scan.resolve_backend.cache_clear()
+
+
+@pytest.fixture
+def gpu_report(gpu_costs, monkeypatch):
+    """A report of some sizes, on a GPU of given rates."""
+    from gpu_reports import CPU, Rates
+
+    from mambair_cli.bench import gpu
+    from mambair_cli.bench.cache import Cache
+
+    def build(*sizes, rates=None, cache=None):
+        monkeypatch.setattr(gpu.Report, "_rates", lambda self: rates or Rates())
+        return gpu.Report(CPU, "a GPU", sizes, cache or Cache(None))
+
+    return build

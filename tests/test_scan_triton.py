@@ -21,9 +21,9 @@ SMALL = {"channels": 6, "N": 2, "R": 2}
 SHORT = {"FORWARD_CHUNK": [2, 2], "BACKWARD_CHUNK": 2, "CARRY_AHEAD": 2}
 CASES = {
     "odd": {"H": 3, "W": 5, **SMALL},
-    "row": {"H": 1, "W": 11, **SMALL},
-    "column": {"H": 11, "W": 1, **SMALL},
-    "pixel": {"H": 1, "W": 1, "channels": 1, "N": 1, "R": 1},
+    "row": {"H": 1, "W": 5, **SMALL, "module": SHORT},
+    "column": {"H": 5, "W": 1, **SMALL, "module": SHORT},
+    "pixel": {"H": 1, "W": 1, "channels": 1, "N": 1, "R": 1, "module": SHORT},
     "batch, many short chunks": {"H": 3, "W": 3, "batch": 2, **SMALL, "module": SHORT},
     "one direction": {"H": 3, "W": 5, "K": 1, "batch": 2, **SMALL},
     "odd channels, states and rank": {"H": 2, "W": 3, "channels": 5, "N": 3, "R": 3},
