@@ -79,10 +79,22 @@ def test_bench_keeps_results_unless_they_shall_be_fresh(call, pictures, monkeypa
     )
 
 
-def test_bench_of_other_tasks(call, pictures, monkeypatch):
-    """The options reach the protocol; that there is no model for it yet is told."""
-    for task, *arguments in (("denoise", "--noise", 25, "--seed", 3), ("dejpeg", "--jpeg", 10)):
-        failing(call("bench", "--dataset", pictures, *arguments), 2, f"no bundled model for {task}")
+@pytest.mark.parametrize(
+    ("task", "model", "arguments"),
+    [
+        ("denoise", "tiny-denoise", ("--noise", 25, "--seed", 3)),
+        ("dejpeg", "tiny-dejpeg", ("--jpeg", 10)),
+        ("derain", "tiny-derain", ("--clean", "derain")),
+    ],
+)
+def test_bench_of_other_tasks(call, pictures, task, model, arguments):
+    """The options reach the protocol, and the bundled model of the task is taken."""
+    facts = json.loads(works(call("bench", "--dataset", pictures, "--images", 1, *arguments, "--json")))
+    assert (facts["task"], facts["results"][1]["name"]) == (task, model)
+    assert facts["seed"] == (3 if task == "denoise" else None)
+
+
+def test_bench_of_pairs_that_are_none(call, pictures):
     failing(call("bench", "--dataset", pictures, "--pairs", "derain"), 2, "no inputs")
 
 

@@ -57,7 +57,7 @@ def test_figure_visual(call, folder):
     ("bench  figure  lam  deep.png  -o  a.png  --side  999", 2, "999", "leaves the image"),
     ("bench  figure  lam  deep.png  -o  a.png  --at  20  20", 2, "20 20", "leaves the image"),
     ("bench  figure  visual  deep.png  -o  a.png  -s  2  --at  20  20", 2, "20 20", "leaves the image"),
-    ("bench  figure  visual  deep.png  -o  a.png  --noise  25", 2, "no bundled model for denoise"),
+    ("bench  figure  visual  deep.png  -o  a.png  --noise  25  -m  tiny-x2", 2, "enlarges 2 times, not 1"),
     ("bench  figure  visual  text.png  -o  a.png", 1, "text.png"),
     ("bench  figure  visual", 2, "mambair bench figure visual --help"),
 )
