@@ -65,6 +65,6 @@ class Graphs:
                 self.function(source, *settings)
         here.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=aside):  # which is one of the right GPU
             result = self.function(source, *settings)
         self._recorded[key] = graph, source, result

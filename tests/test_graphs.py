@@ -36,7 +36,8 @@ class Cuda:
                 step()
 
     @contextlib.contextmanager
-    def graph(self, graph):
+    def graph(self, graph, stream):
+        assert stream.name == "aside"
         self.recording = graph
         yield
         self.recording = None
