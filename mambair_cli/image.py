@@ -26,8 +26,8 @@ class Image:
     xmp: Adobe's metadata, an XML packet.
     dpi: pixels an inch across and down, 1..65535.
     text: texts by the keywords of PNG, such as Description or Comment.
-    quantization: of a JPEG file, the 64 steps for luma, row by row.
     notes: what of the file was not read, one line each.
+    quantization: of a JPEG file, the 64 steps for luma, row by row.
     """
 
     pixels: np.ndarray
@@ -37,8 +37,8 @@ class Image:
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
     text: Mapping[str, str] = field(default_factory=dict)
-    quantization: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
+    quantization: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         shape = self.pixels.shape

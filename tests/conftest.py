@@ -134,9 +134,8 @@ def gpu_costs(monkeypatch):
     monkeypatch.setattr(gpu, "NETS", {"light": TINY})
     monkeypatch.setattr(gpu, "LARGE", 6)
     monkeypatch.setattr(gpu, "PATCH", 4)
-    scan.resolve_backend.cache_clear()
-    yield given
-    scan.resolve_backend.cache_clear()
+    monkeypatch.setattr(scan, "_resolved", {})
+    return given
 
 
 @pytest.fixture
