@@ -6,13 +6,14 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from .checkpoints import known_task
+from .choice import Choice, check_task
 from .devices import resolve_device
 from .engine import Options, Progress, Restorer, load_restorer, resized
 from .errors import CallError
 from .estimate import jpeg_quality, noise_sigma, stored_quality
 from .image_io import Image
 from .ops import resolve_backend
-from .registry import TASKS, Choice, check_task
+from .registry import TASKS
 from .resize import Size
 
 

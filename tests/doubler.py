@@ -6,10 +6,10 @@ import time
 from dataclasses import asdict
 
 from mambair_cli.batch import Batch
+from mambair_cli.choice import Choice
 from mambair_cli.image_io import Image
 from mambair_cli.jobs import find_jobs
 from mambair_cli.manifest import Manifest
-from mambair_cli.registry import Choice
 from mambair_cli.resize import Size
 
 SETTINGS = {"model": "abc", "scale": 2, "quality": None}

@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 
 import mambair_cli
 from mambair_cli import upscaler
+from mambair_cli.choice import Choice
 from mambair_cli.commands.restore import command
 from mambair_cli.engine import Options
 from mambair_cli.image_io import OUTPUT_SUFFIXES, Image, read_image, write_image
-from mambair_cli.registry import TASKS, Choice
+from mambair_cli.registry import TASKS
 from mambair_cli.weights import bundled_folder
 
 

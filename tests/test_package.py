@@ -32,7 +32,7 @@ LAYERS = (
     {"image_decode"},
     {"image_encode", "transparency"},
     {"ops", "tiling", "metrics", "resize", "registry", "runtime", "image_io", "devices"},
-    {"degrade", "estimate", "graphs"},
+    {"choice", "degrade", "estimate", "graphs"},
     {"rain", "real_world"},
     {"archs", "datasets", "jobs", "advice"},
     {"weights", "manifest", "runner"},
@@ -45,7 +45,7 @@ LAYERS = (
     {"__main__"},
 )
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
-LIGHT = ("cli", "registry", "cache", "errors", "runtime")  # loaded by `mambair --help`
+LIGHT = ("cli", "choice", "registry", "cache", "errors", "runtime")  # loaded by `mambair --help`
 HEAVY = {"torch", "numpy", "numba", "cv2", "PIL", "safetensors", "tqdm"}
 
 

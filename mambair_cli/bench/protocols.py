@@ -7,11 +7,12 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from ..choice import find_models
 from ..datasets import Pixels
 from ..degrade import compress, published_noise
 from ..errors import CallError
 from ..metrics import to_y
-from ..registry import TASKS, find_models
+from ..registry import TASKS
 from ..resize import bicubic, downscale
 from .sets import DataSet
 

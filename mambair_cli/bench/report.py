@@ -79,12 +79,12 @@ def summary_table(facts: Facts) -> Table:
         rows.append((r["name"], *(number(m, r["mean"][m]) for m in names), *cost, where))
     for p in facts["published"]:
         values = {"psnr": f"{p['psnr']:.2f}", "ssim": number("ssim", p["ssim"])}
-        cost = (_thousands(p["parameters_k"], 0), "", _thousands(p["macs_g"], 1), "", "", "", "")
+        cost = (_number(p["parameters_k"], 0), "", _number(p["macs_g"], 1), "", "", "", "")
         rows.append((p["method"], *(values.get(m, "") for m in names), *cost, f"{p['table']}: {p['source']}"))
     return header, rows
 
 
-def _thousands(value: float | None, digits: int) -> str:
+def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 

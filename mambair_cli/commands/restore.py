@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from ..choice import check_task, parse_choice
 from ..errors import CallError
-from ..registry import MAX_SCALE, Task, check_task, model_named, parse_choice
+from ..registry import MAX_SCALE, Task, model_named
 from .models import fetch
 from .terminal import Backend, Device, Dtype, Json, Offline, print_json, print_table, progress_bar, say
 

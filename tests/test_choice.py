@@ -1,0 +1,149 @@
+from dataclasses import replace
+
+import pytest
+from failing import fails
+
+from mambair_cli import registry
+from mambair_cli.choice import Choice, check_task, find_models, parse_choice
+from mambair_cli.errors import CallError
+from mambair_cli.registry import MODELS, REAL, TASKS, model_named
+
+
+@pytest.mark.parametrize(
+    ("scale", "names"),
+    [
+        *((scale, "tiny-x2") for scale in (1, 1.5, 2)),
+        *((scale, "tiny-x4") for scale in (2.1, 3, 4)),
+        *((scale, "tiny-x4 tiny-x2") for scale in (4.1, 8)),
+        *((scale, "tiny-x4 tiny-x4") for scale in (8.1, 16)),
+    ],
+)
+def test_the_smallest_sufficient_models_are_found(monkeypatch, scale, names):
+    for models in (MODELS, MODELS[::-1]):
+        monkeypatch.setattr(registry, "MODELS", models)
+        assert [model.name for model in find_models("upscale", scale)] == names.split()
+
+
+def test_another_task_has_other_models(monkeypatch):
+    assert [find_models(task)[0].name for task in TASKS] == ["tiny-x2", "tiny-denoise", "tiny-derain", "tiny-dejpeg"]
+    fails(lambda: find_models("denoise", 2), CallError, "denoise", "x2", "-m")
+    monkeypatch.setattr(registry, "MODELS", tuple(m for m in MODELS if m.name != "tiny-denoise"))
+    fails(lambda: find_models("denoise"), CallError, "no bundled model for denoise yet", "--task denoise")
+
+
+@pytest.mark.parametrize(
+    ("task", "level", "name"),
+    [
+        ("denoise", None, "denoise-15"),
+        ("denoise", 0, "denoise-15"),
+        ("denoise", 15, "denoise-15"),
+        ("denoise", 16, "denoise-25"),
+        ("denoise", 26, "denoise-50"),
+        ("denoise", 90, "denoise-50"),
+        ("dejpeg", None, "jpeg-40"),
+        ("dejpeg", 95, "jpeg-40"),
+        ("dejpeg", 40, "jpeg-40"),
+        ("dejpeg", 39, "jpeg-30"),
+        ("dejpeg", 11, "jpeg-10"),
+        ("dejpeg", 3, "jpeg-10"),
+    ],
+)
+def test_the_nearest_level_that_is_strong_enough(monkeypatch, task, level, name):
+    published = tuple(replace(m, file=m.name) for m in MODELS if m.name.startswith("mambair-"))
+    for models in (published, published[::-1]):
+        monkeypatch.setattr(registry, "MODELS", models)
+        assert [model.name for model in find_models(task, level=level)] == [f"mambair-{name}"]
+
+
+def test_real_photographs_have_models_of_their_own(monkeypatch):
+    assert find_models("denoise", real=True) == [model_named("tiny-denoise-real")]
+    monkeypatch.setattr(registry, "MODELS", tuple(m for m in MODELS if not (m.bundled and m.degradation == REAL)))
+    words = "no bundled model for upscale --degradation real", "give one with -m"
+    fails(lambda: find_models("upscale", 4, real=True), CallError, *words)
+    real = replace(model_named("tiny-x4"), name="tiny-real-x4", degradation=REAL)
+    monkeypatch.setattr(registry, "MODELS", (*MODELS, real))
+    assert find_models("upscale", 4, real=True) == [real]
+    assert find_models("upscale", 2, real=True) == [real]
+    assert real not in find_models("upscale", 4)
+
+
+@pytest.mark.parametrize(
+    ("task", "setting", "choice"),
+    [
+        ("upscale", None, {}),
+        ("upscale", "bicubic", {}),
+        ("upscale", "real", {"real": True}),
+        ("denoise", "auto", {}),
+        ("denoise", "real", {"real": True}),
+        ("denoise", "0", {"level": 0}),
+        ("denoise", "25", {"level": 25}),
+        ("derain", None, {}),
+        ("dejpeg", "10", {"level": 10}),
+    ],
+)
+def test_what_the_option_of_a_task_says(task, setting, choice):
+    assert parse_choice(TASKS[task], setting, None) == Choice(task, **choice)
+
+
+@pytest.mark.parametrize(
+    ("task", "setting", "words"),
+    [
+        ("upscale", "blur", "--degradation takes bicubic or real, not 'blur'"),
+        ("upscale", "4", "--degradation takes bicubic or real, not '4'"),
+        ("denoise", "256", "--noise takes auto or real or a number from 0 to 255, not '256'"),
+        ("denoise", "-5", "not '-5'"),
+        ("denoise", "2.5", "not '2.5'"),
+        ("dejpeg", "0", "--jpeg takes auto or a number from 1 to 100, not '0'"),
+        ("dejpeg", "real", "not 'real'"),
+    ],
+)
+def test_what_the_option_of_a_task_does_not_take(task, setting, words):
+    fails(lambda: parse_choice(TASKS[task], setting, None), CallError, words)
+
+
+def test_an_option_and_a_model_exclude_each_other():
+    words = "--noise chooses among the bundled models, and -m names another"
+    fails(lambda: parse_choice(TASKS["denoise"], "auto", "mambair-denoise-25"), CallError, words)
+    assert parse_choice(TASKS["denoise"], None, "mambair-denoise-25") == Choice("denoise", "mambair-denoise-25")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_only_bundled_models_are_chosen(monkeypatch, task):
+    """A command without -m needs no network, however many models could be fetched."""
+    monkeypatch.setattr(registry, "MODELS", tuple(row for row in MODELS if not row.bundled))
+    fails(lambda: find_models(task), CallError, f"no bundled model for {task}", "-m")
+
+
+@pytest.mark.parametrize(
+    ("command", "task", "scale"),
+    [
+        ("upscale", None, 4),
+        ("upscale", "upscale", 2),
+        ("denoise", None, 1),
+        ("denoise", "denoise", 1),
+        ("derain", None, 1),
+        ("derain", "of the future", 1),
+    ],
+)
+def test_a_network_that_fits_the_command(command, task, scale):
+    check_task(command, "net.pth", task, scale)
+
+
+@pytest.mark.parametrize(
+    ("command", "task", "scale", "words"),
+    [
+        ("upscale", None, 1, "does not enlarge; use mambair denoise or derain or dejpeg INPUT -m 'a net.pth'"),
+        ("upscale", "denoise", 1, "is for denoise; use mambair denoise INPUT -m 'a net.pth'"),
+        ("denoise", None, 4, "enlarges 4 times; use mambair upscale INPUT -m 'a net.pth'"),
+        ("denoise", "upscale", 4, "is for upscale; use mambair upscale INPUT -m 'a net.pth'"),
+        ("denoise", "dejpeg", 1, "is for dejpeg; use mambair dejpeg INPUT -m 'a net.pth'"),
+    ],
+)
+def test_a_network_for_another_command(command, task, scale, words):
+    fails(lambda: check_task(command, "a net.pth", task, scale), CallError, f"a net.pth {words}")
+
+
+def test_nothing_found():
+    for scale in (0, 0.99, 16.1, float("inf"), float("nan")):
+        fails(lambda s=scale: find_models("upscale", s), CallError, "1", "16", f"{scale:g}")
+    fails(lambda: find_models("paint", 2), CallError, "paint", "x2")
