@@ -118,6 +118,15 @@ def test_a_folder_by_a_file_where_nothing_is_bundled(call, empty_folder, monkeyp
     assert json.loads(works(call(task, "in", "-m", "net.safetensors", "-o", "out", "--json")))["ok"] == 1
 
 
+@pytest.mark.parametrize("options", [[], ["--width", 200]])
+def test_what_has_no_model_is_told_before_the_work(call, empty_folder, monkeypatch, options):
+    monkeypatch.setattr(registry, "MODELS", ())
+    Path("in").mkdir()
+    noisy(25).save("in/a.png")
+    fails(call("upscale", "in", "--degradation", "real", *options, "-o", "out"), 2, "no bundled model for upscale")
+    assert not Path("out").exists()
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

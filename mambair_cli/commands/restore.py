@@ -137,8 +137,7 @@ def command(task: Task) -> Callable[..., None]:
             globs=globs or (),
         )
         upscaler = upscaler or load()
-        if not sides:
-            upscaler.chain(factor or 1)  # what cannot be loaded is told before the work
+        upscaler.chain(1 if sides else factor or 1)  # what cannot be loaded is told before the work
         size = Size(factor or 1, width, height)
         manifest = None
         if folder:
