@@ -62,6 +62,7 @@ class Model:
         arch: a name of `weights.ARCHITECTURES`; config: what its configuration class is built from.
         scale: how many times larger its results are.
         parameters: their number.
+        gmacs: multiply-adds in units of 1e9 for an output of 1280x720, all of them as `bench.complexity` counts.
         degradation: what its inputs should have suffered.
         licence: of the weights.
         source: who trained it, and where that is described.
@@ -78,6 +79,7 @@ class Model:
     arch: str
     scale: int
     parameters: int
+    gmacs: float
     degradation: str
     licence: str
     source: str
@@ -183,6 +185,7 @@ MODELS: tuple[Model, ...] = (
         file="tiny-x2.safetensors",
         sha256="c1afad321153a7dbdbc4b82ee441ffbe1fdacd6ed8b699a1ee8fe2caf0d011ab",
         parameters=158226,
+        gmacs=44.8,
         degradation=BICUBIC,
         measured=(Score("Set5", 37.45, 0.9586), Score("Set14", 33.00, 0.9126), Score("B100", 31.83, 0.8953)),
         licence="Apache-2.0",
@@ -197,6 +200,7 @@ MODELS: tuple[Model, ...] = (
         file="tiny-x4.safetensors",
         sha256="37c0f2153d567524d9eea7cea4047f54a320b9308cffdbaef2e8e1bd41237d36",
         parameters=173814,
+        gmacs=12.1,
         degradation=BICUBIC,
         measured=(Score("Set5", 31.23, 0.8804), Score("Set14", 27.94, 0.7659)),
         licence="Apache-2.0",
@@ -212,6 +216,7 @@ MODELS: tuple[Model, ...] = (
         file="tiny-denoise.safetensors",
         sha256="3ac30b01ef8de66165b5e4d8b0f41fc9a346d0c1dec649eab33db13fbab22ac6",
         parameters=154329,
+        gmacs=175.5,
         degradation="Gaussian noise of any sigma to 55 of 255",
         measured=(Score("CBSD68, sigma 25", 30.79, 0.8727, "RGB"),),
         licence="Apache-2.0",
@@ -226,6 +231,7 @@ MODELS: tuple[Model, ...] = (
         file="tiny-denoise-real.safetensors",
         sha256="75dd42653bdbb2fea930b262201e47ff22946cd43c65a882393c9761d8c4ac11",
         parameters=154329,
+        gmacs=175.5,
         degradation=CAMERA,
         measured=(Score("PolyU, Nikon and Sony", 37.70, 0.9565, "RGB"),),
         licence="Apache-2.0",
@@ -241,6 +247,7 @@ MODELS: tuple[Model, ...] = (
         file="tiny-dejpeg.safetensors",
         sha256="e400988f61a50ea80bfb636e61eab14ee17824ab8aee6a53645c7ed910e72cdc",
         parameters=154329,
+        gmacs=175.5,
         degradation="JPEG of any quality from 10 on",
         measured=(Score("classic5, quality 10", 29.05, 0.7907, "gray"),),
         licence="Apache-2.0",
@@ -264,6 +271,7 @@ MODELS: tuple[Model, ...] = (
         file="tiny-derain.safetensors",
         sha256="1c5a35c65ab861075733c347588cdf1df20fa0c57cf25acabfbf7ce3c3be6f0a",
         parameters=1205110,
+        gmacs=92.7,
         degradation="streaks of rain",
         measured=(Score("Rain100H, 20 of it", 21.87, 0.7103),),
         licence="Apache-2.0",
@@ -277,18 +285,20 @@ MODELS: tuple[Model, ...] = (
             scale=scale,
             config={**CLASSIC, "upscale": scale},
             parameters=parameters,
+            gmacs=gmacs,
             degradation=BICUBIC,
             published=("classic_sr", f"x{scale}", "MambaIR"),
             licence=MAMBAIR,
             source="MambaIR, arXiv:2402.15648, classic super-resolution",
             urls=urls,
         )
-        for scale, parameters, urls in (
-            (2, 20421863, (_drive("11Kiy_0hmMyDjMvW7MmbUT6tO9n5JrDeB"),)),
-            (3, 20606503, (_drive("1u0VcESEduHu-GBCC6vDGQt9qXSX2AKdn"),)),
+        for scale, parameters, gmacs, urls in (
+            (2, 20421863, 6215.1, (_drive("11Kiy_0hmMyDjMvW7MmbUT6tO9n5JrDeB"),)),
+            (3, 20606503, 2777.7, (_drive("1u0VcESEduHu-GBCC6vDGQt9qXSX2AKdn"),)),
             (
                 4,
                 20569575,
+                1588.9,
                 (
                     _hugging_face("cguoh/MambaIR", "MambaIRv1_ckpt/MambaIR_classicSRx4.pth"),
                     _drive("1YXggWIsi-auCjmPQDvW9FjB1f9fZK0hN"),
@@ -304,6 +314,7 @@ MODELS: tuple[Model, ...] = (
             scale=scale,
             config={**config, "upscale": scale},
             parameters=parameters,
+            gmacs=gmacs,
             degradation=BICUBIC,
             published=("light_sr", f"x{scale}", f"MambaIR-light ({name})"),
             licence=MAMBAIR,
@@ -317,9 +328,9 @@ MODELS: tuple[Model, ...] = (
                 "v1",
                 "as in version 1 of the paper",
                 (
-                    (2, 933672, "1mI3vVcv1inEZ8XmDudk4G8HYcPMUO0cg"),
-                    (3, 941787, "1tphJw5diWpvX95ZLFCHNTP8QfKtb3uHx"),
-                    (4, 953148, "1MHJ2ZP7P6Rfb29hDAwZj9SZqIUCLffFU"),
+                    (2, 933672, 417.8, "1mI3vVcv1inEZ8XmDudk4G8HYcPMUO0cg"),
+                    (3, 941787, 186.2, "1tphJw5diWpvX95ZLFCHNTP8QfKtb3uHx"),
+                    (4, 953148, 105.6, "1MHJ2ZP7P6Rfb29hDAwZj9SZqIUCLffFU"),
                 ),
             ),
             (
@@ -327,7 +338,7 @@ MODELS: tuple[Model, ...] = (
                 LIGHT_B,
                 "gen B",
                 "as in later versions of the paper",
-                ((2, 1363320, None), (3, 1371435, None), (4, 1382796, None)),
+                ((2, 1363320, 567.5, None), (3, 1371435, 252.7, None), (4, 1382796, 143.0, None)),
             ),
             (
                 "c",
@@ -335,13 +346,13 @@ MODELS: tuple[Model, ...] = (
                 "gen C",
                 "as released last",
                 (
-                    (2, 905016, "1eWovtH7YvEn2Bm9wBK5REOhbIgapsLxM"),
-                    (3, 913131, "1JoC3fwah5Xo0Z1s8DnmXQlsctKQjs1Hx"),
-                    (4, 924492, "1jIz579k_16569HFVF-76KgqAbJaJoDgF"),
+                    (2, 905016, 334.1, "1eWovtH7YvEn2Bm9wBK5REOhbIgapsLxM"),
+                    (3, 913131, 149.1, "1JoC3fwah5Xo0Z1s8DnmXQlsctKQjs1Hx"),
+                    (4, 924492, 84.6, "1jIz579k_16569HFVF-76KgqAbJaJoDgF"),
                 ),
             ),
         )
-        for scale, parameters, identity in files
+        for scale, parameters, gmacs, identity in files
     ),
     Model(
         name="mambair-real-x4",
@@ -350,6 +361,7 @@ MODELS: tuple[Model, ...] = (
         scale=4,
         config={**CLASSIC, "upscale": 4},
         parameters=20569575,
+        gmacs=1588.9,
         degradation=REAL,
         licence=MAMBAIR,
         source="MambaIR, arXiv:2402.15648, real-world super-resolution (GAN)",
@@ -364,6 +376,7 @@ MODELS: tuple[Model, ...] = (
             levels=(sigma, sigma),
             config=SAME_SIZE,
             parameters=15777507,
+            gmacs=18139.1,
             degradation=f"Gaussian noise, sigma {sigma} of 255",
             published=("denoise_color", f"sigma{sigma}", "MambaIR"),
             licence=MAMBAIR,
@@ -389,6 +402,7 @@ MODELS: tuple[Model, ...] = (
         scale=1,
         config={"dim": 48, "blocks": (4, 6, 6, 8), "refinement": 4, "d_state": 16, "expand": 1.5},
         parameters=26779480,
+        gmacs=3231.6,
         degradation=CAMERA,
         published=("denoise_real", "-", "MambaIR"),
         licence=MAMBAIR,
@@ -404,6 +418,7 @@ MODELS: tuple[Model, ...] = (
             levels=(quality, quality),
             config={**SAME_SIZE, "in_chans": 1},
             parameters=15771025,
+            gmacs=18133.2,
             degradation=f"JPEG of quality {quality}, gray",
             published=("jpeg_gray", f"q{quality}", "MambaIR"),
             licence=MAMBAIR,
@@ -424,13 +439,14 @@ MODELS: tuple[Model, ...] = (
             scale=scale,
             config={**OMNI, "blocks": blocks, "refinement": blocks[0], "upscale": scale, "channel_inner": inner},
             parameters=parameters,
+            gmacs=gmacs,
             degradation=degradation,
             licence=VMAMBAIR,
             source=f"VmambaIR, arXiv:2403.11423, {source}",
         )
-        for name, task, scale, blocks, inner, parameters, degradation, source in (
-            ("x4", "upscale", 4, (15, 1, 1, 1), 4, 12028273, BICUBIC, "super-resolution (GAN)"),
-            ("real-x4", "upscale", 4, (6, 2, 2, 1), 1, 10497813, REAL, "real-world super-resolution (GAN)"),
+        for name, task, scale, blocks, inner, parameters, gmacs, degradation, source in (
+            ("x4", "upscale", 4, (15, 1, 1, 1), 4, 12028273, 496.7, BICUBIC, "super-resolution (GAN)"),
+            ("real-x4", "upscale", 4, (6, 2, 2, 1), 1, 10497813, 281.0, REAL, "real-world super-resolution (GAN)"),
         )
     ),
     *(
@@ -441,6 +457,7 @@ MODELS: tuple[Model, ...] = (
             scale=1,
             config={**OMNI, "blocks": (3, 5, 7, 9), "refinement": 2, "upscale": 1, "channel_inner": inner},
             parameters=parameters,
+            gmacs=2300.6,
             degradation="streaks of rain",
             published=published,
             licence=VMAMBAIR,
@@ -454,10 +471,10 @@ MODELS: tuple[Model, ...] = (
 )
 
 
-def bundled_models(task: str, real: bool) -> list[Model]:
-    """Those of a task, by scale; real: those for real photographs."""
-    fitting = (m for m in MODELS if m.bundled and m.task == task and (m.degradation in (REAL, CAMERA)) == real)
-    return sorted(fitting, key=lambda model: model.scale)
+def task_models(task: str, real: bool) -> list[Model]:
+    """Those of a task, by scale, the bundled ones first; real: those for real photographs."""
+    fitting = (m for m in MODELS if m.task == task and (m.degradation in (REAL, CAMERA)) == real)
+    return sorted(fitting, key=lambda model: (model.scale, not model.bundled))
 
 
 def model_named(name: str) -> Model | None:

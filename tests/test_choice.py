@@ -1,10 +1,11 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from failing import fails
 
-from mambair_cli import registry
-from mambair_cli.choice import Choice, check_task, find_models, parse_choice
+from mambair_cli import choice, registry
+from mambair_cli.choice import Choice, better_model, check_task, find_models, gain, parse_choice
 from mambair_cli.errors import CallError
 from mambair_cli.registry import MODELS, REAL, TASKS, model_named
 
@@ -68,7 +69,7 @@ def test_real_photographs_have_models_of_their_own(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("task", "setting", "choice"),
+    ("task", "setting", "wanted"),
     [
         ("upscale", None, {}),
         ("upscale", "bicubic", {}),
@@ -81,8 +82,8 @@ def test_real_photographs_have_models_of_their_own(monkeypatch):
         ("dejpeg", "10", {"level": 10}),
     ],
 )
-def test_what_the_option_of_a_task_says(task, setting, choice):
-    assert parse_choice(TASKS[task], setting, None) == Choice(task, **choice)
+def test_what_the_option_of_a_task_says(task, setting, wanted):
+    assert parse_choice(TASKS[task], setting, None) == Choice(task, **wanted)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,42 @@ def test_only_bundled_models_are_chosen(monkeypatch, task):
     """A command without -m needs no network, however many models could be fetched."""
     monkeypatch.setattr(registry, "MODELS", tuple(row for row in MODELS if not row.bundled))
     fails(lambda: find_models(task), CallError, f"no bundled model for {task}", "-m")
+
+
+@pytest.fixture
+def cached(monkeypatch):
+    """Names of models that seem to be in the cache."""
+    names = set()
+    monkeypatch.setattr(choice, "cached_file", lambda name: Path(name) if name in names else None)
+    return names
+
+
+def test_fetched_models_count_where_any_is_fast_enough(cached):
+    cached |= {"mambair-light-b-x4", "mambair-light-a-x4", "mambair-real-x4", "mambair-denoise-25", "vmambair-x4"}
+    assert find_models("upscale", 4) == [model_named("tiny-x4")]
+    assert find_models("upscale", 4, fetched=True) == [model_named("mambair-light-b-x4")]
+    assert find_models("upscale", 8, fetched=True) == [model_named("mambair-light-b-x4"), model_named("tiny-x2")]
+    assert [find_models("denoise", level=n, fetched=True)[0].name for n in (20, 26)] == [
+        "mambair-denoise-25",
+        "tiny-denoise",
+    ]
+    assert Choice("denoise", fetched=True).possible(1) == ["tiny-denoise", "mambair-denoise-25"]
+    assert Choice(fetched=True).possible(4) == ["mambair-light-b-x4"]
+    assert Choice().possible(4) == ["tiny-x4"]
+
+
+def test_the_cheapest_model_that_is_better(cached, monkeypatch):
+    tiny, light = model_named("tiny-x4"), model_named("mambair-light-c-x4")
+    assert better_model(tiny) == light
+    assert better_model(light) == model_named("mambair-classic-x4")  # light-b is 0.09 dB better, and nowhere to be had
+    assert better_model(model_named("mambair-classic-x4")) is None
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert better_model(tiny) is None
+    cached.add("mambair-light-b-x4")
+    assert better_model(tiny) == model_named("mambair-light-b-x4")
+    assert gain(light, tiny) == pytest.approx(light.scores[0].psnr - tiny.scores[0].psnr)
+    assert gain(model_named("mambair-denoise-real"), model_named("tiny-denoise-real")) == 0  # other photographs
+    assert gain(model_named("vmambair-x4"), tiny) == 0  # nobody scored it
 
 
 @pytest.mark.parametrize(

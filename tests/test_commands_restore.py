@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 
 import mambair_cli
 from mambair_cli import upscaler
-from mambair_cli.choice import Choice
+from mambair_cli.choice import Choice, gain
 from mambair_cli.commands.restore import command
 from mambair_cli.engine import Options
 from mambair_cli.image_io import OUTPUT_SUFFIXES, Image, read_image, write_image
-from mambair_cli.registry import TASKS
+from mambair_cli.registry import TASKS, model_named
 from mambair_cli.weights import bundled_folder
 
 
@@ -276,7 +276,9 @@ def test_backends(call, folder):
 
 def test_facts(call, folder):
     facts = upscale(call, "photo.png", "-s", 2, "-o", "out.png")
-    assert facts.pop("seconds") > 0
+    better, better_row, row = facts.pop("better"), model_named("mambair-light-c-x2"), model_named("tiny-x2")
+    assert better.pop("seconds") < facts.pop("seconds") * better_row.gmacs / row.gmacs
+    assert better == {"model": better_row.name, "gain": pytest.approx(gain(better_row, row), abs=0.005)}
     assert facts == {
         "input": "photo.png",
         "output": "out.png",
@@ -288,6 +290,14 @@ def test_facts(call, folder):
         "device": "cpu",
         "tiles": 1,
     }
+
+
+def test_what_would_have_been_better_is_said(call, folder, monkeypatch):
+    line = "upscale", "photo.png", "-s", 2, "-o", "out.png"
+    hint = r"; 0\.[67] dB better: -m mambair-light-c-x2, about \d+ s, once fetched\n"
+    assert re.search(rf"numba on cpu, \d+\.\d s{hint}", works(call(*line)))
+    for options in (["--quiet"], ["-m", "tiny-x2"], ["--offline"]):
+        assert works(call(*line, *options)).endswith(" s\n")
 
 
 NAMES = [

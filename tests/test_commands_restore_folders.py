@@ -28,7 +28,12 @@ def call(call, monkeypatch):
 
     def call_with_stand_in(*arguments, restorer=None):
         stand_in = restorer or Doubler()
-        monkeypatch.setattr(upscaler, "Upscaler", lambda choice, options: stand_in)
+
+        def upscaler_of(choice, options):
+            stand_in.choice = choice
+            return stand_in
+
+        monkeypatch.setattr(upscaler, "Upscaler", upscaler_of)
         return call(*arguments)
 
     return call_with_stand_in
@@ -41,7 +46,8 @@ def test_the_summary(call):
     header, ok, skipped, failed, last = (line.split() for line in out.splitlines())
     assert header == ["files", "seconds", "megapixels"]
     assert (ok[:2], skipped, failed) == (["ok", "2"], ["skipped", "0", "0.0", "0.0"], ["failed", "0", "0.0", "0.0"])
-    assert re.fullmatch(r"out: tiny-x2, numba on cpu, \d+\.\d s", " ".join(last))
+    better = "; 0.7 dB better: -m mambair-light-c-x2, about 0 s, once fetched"
+    assert re.fullmatch(rf"out: tiny-x2, numba on cpu, \d+\.\d s{better}", " ".join(last))
     Path("in/two\nlines.png").write_text("no image")
     code, out, err = call("upscale", "in", "-o", "out", "-s", 2)
     assert code == 1
@@ -61,6 +67,7 @@ def test_json(call):
     assert facts == {
         "output": "out", "ok": 1, "skipped": 0, "failed": 1, "not_tried": 0,
         "scale": 2, "model": "tiny-x2", "backend": "numba", "device": "cpu",
+        "better": {"model": "mambair-light-c-x2", "gain": 0.68, "seconds": pytest.approx(0, abs=0.5)},
     }  # fmt: skip
     bad, good = sorted((good, bad), key=lambda record: record["status"])
     assert good.pop("seconds") > 0
@@ -173,7 +180,7 @@ def test_stdin_and_stdout(call, monkeypatch):
     data = Path("a.png").read_bytes()
     code, out, err = pipe(call, monkeypatch, data, "upscale", "-", "-o", "-", "--format", "tif", "-s", 2)
     assert code == 0
-    assert re.fullmatch(r"-: 16x16 -> 32x32, tiny-x2, numba on cpu, \d+\.\d s\n", err)
+    assert re.match(r"-: 16x16 -> 32x32, tiny-x2, numba on cpu, \d+\.\d s; ", err)
     Path("piped.tif").write_bytes(out)
     np.testing.assert_array_equal(read_image(Path("piped.tif")).pixels, doubled(pixels_of(0)))
     code, out, err = pipe(call, monkeypatch, data, "upscale", "-", "-o", "-", "-s", 2, "--json")

@@ -4,8 +4,10 @@ import sys
 from dataclasses import FrozenInstanceError
 
 import pytest
+import torch
 
 import mambair_cli
+from mambair_cli.bench.complexity import complexity
 from mambair_cli.cache import NAME
 from mambair_cli.registry import (
     MODELS,
@@ -48,8 +50,11 @@ def test_a_row_builds_its_network(row):
     if row.arch not in ARCHITECTURES:
         pytest.skip("not built yet")
     config, network, _ = ARCHITECTURES[row.arch]
-    model = network(config(**row.config))
-    assert sum(p.numel() for p in model.parameters()) == row.parameters
+    with torch.device("meta"):
+        model = network(config(**row.config))
+    found = complexity(model)
+    assert found.parameters == row.parameters
+    assert found.macs / 1e9 == pytest.approx(row.gmacs, abs=0.05)
     assert model.config.upscale == row.scale
 
 

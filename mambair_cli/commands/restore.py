@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from ..choice import check_task, parse_choice
+from ..cache import cached_file
+from ..choice import Choice, better_model, check_task, gain, parse_choice
 from ..errors import CallError
 from ..registry import MAX_SCALE, Task, model_named
 from .models import fetch
@@ -144,8 +145,9 @@ def command(task: Task) -> Callable[..., None]:
             from ..checkpoints import find_checkpoint
             from ..weights import sha256
 
+            possible = upscaler.choice.possible(None if sides else factor)
             settings = {
-                "models": [sha256(find_checkpoint(name)) for name in choice.possible(None if sides else factor)],
+                "models": [sha256(find_checkpoint(name)) for name in possible],
                 "size": [None if sides else factor, width, height],
                 "quality": quality,
                 "ensemble": ensemble,
@@ -171,6 +173,7 @@ def command(task: Task) -> Callable[..., None]:
             facts["model"] = ", ".join(dict.fromkeys(name for record in records for name in record.models))
             facts |= {"backend": upscaler.backend, "device": str(upscaler.device)}
             facts["seconds"] = round(time.perf_counter() - started, 3)
+            facts["better"] = None if quiet else _better(choice, facts["model"], records)
             if records and folder:
                 _print_summary(facts, folder, records, len(jobs), task.level, as_json)
         if any(record.error for record in records):
@@ -193,6 +196,24 @@ def _parse_bytes(text: str) -> int:
     return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 
+def _better(choice: Choice, name: str, records: Sequence["Record"]) -> dict[str, Any] | None:
+    """What would have been better than the model that was chosen, by how much, and the time it would have taken."""
+    row = None if choice.model else model_named(name)
+    if row is None or (other := better_model(row)) is None:
+        return None
+    seconds = sum(record.seconds for record in records) * other.gmacs / row.gmacs
+    return {"model": other.name, "gain": round(gain(other, row), 2), "seconds": round(seconds, 1)}
+
+
+def _hint(better: dict[str, Any] | None) -> str:
+    if better is None:
+        return ""
+    seconds = better["seconds"]
+    took = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:,.0f} min"
+    fetched = "" if cached_file(better["model"]) else ", once fetched"
+    return f"; {better['gain']:.1f} dB better: -m {better['model']}, about {took}{fetched}"
+
+
 def _print_result(facts: dict[str, Any], record: "Record", level: str, as_json: bool, stream: TextIO) -> None:
     names = ("input", "output", "size_in", "size_out", "tiles", *(["level"] if level else []))
     facts |= {name: getattr(record, name) for name in names}
@@ -202,7 +223,7 @@ def _print_result(facts: dict[str, Any], record: "Record", level: str, as_json: 
     sizes = "{}x{} -> {}x{}".format(*facts["size_in"], *facts["size_out"])
     measured = "" if record.level is None else f" ({level} {record.level} measured)"
     how = f"{facts['model']}{measured}, {facts['backend']} on {facts['device']}, {facts['seconds']:.1f} s"
-    print(f"{record.output}: {sizes}, {how}", file=stream)
+    print(f"{record.output}: {sizes}, {how}{_hint(facts['better'])}", file=stream)
 
 
 def _print_summary(
@@ -223,4 +244,5 @@ def _print_summary(
     print_table(("", "files", "seconds", "megapixels"), rows)
     levels = sorted({record.level for record in records if record.level is not None})
     measured = f" ({level} {' to '.join(map(str, dict.fromkeys(levels[:1] + levels[-1:])))} measured)" if levels else ""
-    print(f"{folder}: {facts['model']}{measured}, {facts['backend']} on {facts['device']}, {facts['seconds']:.1f} s")
+    how = f"{facts['model']}{measured}, {facts['backend']} on {facts['device']}, {facts['seconds']:.1f} s"
+    print(f"{folder}: {how}{_hint(facts['better'])}")
