@@ -206,7 +206,7 @@ def _markdown(task: Task) -> Iterator[str]:
     """The table of a task's models, with what the bundled ones reach and the others are said to reach."""
     models = [model for model in MODELS if model.task == task.name]
     table, method, setting = BASELINES.get(task.name, ("", "", "{}"))
-    steps = dict.fromkeys((_step(model), (model.levels or [model.scale])[0]) for model in models)
+    steps = dict.fromkeys((_step(m), (m.levels or [m.scale])[0]) for m in models if len({*(m.levels or [0])}) == 1)
     rows: list[tuple[str, str, str, str, tuple[Score, ...], str, str]] = [
         (f"({method})", step, "", "", scores, "", "")
         for step, number in sorted(steps, key=lambda pair: pair[1])
