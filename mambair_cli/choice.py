@@ -1,11 +1,12 @@
 """Which models run: by the task, the scale, what a photograph suffered, or as named. No torch."""
 
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 
 from .cache import cached_file, is_offline
-from .errors import CallError
-from .registry import CAMERA, MAX_SCALE, REAL, TASKS, Model, Task, model_named, task_models
+from .errors import CallError, CheckpointError
+from .registry import MAX_SCALE, MODELS, TASKS, Model, Task, bundled_models, model_named
 
 WORTHWHILE = 0.1  # dB that a slower model has to be better
 
@@ -22,37 +23,32 @@ def better_model(model: Model) -> Model | None:
     """The cheapest one for the same images that is worth its time, of those that are here or can be fetched."""
     better = (
         other
-        for other in task_models(model.task, model.degradation in (REAL, CAMERA))
-        if (other.scale, other.levels) == (model.scale, model.levels) and gain(other, model) >= WORTHWHILE
-        if other.bundled or cached_file(other.name) or (other.urls and not is_offline())
+        for other in MODELS
+        if (other.task, other.scale, other.levels) == (model.task, model.scale, model.levels)
+        and gain(other, model) >= WORTHWHILE
+        and (is_here(other) or (other.urls and not is_offline()))
     )
     return min(better, key=lambda other: other.gmacs, default=None)
 
 
-def _models_here(task: str, real: bool, fetched: bool) -> list[Model]:
-    """One for each scale and strongest level, by scale: the bundled one, or of those fetched as well the best."""
-    best: dict[tuple[int, int], Model] = {}
-    for model in task_models(task, real):
-        if model.bundled or (fetched and cached_file(model.name)):
-            key = model.scale, max(model.levels or (0,), key=TASKS[task].strength)
-            if key not in best or gain(model, best[key]) > 0:
-                best[key] = model
-    return list(best.values())
+def is_here(model: Model) -> bool:
+    """Whether it needs not be fetched. A record of the cache that cannot be read counts as none."""
+    with suppress(CheckpointError):
+        return model.bundled or ((path := cached_file(model.name)) is not None and path.is_file())
+    return False
 
 
-def find_models(
-    task: str, scale: float = 1, *, real: bool = False, level: int | None = None, fetched: bool = False
-) -> list[Model]:
+def find_models(task: str, scale: float = 1, *, real: bool = False, level: int | None = None) -> list[Model]:
     """The bundled models of a task that together reach at least `scale`, in the order to run them.
 
     The smallest one that reaches it; above the largest one's scale that one first, as often as needed. Of those for
     levels of a degradation the nearest that is at least as strong as `level` (None: the weakest).
-    real: those for real photographs. fetched: of those in the cache too, the best for the same.
+    real: those for real photographs.
     Raises CallError where there is none, and for a scale outside 1 to MAX_SCALE.
     """
     if not 1 <= scale <= MAX_SCALE:
         raise CallError(f"the scale must lie between 1 and {MAX_SCALE}, not {scale:g}")
-    models = _models_here(task, real, fetched)
+    models = bundled_models(task, real)
     if not models or models[-1].scale < min(scale, 2):
         reach = f" reaches x{scale:g}" if scale > 1 else " yet"
         what = f"{task} --{TASKS[task].option} real" if real else task
@@ -62,24 +58,22 @@ def find_models(
         return [levels[TASKS[task].nearest(levels, level)]]
     largest = models[-1]
     if scale > largest.scale:
-        return [largest, *find_models(task, scale / largest.scale, real=real, fetched=fetched)]
+        return [largest, *find_models(task, scale / largest.scale, real=real)]
     return [next(m for m in models if m.scale >= scale)]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which models are meant: one that is named, or those here for a task.
+    """Which models are meant: one that is named, or those bundled for a task.
 
     task: a name of TASKS. model: a name or file. real: of the bundled ones those for real photographs.
-    level: of the degradation; None: as each image needs. fetched: whether the best of those in the cache are meant,
-    where the device is fast enough for any, or else those bundled, which any computer runs.
+    level: of the degradation; None: as each image needs.
     """
 
     task: str = "upscale"
     model: str | None = None
     real: bool = False
     level: int | None = None
-    fetched: bool = False
 
     @property
     def by_level(self) -> bool:
@@ -93,8 +87,7 @@ class Choice:
         """
         if self.model is not None:
             return list(filter(None, [model_named(self.model)]))
-        level = level if self.level is None else self.level
-        return find_models(self.task, scale, real=self.real, level=level, fetched=self.fetched)
+        return find_models(self.task, scale, real=self.real, level=level if self.level is None else self.level)
 
     def possible(self, scale: float | None) -> list[str]:
         """The names of all that may run for images of a scale (None: of any), whatever is measured of them.
@@ -104,7 +97,7 @@ class Choice:
         if self.model is not None:
             return [self.model]
         if scale is None or self.by_level:
-            return [model.name for model in _models_here(self.task, self.real, self.fetched)]
+            return [model.name for model in bundled_models(self.task, self.real)]
         return list(dict.fromkeys(model.name for model in self.models(scale)))
 
 

@@ -471,10 +471,10 @@ MODELS: tuple[Model, ...] = (
 )
 
 
-def task_models(task: str, real: bool) -> list[Model]:
-    """Those of a task, by scale, the bundled ones first; real: those for real photographs."""
-    fitting = (m for m in MODELS if m.task == task and (m.degradation in (REAL, CAMERA)) == real)
-    return sorted(fitting, key=lambda model: (model.scale, not model.bundled))
+def bundled_models(task: str, real: bool) -> list[Model]:
+    """Those of a task, by scale; real: those for real photographs."""
+    fitting = (m for m in MODELS if m.bundled and m.task == task and (m.degradation in (REAL, CAMERA)) == real)
+    return sorted(fitting, key=lambda model: model.scale)
 
 
 def model_named(name: str) -> Model | None:

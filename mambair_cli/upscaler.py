@@ -45,9 +45,8 @@ class Upscaler:
 
         Raises as `load_restorer`; CallError where it is for another task, with the command that fits.
         """
-        self.options = options
+        self.choice, self.options = choice, options
         self.device = resolve_device(options.device)
-        self.choice = replace(choice, fetched=self.device.type != "cpu")
         self.backend = resolve_backend(options.backend, self.device.type).name
         self.restorers: dict[str, Restorer] = {}
         if choice.model:

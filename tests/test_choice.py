@@ -1,11 +1,12 @@
-from dataclasses import replace
-from pathlib import Path
+import json
+from dataclasses import asdict, replace
 
 import pytest
 from failing import fails
 
-from mambair_cli import choice, registry
-from mambair_cli.choice import Choice, better_model, check_task, find_models, gain, parse_choice
+from mambair_cli import registry
+from mambair_cli.cache import Record, record_file
+from mambair_cli.choice import Choice, better_model, check_task, find_models, gain, is_here, parse_choice
 from mambair_cli.errors import CallError
 from mambair_cli.registry import MODELS, REAL, TASKS, model_named
 
@@ -115,39 +116,29 @@ def test_only_bundled_models_are_chosen(monkeypatch, task):
     fails(lambda: find_models(task), CallError, f"no bundled model for {task}", "-m")
 
 
-@pytest.fixture
-def cached(monkeypatch):
-    """Names of models that seem to be in the cache."""
-    names = set()
-    monkeypatch.setattr(choice, "cached_file", lambda name: Path(name) if name in names else None)
-    return names
-
-
-def test_fetched_models_count_where_any_is_fast_enough(cached):
-    cached |= {"mambair-light-b-x4", "mambair-light-a-x4", "mambair-real-x4", "mambair-denoise-25", "vmambair-x4"}
-    assert find_models("upscale", 4) == [model_named("tiny-x4")]
-    assert find_models("upscale", 4, fetched=True) == [model_named("mambair-light-b-x4")]
-    assert find_models("upscale", 8, fetched=True) == [model_named("mambair-light-b-x4"), model_named("tiny-x2")]
-    assert [find_models("denoise", level=n, fetched=True)[0].name for n in (20, 26)] == [
-        "mambair-denoise-25",
-        "tiny-denoise",
-    ]
-    assert Choice("denoise", fetched=True).possible(1) == ["tiny-denoise", "mambair-denoise-25"]
-    assert Choice(fetched=True).possible(4) == ["mambair-light-b-x4"]
-    assert Choice().possible(4) == ["tiny-x4"]
-
-
-def test_the_cheapest_model_that_is_better(cached, monkeypatch):
-    tiny, light = model_named("tiny-x4"), model_named("mambair-light-c-x4")
+def test_the_cheapest_model_that_is_better(monkeypatch, tmp_path):
+    tiny, light, none_known = (model_named(name) for name in ("tiny-x4", "mambair-light-c-x4", "mambair-light-b-x4"))
     assert better_model(tiny) == light
     assert better_model(light) == model_named("mambair-classic-x4")  # light-b is 0.09 dB better, and nowhere to be had
     assert better_model(model_named("mambair-classic-x4")) is None
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert better_model(tiny) is None
-    cached.add("mambair-light-b-x4")
-    assert better_model(tiny) == model_named("mambair-light-b-x4")
+    monkeypatch.setenv("MAMBAIR_HOME", str(tmp_path))
+    file, record = tmp_path / "models" / "net.pth", record_file(none_known.name)
+    file.parent.mkdir()
+    for text in ("{", json.dumps(asdict(Record(none_known.name, "net.pth", "0", "", "upscale", "mambair", 4, 1)))):
+        assert not is_here(none_known)
+        record.write_text(text)
+        assert better_model(tiny) is None
+    file.touch()
+    assert is_here(none_known)
+    assert better_model(tiny) == none_known
+
+
+def test_gains_count_on_the_same_images():
+    tiny, light = model_named("tiny-x4"), model_named("mambair-light-c-x4")
     assert gain(light, tiny) == pytest.approx(light.scores[0].psnr - tiny.scores[0].psnr)
-    assert gain(model_named("mambair-denoise-real"), model_named("tiny-denoise-real")) == 0  # other photographs
+    assert gain(model_named("mambair-denoise-real"), model_named("tiny-denoise-real")) == 0
     assert gain(model_named("vmambair-x4"), tiny) == 0  # nobody scored it
 
 

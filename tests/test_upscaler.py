@@ -1,11 +1,9 @@
 import numpy as np
 import pytest
-import torch
 from failing import fails
 from networks import network
 from restorers import SCENE, load
 
-from mambair_cli import upscaler
 from mambair_cli.choice import Choice
 from mambair_cli.engine import Options
 from mambair_cli.errors import CallError
@@ -33,12 +31,6 @@ def test_any_factor_with_the_bundled_networks(scale):
     size = result.pixels.shape[:2]
     np.testing.assert_array_equal(result.pixels, bicubic(expected.pixels, *size))
     np.testing.assert_array_equal(result.alpha, bicubic(expected.alpha, *size))
-
-
-def test_fetched_models_count_on_a_gpu(monkeypatch):
-    for device in ("cpu", "meta"):
-        monkeypatch.setattr(upscaler, "resolve_device", lambda name, device=device: torch.device(device))
-        assert Upscaler(Choice(), Options()).choice.fetched == (device != "cpu")
 
 
 @pytest.mark.parametrize(("scale", "runs"), [(1, 1), (2, 1), (2.5, 2), (4, 2), (8, 3), (16, 4)])

@@ -4,14 +4,13 @@ import inspect
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from ..cache import cached_file
-from ..choice import Choice, better_model, check_task, gain, parse_choice
+from ..choice import Choice, better_model, check_task, gain, is_here, parse_choice
 from ..errors import CallError
 from ..registry import MAX_SCALE, Task, model_named
 from .models import fetch
@@ -97,7 +96,7 @@ def command(task: Task) -> Callable[..., None]:
         backend: Backend = "auto",
         dtype: Dtype = "auto",
         offline: Offline = False,
-        quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, and no advice on inputs.")] = False,
+        quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no advice.")] = False,
         as_json: Json = False,
     ) -> None:
         from ..advice import Advisor
@@ -145,9 +144,8 @@ def command(task: Task) -> Callable[..., None]:
             from ..checkpoints import find_checkpoint
             from ..weights import sha256
 
-            possible = upscaler.choice.possible(None if sides else factor)
             settings = {
-                "models": [sha256(find_checkpoint(name)) for name in possible],
+                "models": [sha256(find_checkpoint(name)) for name in choice.possible(None if sides else factor)],
                 "size": [None if sides else factor, width, height],
                 "quality": quality,
                 "ensemble": ensemble,
@@ -173,7 +171,7 @@ def command(task: Task) -> Callable[..., None]:
             facts["model"] = ", ".join(dict.fromkeys(name for record in records for name in record.models))
             facts |= {"backend": upscaler.backend, "device": str(upscaler.device)}
             facts["seconds"] = round(time.perf_counter() - started, 3)
-            facts["better"] = None if quiet else _better(choice, facts["model"], records)
+            facts["better"] = None if quiet else _better(choice, facts, records)
             if records and folder:
                 _print_summary(facts, folder, records, len(jobs), task.level, as_json)
         if any(record.error for record in records):
@@ -196,22 +194,29 @@ def _parse_bytes(text: str) -> int:
     return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 
-def _better(choice: Choice, name: str, records: Sequence["Record"]) -> dict[str, Any] | None:
+def _better(choice: Choice, facts: Mapping[str, Any], records: Sequence["Record"]) -> dict[str, Any] | None:
     """What would have been better than the model that was chosen, by how much, and the time it would have taken."""
-    row = None if choice.model else model_named(name)
-    if row is None or (other := better_model(row)) is None:
+    row = None if choice.model else model_named(facts["model"])
+    if row is None or (other := better_model(row)) is None or any(record.status == "skipped" for record in records):
         return None
-    seconds = sum(record.seconds for record in records) * other.gmacs / row.gmacs
-    return {"model": other.name, "gain": round(gain(other, row), 2), "seconds": round(seconds, 1)}
+    at_work = min(facts["seconds"], sum(record.seconds for record in records))  # of several processes in all
+    seconds = facts["seconds"] + at_work * (other.gmacs / row.gmacs - 1)
+    return {
+        "model": other.name,
+        "here": is_here(other),
+        "gain": round(gain(other, row), 2),
+        "dataset": other.scores[0].dataset,
+        "seconds": round(seconds, 3),
+    }
 
 
-def _hint(better: dict[str, Any] | None) -> str:
+def _hint(better: Mapping[str, Any] | None) -> str:
     if better is None:
         return ""
     seconds = better["seconds"]
     took = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:,.0f} min"
-    fetched = "" if cached_file(better["model"]) else ", once fetched"
-    return f"; {better['gain']:.1f} dB better: -m {better['model']}, about {took}{fetched}"
+    fetched = "" if better["here"] else ", once fetched"
+    return f"; {better['gain']:.1f} dB better on {better['dataset']}: -m {better['model']}, about {took}{fetched}"
 
 
 def _print_result(facts: dict[str, Any], record: "Record", level: str, as_json: bool, stream: TextIO) -> None:
