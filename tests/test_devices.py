@@ -182,7 +182,7 @@ def test_the_peak_of_memory_without_linux(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak since a reset")
 def test_the_peak_of_memory_begins_anew():
-    cpu, block = torch.device("cpu"), 2**30
+    cpu, block = torch.device("cpu"), 2**29
 
     def peak_of(size):
         devices.reset_peak_memory(cpu)
@@ -190,5 +190,5 @@ def test_the_peak_of_memory_begins_anew():
         np.ones(size, np.uint8)  # written to, and gone at once
         return devices.peak_memory(cpu) - before
 
-    assert peak_of(block) > 0.7 * block  # each CPU of the host may keep a hundred or more pages uncounted
+    assert peak_of(block) > 0.6 * block  # each CPU of the host may keep a hundred or more pages uncounted
     assert peak_of(2**20) < 0.3 * block
