@@ -57,6 +57,19 @@ def test_the_body_of_a_net_that_enlarges_can_learn_to_denoise(given):
     torch.testing.assert_close(model(image), image, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("form", ["light_c", "light_a", "classic", "mlp", "none"])
+def test_blocks_that_are_added_change_nothing_at_first(tmp_path, form):
+    small, large = (recipe(network={"conv_block": form, "depths": depths}) for depths in ((1, 2), (3, 2, 1)))
+    torch.manual_seed(5)
+    given, grown = build_network(small).eval(), build_network(large).eval()
+    save_file(given.state_dict(), tmp_path / "given.safetensors")
+    start_weights(grown, large, str(tmp_path / "given.safetensors"))
+    tokens = torch.rand(1, 6, 5, given.config.embed_dim)
+    for group, (old, new) in enumerate(zip(given.layers, grown.layers, strict=False)):
+        assert torch.equal(old.residual_group(tokens), new.residual_group(tokens)), group
+    assert torch.equal(grown.layers[2].residual_group(tokens), tokens)
+
+
 def test_what_fits_nothing(tmp_path):
     save_file({"conv_first.weight": torch.zeros(7, 3, 3, 3)}, tmp_path / "a.safetensors")
     (tmp_path / "b.safetensors").write_text("no weights")

@@ -12,7 +12,7 @@ from mambair_cli.resize import Size, bicubic
 from mambair_cli.upscaler import Upscaler
 from mambair_cli.weights import save_network
 
-CHAINS = {1: ["tiny-x2"], 1.5: ["tiny-x2"], 2: ["tiny-x2"], 3: ["tiny-x4"], 8: ["tiny-x4", "tiny-x2"]}
+CHAINS = {1: ["tiny-x2"], 1.5: ["tiny-x2"], 2: ["tiny-x2"], 3: ["tiny-x3"], 8: ["tiny-x4", "tiny-x2"]}
 
 
 @pytest.mark.parametrize("scale", CHAINS)

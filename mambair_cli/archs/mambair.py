@@ -132,6 +132,15 @@ class VSSBlock(nn.Module):
         branch = to_tokens(self.conv_blk(to_image(self.ln_2(u))))
         return torch.addcmul(branch, u, self.skip_scale2)
 
+    def start_as_identity(self) -> None:
+        """Begin by giving the tokens on as they are: for a fresh block in a net that was trained without it."""
+        layers: list[nn.Module] = [self.self_attention.out_proj]
+        if self.has_conv_blk:
+            convolutions = self.conv_blk.get_submodule("cab").children()
+            layers += [layer for layer in convolutions if isinstance(layer, nn.Conv2d)][-1:]
+        for parameter in (p for layer in layers for p in layer.parameters()):
+            nn.init.zeros_(parameter)
+
 
 class ResidualGroup(nn.Module):
     """Residual State-Space Group, RSSG: blocks, a convolution, and the group's input (section 3.2)."""

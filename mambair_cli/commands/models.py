@@ -213,7 +213,7 @@ def _markdown(task: Task) -> Iterator[str]:
         if (scores := published_scores(table, setting.format(number), method))
     ]
     for m in models:
-        file = "bundled" if m.bundled else "fetched" if m.urls else "your own"
+        file = "bundled" if m.bundled else "to fetch" if m.urls else "no address"
         size = f"{m.parameters / 1e6:.2f}M"
         rows.append((f"`{m.name}`", _step(m), size, m.degradation, m.scores, m.licence, file))
     sets = list(dict.fromkeys(score.dataset for row in rows for score in row[4]))

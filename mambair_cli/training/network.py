@@ -36,7 +36,8 @@ def start_weights(model: nn.Module, config: TrainConfig, init: str) -> str:
     """Give a fresh network the weights it starts from, and say which they are.
 
     From scratch it enlarges as interpolation does, or gives its input back. Of a checkpoint all tensors are taken
-    over whose names and shapes fit; a light net for x3 that gets the body of one for x2 begins near bilinear too.
+    over whose names and shapes fit; a light net for x3 that gets the body of one for x2 begins near bilinear too, and
+    MambaIR's blocks that the checkpoint lacks begin by changing nothing.
 
     Args:
         model: the network.
@@ -62,6 +63,9 @@ def start_weights(model: nn.Module, config: TrainConfig, init: str) -> str:
     if not fitting:
         raise CallError(f"no tensor of {init} fits this network")
     model.load_state_dict(fitting, strict=False)
+    for name, block in model.named_modules():
+        if isinstance(block, VSSBlock) and not any(key.startswith(f"{name}.") for key in fitting):
+            block.start_as_identity()
     new, unused = (", ".join(sorted(keys - fitting.keys())) or "nothing" for keys in (own.keys(), given.keys()))
     return f"from {init}: {len(fitting)} of {len(own)} tensors; new: {new}; not taken: {unused}"
 
