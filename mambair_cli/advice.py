@@ -58,10 +58,8 @@ def _look(pixels: NDArray[np.generic], name: str, model: Model, level: int | Non
             return f"{jpeg}, which {model.name} enlarges with the rest; first: mambair dejpeg {name}"
         share = bandwidth(pixels)
         if share is not None and share < SOFT:
-            real = min((m for m in MODELS if m.degradation == REAL), key=lambda m: not m.bundled)
-            how = "--degradation real" if real.bundled else f"-m {real.name}"
             soft = f"looks blurred or enlarged before (no detail finer than {share:.0%} of what its size can hold)"
-            return f"{soft}, which {model.name} does not mend; better: mambair upscale {name} {how}"
+            return f"{soft}, which {model.name} does not mend; better: mambair upscale {name} --degradation real"
     elif task == "denoise":
         if jpeg and quality:
             return f"{jpeg} rather than noisy; better: mambair dejpeg {name}"

@@ -74,7 +74,7 @@ def test_compression(name, quality):
 def test_an_enlarged_image(name):
     said = advise("tiny-x2", enlarged(PHOTOS[name], 3))
     assert "blurred or enlarged before" in said
-    assert said.endswith("better: mambair upscale 'a b.png' -m mambair-real-x4")
+    assert said.endswith("better: mambair upscale 'a b.png' --degradation real")
 
 
 @every_photo
