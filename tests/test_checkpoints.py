@@ -45,6 +45,7 @@ def row(server, monkeypatch):
         arch="mambair",
         scale=4,
         parameters=sum(value.numel() for value in STATE.values()),
+        gmacs=0.1,
         degradation="none",
         licence="CC0",
         source="tests",
