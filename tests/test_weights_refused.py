@@ -236,9 +236,9 @@ def refuse(load, tmp_path, monkeypatch, capfd):
 
 @pytest.mark.parametrize("name", NO_CHECKPOINT)
 def test_files_that_are_no_checkpoint(refuse, name):
-    started = time.process_time()
+    started = time.perf_counter()
     refuse(NO_CHECKPOINT[name][0], name, NO_CHECKPOINT[name][1])
-    assert time.process_time() - started < 5
+    assert time.perf_counter() - started < 5
 
 
 def test_the_files_are_wrong_by_what_they_are_meant_to_show(load, tmp_path):
