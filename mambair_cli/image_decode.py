@@ -75,6 +75,7 @@ def quiet_libraries() -> Iterator[None]:
 def _decode(data: bytes, max_pixels: int) -> Image:
     tags = exif.parse(data) if exif.is_tiff(data) else None
     tables: Mapping[int, list[int]] = {}
+    mode = ""
     if tags:
         _check_strips(data, tags)
     if tags and _is_deep_tiff(tags):
@@ -89,7 +90,7 @@ def _decode(data: bytes, max_pixels: int) -> Image:
             format, info = file.format or "", file.info
             several = getattr(file, "is_animated", False) and format != "PSD"  # whose layers are no frames
             pixels, alpha = _samples(data, file)
-            turn = _orientation(file)
+            turn, mode = _orientation(file), file.mode
             tables = getattr(file, "quantization", None) or {}
     if tags:
         info = _tiff_info(tags)
@@ -100,6 +101,8 @@ def _decode(data: bytes, max_pixels: int) -> Image:
         notes.append("some of its tags are damaged: left out")
     if pixels.dtype == np.uint8 and (bits := _bits(format, data, tags)) > 8:
         notes.append(f"its samples of {bits} bits are reduced to 8")
+    if mode in {"CMYK", "LAB"}:
+        notes.append(f"its {mode} colours become RGB")
     metadata = _metadata(format, info, turn)
     luma = tuple(tables[min(tables)]) if tables else ()
     profile, space = info.get("icc_profile"), b"GRAY" if pixels.ndim == 2 else b"RGB "

@@ -93,7 +93,9 @@ def test_kinds_of_images(call, folder, name, task):
     before = contents(folder)
     height, width = pixels.shape[:2]
     to_scale = ["-s", 2] if scale == 2 else []
-    facts = json.loads(works(call(task, name, *to_scale, "-o", "out.png", "--json", "--quiet")))
+    code, out, err = call(task, name, *to_scale, "-o", "out.png", "--json", "--quiet")
+    assert (code, err) == (0, f"mambair: {name}: its CMYK colours become RGB\n" if name == "cmyk.jpg" else "")
+    facts = json.loads(out)
     assert (facts["size_in"], facts["size_out"]) == ([width, height], [scale * width, scale * height])
     header = struct.unpack(">IIBB", Path("out.png").read_bytes()[16:26])
     assert header == (scale * width, scale * height, depth, colour_type)

@@ -194,7 +194,7 @@ def test_samples_that_are_reduced_are_said():
     inks = np.full((4, 5, 4), [0, 65535, 65535, 0], np.uint16)  # red
     image = read(tiff_bytes(inks, PHOTOMETRIC_INTERPRETATION=5))
     np.testing.assert_array_equal(image.pixels, np.full((4, 5, 3), [255, 0, 0]))
-    assert image.notes == ("input: its samples of 16 bits are reduced to 8",)
+    assert image.notes == ("input: its samples of 16 bits are reduced to 8", "input: its CMYK colours become RGB")
     deep = noise((32, 32, 3), "uint16")
     for suffix, options in ((".jp2", []), (".avif", [cv2.IMWRITE_AVIF_DEPTH, 10])):
         if not cv2.haveImageWriter("a" + suffix):  # as in older versions of OpenCV
@@ -314,6 +314,7 @@ def test_cmyk_becomes_rgb_and_loses_its_profile(format, profile):
     image = read(pillow_bytes(inks, format, **({"icc_profile": profile} if profile else {})))
     np.testing.assert_allclose(image.pixels.reshape(-1, 3), [[255, 0, 0]] * 256, atol=3)
     assert profile == RGB_PROFILE or image.icc_profile is None
+    assert image.notes == ("input: its CMYK colours become RGB",)
 
 
 def press_profile():
