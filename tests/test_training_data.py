@@ -16,9 +16,9 @@ from mambair_cli.training.photos import Photos, Source
 FLIPS = [(up, left, turn) for up in (1, -1) for left in (1, -1) for turn in (False, True)]
 
 
-def training_pairs(files, scale, patch, seed=0, degradation=None, channels=3, mixup=0.0, draws=1):
+def training_pairs(files, scale, patch, seed=0, degradation=None, channels=3, mixup=0.0):
     photos = Photos(files, scale, channels, shrink=degradation is None, smallest=patch, memory=1e9)
-    return TrainingPairs(photos, degradation, seed, mixup, draws)
+    return TrainingPairs(photos, degradation, seed, mixup)
 
 
 def flipped(image, flip):
@@ -238,22 +238,6 @@ def test_mixup_does_not_depend_on_what_a_device_takes_at_once(folder, size):
         for a, b in zip(whole, zip(*parts, strict=True), strict=True):
             assert torch.equal(a, torch.cat(b))
     assert not torch.equal(mixed.batch(2, range(6), 6, 6)[0], plain.batch(2, range(6), 6, 6)[0])
-
-
-def test_the_patch_with_the_most_detail_of_several_is_taken(tmp_path):
-    """Noise of growing contrast from left to right; where a sample is cut from is told by a ramp in red."""
-    ramp = np.broadcast_to(np.arange(200, dtype=np.uint8), (20, 200))
-    busy = (ramp * np.random.default_rng(0).random((20, 200))).astype(np.uint8)
-    save(tmp_path, "busy.png", np.stack([ramp, busy, busy], 2))
-    save(tmp_path, "flat.png", np.zeros((20, 200, 3), np.uint8))
-    one, five = (training_pairs(sources(tmp_path), 2, 5, seed=5, draws=draws) for draws in (1, 5))
-    edges = [[pairs.sample(0, i, 5)[1][:, :, 0].min() for i in range(60)] for pairs in (one, five)]
-    flat = [sum(edge == 0 for edge in found) for found in edges]
-    assert 20 <= flat[0] <= 40
-    assert flat[1] <= 6
-    assert np.mean(edges[1]) > np.mean(edges[0]) + 40  # five draws: 2.5 of busy noise, whose largest is at 5/7
-    for a, b in zip(five.sample(0, 3, 5), five.sample(0, 3, 5), strict=True):
-        assert np.array_equal(a, b)
 
 
 def test_images_that_turn_out_damaged_are_drawn_anew(tmp_path):

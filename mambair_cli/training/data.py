@@ -14,7 +14,7 @@ from torch import Tensor
 from ..datasets import Pixels
 from ..degrade import Degradation, from_pixels
 from ..errors import CallError
-from .photos import Photo, Photos
+from .photos import Photos
 
 MIXED_SHARE = 0.5  # of the batches, with mixup
 ATTEMPTS = 100  # photographs drawn for one sample before all count as damaged
@@ -37,11 +37,10 @@ class TrainingPairs:
         degradation: what makes a degraded patch of a patch; None: the photographs' own degraded forms are cut.
         seed: of all that is random.
         mixup: parameter of the Beta distribution of the shares in which samples are mixed; 0: they are not.
-        draws: patches that are drawn for each that is taken, the one with the most detail.
     """
 
-    def __init__(self, photos: Photos, degradation: Degradation | None, seed: int, mixup: float = 0.0, draws: int = 1):
-        self.photos, self.degradation, self.seed, self.mixup, self.draws = photos, degradation, seed, mixup, draws
+    def __init__(self, photos: Photos, degradation: Degradation | None, seed: int, mixup: float = 0.0):
+        self.photos, self.degradation, self.seed, self.mixup = photos, degradation, seed, mixup
         self._drawn_by: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
 
     def check(self, patch: int) -> None:
@@ -59,28 +58,24 @@ class TrainingPairs:
 
         Raises CallError where photographs are damaged, time and again.
         """
-        rng = np.random.default_rng((self.seed, iteration, index))
+        rng, s = np.random.default_rng((self.seed, iteration, index)), self.photos.scale
         if patch not in self._drawn_by:
             self.check(patch)
-        crop = max((self._draw(rng, patch) for _ in range(self.draws)), key=lambda drawn: detail(drawn.high))
-        flips = rng.integers(2, size=3)
-        high = _flipped(crop.high, flips)
-        if self.degradation:
-            return degraded(high, self.degradation, rng), high
-        assert crop.low is not None
-        return _flipped(crop.low, flips), high
-
-    def _draw(self, rng: np.random.Generator, patch: int) -> Photo:
         numbers, up_to = self._drawn_by[patch]
         for _ in range(ATTEMPTS):
             drawn = np.searchsorted(up_to, rng.integers(up_to[-1]), side="right")
-            photo, s = self.photos.get(int(numbers[drawn])), self.photos.scale
+            photo = self.photos.get(int(numbers[drawn]))
             if photo:
-                top, left = (int(rng.integers(side // s - patch + 1)) for side in photo.high.shape[:2])
-                high = photo.high[top * s : (top + patch) * s, left * s : (left + patch) * s]
-                low = None if photo.low is None else photo.low[top : top + patch, left : left + patch]
-                return Photo(high, low)
-        raise CallError(f"the images can hardly be used; the last: {self.photos.skipped[-1]}")
+                break
+        else:
+            raise CallError(f"the images can hardly be used; the last: {self.photos.skipped[-1]}")
+        top, left = (int(rng.integers(side // s - patch + 1)) for side in photo.high.shape[:2])
+        flips = rng.integers(2, size=3)
+        high = _flipped(photo.high[top * s : (top + patch) * s, left * s : (left + patch) * s], flips)
+        if self.degradation:
+            return degraded(high, self.degradation, rng), high
+        assert photo.low is not None
+        return _flipped(photo.low[top : top + patch, left : left + patch], flips), high
 
     def batch(self, iteration: int, indices: range, patch: int, total: int) -> tuple[Tensor, Tensor]:
         """(B,C,p,p) and (B,C,s*p,s*p) float32, 1 is white: these of the `total` samples of an iteration.
@@ -97,12 +92,6 @@ class TrainingPairs:
             share = rng.beta(self.mixup, self.mixup)
             low, high = (torch.lerp(images[:-1], images[1:], share) for images in (low, high))
         return low, high
-
-
-def detail(image: Pixels) -> float:
-    """Mean absolute difference of neighbours in the middle channel of H x W x C uint8, 0 to 510."""
-    values = image[:, :, image.shape[2] // 2].astype(np.int16)
-    return float(sum(np.abs(np.diff(values, axis=axis)).mean() for axis in (0, 1)))
 
 
 def _flipped(image: Pixels, flips: NDArray[Any]) -> Pixels:

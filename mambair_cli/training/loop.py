@@ -90,8 +90,7 @@ def open_data(config: TrainConfig, folders: Folders, settings: Settings) -> tupl
         smallest=min(stage.patch for stage in stages(config)),
         memory=memory,
     )
-    spoil = None if folders.low else degradation
-    pairs = TrainingPairs(photos, spoil, config.seed, config.data.mixup, config.data.draws)
+    pairs = TrainingPairs(photos, None if folders.low else degradation, config.seed, config.data.mixup)
     for stage in stages(config):
         pairs.check(stage.patch)
     crop = None if folders.val else VALIDATION_CROP

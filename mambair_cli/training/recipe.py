@@ -43,7 +43,6 @@ LIMITS: dict[str, tuple[float, float]] = {  # of all numbers in recipes; degrada
     "batch": (1, 65536),
     "validation": (1, 10_000),
     "mixup": (0, 100),
-    "draws": (1, 100),
     # [loss]
     "epsilon": (1e-9, 1),
     "perceptual": (0, 1000),
@@ -80,7 +79,6 @@ class DataConfig:
     validation: images held out where no folder of them is given. degradation: its `kind`, one of DEGRADATIONS,
     and the fields of that class but the scale; without it photographs are shrunk as the benchmarks do.
     mixup: of half of the batches each sample is mixed with another, in shares drawn from Beta(mixup, mixup).
-    draws: patches that are drawn at random for each one that is taken, the one with the most detail.
     """
 
     patch: tuple[int, ...]
@@ -88,7 +86,6 @@ class DataConfig:
     validation: int = 8
     degradation: dict[str, Any] = field(default_factory=dict)
     mixup: float = 0.0
-    draws: int = 1
 
 
 @dataclass(frozen=True)
