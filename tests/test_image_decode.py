@@ -355,6 +355,7 @@ def test_lab_becomes_rgb():
     red = ImageCms.profileToProfile(PIL.Image.new("RGB", (4, 4), (200, 40, 30)), srgb, lab, outputMode="LAB")
     image = read(pillow_bytes(red, "TIFF"))
     np.testing.assert_allclose(image.pixels.reshape(-1, 3), [[200, 40, 30]] * 16, atol=4)
+    assert image.notes == ("input: its LAB colours become RGB",)
 
 
 def test_profile_of_another_colour_space_is_left_out():
