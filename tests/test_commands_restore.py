@@ -285,7 +285,7 @@ def test_facts(call, folder):
         "model": light.name,
         "here": False,
         "gain": pytest.approx(gain(light, tiny), abs=0.005),
-        "dataset": "Set5",
+        "dataset": "Set5 x2",
     }
     assert facts == {
         "input": "photo.png",

@@ -82,7 +82,7 @@ def test_json(call):
     assert facts == {
         "output": "out", "ok": 1, "skipped": 0, "failed": 1, "not_tried": 0,
         "scale": 2, "model": "tiny-x2", "backend": "numba", "device": "cpu",
-        "better": {"model": "mambair-light-c-x2", "here": False, "gain": gain, "dataset": "Set5"},
+        "better": {"model": "mambair-light-c-x2", "here": False, "gain": gain, "dataset": "Set5 x2"},
     }  # fmt: skip
     bad, good = sorted((good, bad), key=lambda record: record["status"])
     assert good.pop("seconds") > 0
