@@ -205,7 +205,7 @@ def _better(choice: Choice, facts: Mapping[str, Any], records: Sequence["Record"
         "model": other.name,
         "here": is_here(other),
         "gain": round(gain(other, row), 2),
-        "dataset": f"{other.scores[0].dataset}{f' x{other.scale}' if other.scale > 1 else ''}",  # not the scale asked for
+        "dataset": other.scores[0].dataset + (f" x{other.scale}" if other.scale > 1 else ""),
         "seconds": round(seconds, 3),
     }
 
