@@ -1,4 +1,5 @@
 import importlib.util
+import itertools
 import math
 
 import pytest
@@ -46,13 +47,22 @@ def test_a_wrong_scan_misses_its_bars(untimed, monkeypatch, wrong):
 @pytest.mark.parametrize("swinir", [None, torch.nn.Identity()])
 def test_every_row_can_be_printed(untimed, monkeypatch, swinir):
     monkeypatch.setattr(kernels, "_swinir_light", lambda: swinir)
-    rows = [*kernels._op_rows(True), *kernels._net_rows(True)]
+    rows = [*kernels._op_rows(True), *kernels._net_rows(True), *kernels._tiny_rows(True)]
     assert len({row["what"] for row in rows}) == len(rows)
     for row in rows:
         assert set(row) == {"what", "value", "bar", "met"}
         assert all(isinstance(row[key], str) for key in ("what", "value", "bar"))
         assert row["met"] in (True, False, None)
         assert row["bar"] or row["met"] is None
+
+
+def test_the_bundled_nets_have_to_be_faster_than_light_ones(untimed, monkeypatch):
+    rows = kernels._tiny_rows(True)
+    assert [row["what"].split()[1:4] for row in rows] == [[f"x{s}", "net", "/"] for s in (2, 3, 4)]
+    assert not any(row["met"] for row in rows)  # as all durations are equal
+    durations = itertools.cycle([4.0, 1.0])
+    monkeypatch.setattr(kernels, "_seconds", lambda function, repeats: next(durations))
+    assert all(row["met"] and row["value"] == "4.0 (4000 / 1000 ms)" for row in kernels._tiny_rows(True))
 
 
 def floor(side, depths):

@@ -300,6 +300,11 @@ def test_facts(call, folder):
     }
 
 
+def test_the_gain_is_of_the_models_own_scale(call, folder):
+    facts = upscale(call, "photo.png", "-s", 1.5, "-o", "out.png")
+    assert (facts["model"], facts["scale"], facts["better"]["dataset"]) == ("tiny-x2", 1.5, "Set5 x2")
+
+
 @pytest.mark.parametrize("options", [["--quiet"], ["-m", "tiny-x2"], ["--offline"]])
 def test_nothing_better_is_said(call, folder, options):
     assert re.search(

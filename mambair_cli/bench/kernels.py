@@ -12,6 +12,7 @@ import time
 import types
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from ..archs.mambair import MambaIR, MambaIRConfig
 from ..archs.ss2d import SS2D, use_backend
 from ..ops import ss2d_scan
 from ..ops.scan_reference import ss2d_scan_sequential, ss2d_scan_vectorised
+from ..registry import bundled_models
+from ..weights import bundled_folder, load_network
 
 LIGHT = MambaIRConfig(60, (6, 6, 6, 6), 10, 1.2, "light_c", "pixelshuffledirect", 2)
 Facts = dict[str, Any]
@@ -35,7 +38,7 @@ def scan_report(quick: bool) -> list[Facts]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     try:
-        return [*_op_rows(quick), *_net_rows(quick), *_busy_rows(), *_compile_rows()]
+        return [*_op_rows(quick), *_net_rows(quick), *_tiny_rows(quick), *_busy_rows(), *_compile_rows()]
     finally:
         torch.set_num_threads(threads)
 
@@ -170,6 +173,20 @@ def _net_rows(quick: bool) -> list[Facts]:
                     at_256 / theirs <= 0.6,
                 )
             )
+    return rows
+
+
+def _tiny_rows(quick: bool) -> list[Facts]:
+    """How many times as long a light net takes as the bundled net of its scale, measured in turns."""
+    image, rows = torch.rand(1, 3, 128, 128), []
+    for row in bundled_models("upscale", real=False):
+        nets = MambaIR(replace(LIGHT, upscale=row.scale)).eval(), load_network(bundled_folder() / str(row.file))[0]
+        with torch.inference_mode():
+            turns = [[_seconds(lambda n=net: n(image), 1) for net in nets] for _ in range(3 if quick else 7)]  # type: ignore[misc]
+        theirs, ours = (statistics.median(seconds) * 1e3 for seconds in zip(*turns, strict=True))
+        ratio = statistics.median(light / tiny for light, tiny in turns)
+        value = f"{ratio:.1f} ({theirs:.0f} / {ours:.0f} ms)"
+        rows.append(_row(f"light x{row.scale} net / {row.name}, 128x128", value, ">= 4", ratio >= 4))
     return rows
 
 
