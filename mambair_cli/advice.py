@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .estimate import bandwidth, jpeg_quality, noise_sigma
-from .registry import CAMERA, MODELS, REAL, Model
+from .registry import CAMERA, REAL, Model
 
 NOISY = 5.0  # sigma of 255, from which on noise is enlarged visibly
 FAINT = 2.0  # sigma below which there is nothing to take out
@@ -51,21 +51,21 @@ def _look(pixels: NDArray[np.generic], name: str, model: Model, level: int | Non
     quality = None if sigma >= NOISY else jpeg_quality(pixels)  # noise hides it
     noise = f"looks noisy (sigma about {sigma:.0f} of 255)" if sigma >= NOISY else None
     jpeg = f"looks compressed as JPEG (quality about {quality})" if quality and quality <= COMPRESSED else None
+    cameras = f"for the noise of cameras, which cannot be measured: mambair denoise {name} --noise real"
     if task == "upscale":
-        if noise:
-            return f"{noise}, which {model.name} enlarges with the rest; first: mambair denoise {name}"
-        if jpeg and quality:
-            return f"{jpeg}, which {model.name} enlarges with the rest; first: mambair dejpeg {name}"
+        if damage := noise or jpeg:
+            first = f"first: mambair {'denoise' if noise else 'dejpeg'} {name}"
+            at_once = f"if it is small and spoilt in more ways: mambair upscale {name} --degradation real"
+            return f"{damage}, which {model.name} enlarges with the rest; {first}; {at_once}"
         share = bandwidth(pixels)
         if share is not None and share < SOFT:
             soft = f"looks blurred or enlarged before (no detail finer than {share:.0%} of what its size can hold)"
             return f"{soft}, which {model.name} does not mend; better: mambair upscale {name} --degradation real"
     elif task == "denoise":
-        if jpeg and quality:
-            return f"{jpeg} rather than noisy; better: mambair dejpeg {name}"
-        if sigma < FAINT and any(m.bundled and m.degradation == CAMERA for m in MODELS):
-            faint = f"shows hardly any even noise (sigma about {sigma:.0f} of 255)"
-            return f"{faint}; for that of cameras, which cannot be measured: mambair denoise {name} --noise real"
+        if jpeg:
+            return f"{jpeg} rather than evenly noisy; {cameras}; if there is none: mambair dejpeg {name}"
+        if sigma < FAINT:
+            return f"shows hardly any even noise (sigma about {sigma:.0f} of 255); {cameras}"
         if levels and not model.bundled and sigma > STRONGER * levels[1]:
             return f"{noise}, more than {model.name} was trained for; better: mambair denoise {name}"
     elif noise:

@@ -50,13 +50,23 @@ def find_checkpoint(
         return _checked(record.path, record.sha256, f"mambair models remove {name}, then fetch or import it again")
     if row:
         return pull(row, progress, tell)
+    return named_file(name)
+
+
+def named_file(name: str) -> Path:
+    """The file that is no model's; raises CallError where that was meant as a model's name."""
     path = Path(name)
     if path.suffix or why_missing(path) != "is missing":
         return path
+    raise CallError(no_model(name))
+
+
+def no_model(name: str) -> str:
+    """That there is none of this name, and what may have been meant."""
     known = [*(model.name for model in MODELS), *(record.name for record in list_records())]
     near = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {near[0]}?" if near else "see mambair models list, or give a file"
-    raise CallError(f"no model is called {name!r}; {hint}")
+    return f"no model is called {name!r}; {hint}"
 
 
 def _checked(path: Path, digest: str, advice: str) -> Path:

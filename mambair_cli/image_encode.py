@@ -25,7 +25,7 @@ from .image_decode import PNG_SIGNATURE, png_chunk, png_chunks
 MAX_TIFF = 2**32 - 2**27
 """The most bytes of samples that leave room for the rest of a TIFF file; more of them make a BigTIFF."""
 
-NO_HEIC = "HEIC needs one more package: pip install mambair[heif]"
+NO_HEIC = "HEIC needs one more package: pip install 'mambair[heif]'"
 
 
 def encode(image: Image, format: "Format", quality: int | None, file: BinaryIO) -> list[str]:

@@ -53,10 +53,10 @@ def server(monkeypatch):
 
 def test_the_list(call, home):
     header, *lines = works(call("models", "list")).splitlines()
-    assert header.split() == ["name", "task", "scale", "parameters", "for", "score", "file"]
+    assert header.split() == ["name", "task", "scale", "size", "for", "score", "file"]
     for model, line in zip(MODELS, lines, strict=True):
         assert line.split()[:2] == [model.name, model.task]
-        assert f" {model.parameters:,} " in line
+        assert f" {model.parameters / 1e6:.2f}M " in line
         state = "bundled" if model.bundled else "to fetch" if model.urls else "no address"
         assert re.search(rf" {state}\s*$", line)
         assert model.degradation in line
@@ -237,6 +237,9 @@ def test_a_pull_that_fails(call, home, server):
     ("models  pull  photo.png", 2, "photo.png", "mambair models list"),
     ("models  pull  mambair-light-b-x2", 1, "no address", "mambair models import FILE --name mambair-light-b-x2"),
     ("models  path  mambair-classic-x2", 2, "mambair models pull mambair-classic-x2"),
+    ("models  path  mambair-light-b-x2", 2, "mambair models import"),
+    ("models  path  tiny-x5", 2, "no model is called 'tiny-x5'; did you mean tiny-x4?"),
+    ("models  info  nonsense", 2, "no model is called 'nonsense'", "mambair models list"),
     ("models  convert  photo.png  out.safetensors", 1, "photo.png", "checkpoint"),
     ("models  convert  missing.pth  out.safetensors", 2, "missing.pth"),
     ("models  import  photo.png  --name  x", 1, "photo.png", "checkpoint"),

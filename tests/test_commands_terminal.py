@@ -9,7 +9,7 @@ from doubler import Doubler
 from folders import make
 
 from mambair_cli import upscaler
-from mambair_cli.commands.terminal import progress_bar
+from mambair_cli.commands.terminal import print_table, progress_bar
 
 
 def test_progress_on_a_terminal(folder):
@@ -51,3 +51,15 @@ def test_progress_of_a_folder_on_a_terminal(call, empty_folder, monkeypatch):
     with progress_bar(False) as report:
         report(0.5, "nothing is shown")
     assert "nothing" not in err.getvalue()
+
+
+def test_a_narrow_table_keeps_names_whole_and_loses_nothing(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "40")
+    shown = Stream()
+    monkeypatch.setattr(sys, "stdout", shown)
+    name, path = "mambair-light-c-x2", f"/home/{'long' * 10}/file.safetensors"
+    print_table(("name", "file"), [(name, path)])
+    _, *lines = plain_lines(shown.getvalue()).splitlines()
+    assert lines[0].split()[0] == name
+    assert "".join("".join(lines).removeprefix(f" {name}").split()) == path

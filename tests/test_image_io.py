@@ -250,7 +250,7 @@ def test_heic_without_its_package(tmp_path, monkeypatch):
     data, _ = encode_image(image, "heic")
     monkeypatch.setattr(image_decode, "pillow_heif", None)
     monkeypatch.setattr(PIL.Image, "ID", [name for name in PIL.Image.ID if name != "HEIF"])
-    words = "HEIC", "pip install mambair[heif]"
+    words = "HEIC", "pip install 'mambair[heif]'"
     fails(lambda: decode_image(data, "a.heic"), ImageError, "a.heic", *words)
     fails(lambda: encode_image(image, "heic"), CallError, *words)
     fails(lambda: check_writable(tmp_path / "a.heic"), CallError, "a.heic", *words)

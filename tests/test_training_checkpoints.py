@@ -44,7 +44,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
 
 def test_another_recipe(tmp_path):
     checkpoints.save(tmp_path, 1, {"config": "a"})
-    with pytest.raises(CallError, match=r"of another recipe; resume with .*/recipe\.json"):
+    with pytest.raises(CallError, match=r"of another recipe, or of other --set or --iterations: leave .*/recipe\.json"):
         checkpoints.load(tmp_path, "b")
     with pytest.raises(CallError, match="holds no checkpoint: there is nothing to resume"):
         checkpoints.load(tmp_path / "none", "b")

@@ -151,6 +151,7 @@ def test_progress_goes_to_stderr(photos, tmp_path, capsys):
     train(recipe(iterations=2), photos, tmp_path / "out")
     captured = capsys.readouterr()
     assert captured.out == ""
+    assert re.search(r"^\d+ images to train on, \d+ to validate$", captured.err, re.MULTILINE)
     assert "patches of 8: batch 2, that is 1 times 2 on each of 1 cpu\n" in captured.err
     assert re.search(r"^2/2, loss 0\.\d+, \d+\.\d+ dB, .* it/s, 0 min left$", captured.err, re.MULTILINE)
 

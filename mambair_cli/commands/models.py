@@ -37,7 +37,7 @@ def models_list(
                 m.name,
                 m.task,
                 _step(m),
-                f"{m.parameters:,}",
+                _millions(m.parameters),
                 m.degradation,
                 " ".join(map(_cell, m.scores[:1])),
                 _state(m),
@@ -49,14 +49,14 @@ def models_list(
                 r.name,
                 " or ".join(_tasks(r)),
                 f"x{r.scale}",
-                f"{r.parameters:,}",
+                _millions(r.parameters),
                 f"imported from {r.source}",
                 "",
                 "here",
             )
             for r in own
         ]
-        print_table(("name", "task", "scale", "parameters", "for", "score", "file"), rows)
+        print_table(("name", "task", "scale", "size", "for", "score", "file"), rows)
 
 
 @app.command("info")
@@ -67,9 +67,10 @@ def models_info(
     row, path = model_named(name), _file_of(name)
     facts: dict[str, Any] = {}
     if path or not row:
+        from ..checkpoints import named_file
         from ..weights import describe
 
-        facts = describe(path or Path(name))
+        facts = describe(path or named_file(name))
     if row:
         facts |= {**_facts(row), "file": str(path) if path else None}
     if as_json:
@@ -85,7 +86,9 @@ def models_pull(name: Name, offline: Offline = False) -> None:
     """Fetch a model's file into the cache, unless it is here; a broken download goes on where it stopped."""
     row = model_named(name)
     if row is None:
-        raise CallError(f"no model that could be fetched is called {name!r}; see mambair models list")
+        from ..checkpoints import no_model
+
+        raise CallError(no_model(name))
     print(fetch(row))
 
 
@@ -107,8 +110,12 @@ def models_verify(as_json: Json = False) -> None:
 def models_path(name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False)] = None) -> None:
     """Say where the fetched models lie, or the file of one."""
     path = _file_of(name) if name else models_folder()
-    if path is None:
-        raise CallError(f"{name} is not here; mambair models pull {name} fetches what mambair models list names")
+    if name and path is None:
+        from ..checkpoints import no_model
+
+        row = model_named(name)
+        how = f"mambair models pull {name} fetches it" if row and row.urls else "see mambair models import --help"
+        raise CallError(f"{name} is not here; {how}" if row else no_model(name))
     print(path)
 
 
@@ -167,6 +174,10 @@ def _facts(model: Model) -> dict[str, Any]:
     return facts | known | {"scores": [asdict(score) for score in model.scores]}
 
 
+def _millions(parameters: int) -> str:
+    return f"{parameters / 1e6:.2f}M"
+
+
 def _text(value: Any) -> str:
     """Of a fact, for people."""
     if isinstance(value, bool):
@@ -214,7 +225,7 @@ def _markdown(task: Task) -> Iterator[str]:
     ]
     for m in models:
         file = "bundled" if m.bundled else "to fetch" if m.urls else "no address"
-        size = f"{m.parameters / 1e6:.2f}M"
+        size = _millions(m.parameters)
         rows.append((f"`{m.name}`", _step(m), size, m.degradation, m.scores, m.licence, file))
     sets = list(dict.fromkeys(score.dataset for row in rows for score in row[4]))
     channels = ", ".join(dict.fromkeys(score.channel for row in rows for score in row[4]))

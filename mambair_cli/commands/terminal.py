@@ -68,10 +68,12 @@ def print_json(facts: Any, stream: TextIO | None = None) -> None:
 def print_table(header: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
     """A table on stdout; an empty header is left out. Wide where stdout is no terminal, so that it can be searched."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     console = Console(markup=False, emoji=False)
-    table = Table(*header, box=None, show_header=any(header))
+    names, *rest = (Column(text, overflow="fold") for text in header)
+    names.no_wrap = True  # they are what one has to type
+    table = Table(names, *rest, box=None, show_header=any(header))
     for row in rows:
         table.add_row(*row)
     if not console.is_terminal:

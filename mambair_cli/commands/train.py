@@ -56,8 +56,10 @@ def train(
         recipe = str(out / "recipe.json")
     if not (recipe or import_yaml) or (recipe and import_yaml):
         raise CallError("give --recipe, or --import-yaml; mambair train --list names the recipes")
-    if not (data and (out or dry_run)):
-        raise CallError("give --data DIR, a folder of photographs, and --out DIR, the folder of the run")
+    if not data:
+        raise CallError("give --data DIR, a folder of photographs")
+    if not (out or dry_run):
+        raise CallError("give --out DIR, the folder of the run")
     keep_freed_memory()
     if import_yaml:
         table, notes = convert(import_yaml)

@@ -45,6 +45,9 @@ def load(folder: Path, recipe: str) -> tuple[dict[str, Any], list[str]]:
             passed.append(f"{path} is damaged ({type(error).__name__}) and is passed over")
             continue
         if not same:
-            raise CallError(f"{path} is of another recipe; resume with {folder}/recipe.json")
+            raise CallError(
+                f"{path} is of another recipe, or of other --set or --iterations: leave them out, and"
+                f" {folder}/recipe.json is taken; to train further than that, start another run with --init"
+            )
         return state, passed
     raise CheckpointError(f"no checkpoint of {folder} can be read: {'; '.join(passed)}; start anew with another --out")

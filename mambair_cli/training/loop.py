@@ -183,6 +183,7 @@ def train(
     else:
         notes.append(start_weights(model, config, init))
     pairs, validation, skipped = open_data(config, folders, settings)
+    notes.append(f"{len(pairs.photos.sources)} images to train on, {len(validation)} to validate")
     notes += [f"skipped: {reason}" for reason in skipped[:SHOWN]]
     notes += [f"images skipped in all: {len(skipped)}"] if skipped else []
     if settings.recompute:
@@ -350,7 +351,7 @@ def export(model: nn.Module, config: TrainConfig, out: Path, facts: dict[str, An
     lines = [
         f"# {out.resolve().name}",
         "",
-        f"{config.summary or 'A network of the user.'} {parameters:,} parameters.",
+        f"{config.summary or 'A network of the user'}. {parameters:,} parameters.",
         "",
     ]
     lines += [f"- {key.replace('_', ' ')}: {value}" for key, value in facts.items()]
