@@ -54,19 +54,18 @@ def find_checkpoint(
 
 
 def named_file(name: str) -> Path:
-    """The file that is no model's; raises CallError where that was meant as a model's name."""
+    """`name` as the path of a file; raises CallError where it looks like a model's name and there is no such file."""
     path = Path(name)
     if path.suffix or why_missing(path) != "is missing":
         return path
-    raise CallError(no_model(name))
+    raise CallError(no_model(name, "see mambair models list, or give a file"))
 
 
-def no_model(name: str) -> str:
-    """That there is none of this name, and what may have been meant."""
+def no_model(name: str, otherwise: str = "see mambair models list") -> str:
+    """That no model has this name, and what may have been meant."""
     known = [*(model.name for model in MODELS), *(record.name for record in list_records())]
     near = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {near[0]}?" if near else "see mambair models list, or give a file"
-    return f"no model is called {name!r}; {hint}"
+    return f"no model is called {name!r}; {f'did you mean {near[0]}?' if near else otherwise}"
 
 
 def _checked(path: Path, digest: str, advice: str) -> Path:

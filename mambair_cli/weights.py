@@ -115,10 +115,9 @@ def _unpickled(path: Path) -> Any:
             f"{path} holds more than tensors, so loading it could run code: refused; "
             "save its state_dict alone, or as safetensors"
         ) from None
-    except PermissionError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from error
     except Exception as error:  # torch.load raises nearly anything on damaged files
-        raise CheckpointError(f"{path} is no checkpoint, or a damaged one; fetch it again") from error
+        reason = type(error).__name__
+        raise CheckpointError(f"{path} is no checkpoint, or a damaged one ({reason}); fetch it again") from error
 
 
 def load_network(path: Path) -> tuple[nn.Module, str]:

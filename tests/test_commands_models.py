@@ -53,7 +53,7 @@ def server(monkeypatch):
 
 def test_the_list(call, home):
     header, *lines = works(call("models", "list")).splitlines()
-    assert header.split() == ["name", "task", "scale", "size", "for", "score", "file"]
+    assert header.split() == ["name", "task", "scale", "params", "for", "score", "file"]
     for model, line in zip(MODELS, lines, strict=True):
         assert line.split()[:2] == [model.name, model.task]
         assert f" {model.parameters / 1e6:.2f}M " in line

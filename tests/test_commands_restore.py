@@ -285,7 +285,8 @@ def test_facts(call, folder):
         "model": light.name,
         "here": False,
         "gain": pytest.approx(gain(light, tiny), abs=0.005),
-        "dataset": "Set5 x2",
+        "dataset": "Set5",
+        "scale": 2,
     }
     assert facts == {
         "input": "photo.png",
@@ -302,7 +303,7 @@ def test_facts(call, folder):
 
 def test_the_gain_is_of_the_models_own_scale(call, folder):
     facts = upscale(call, "photo.png", "-s", 1.5, "-o", "out.png")
-    assert (facts["model"], facts["scale"], facts["better"]["dataset"]) == ("tiny-x2", 1.5, "Set5 x2")
+    assert (facts["model"], facts["scale"], facts["better"]["scale"]) == ("tiny-x2", 1.5, 2)
 
 
 @pytest.mark.parametrize("options", [["--quiet"], ["-m", "tiny-x2"], ["--offline"]])

@@ -4,6 +4,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from calls import TAIL, Terminal, plain_lines, write_tiled_photo
 from doubler import Doubler
 from folders import make
@@ -53,13 +54,29 @@ def test_progress_of_a_folder_on_a_terminal(call, empty_folder, monkeypatch):
     assert "nothing" not in err.getvalue()
 
 
-def test_a_narrow_table_keeps_names_whole_and_loses_nothing(monkeypatch):
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "40")
-    shown = Stream()
-    monkeypatch.setattr(sys, "stdout", shown)
+@pytest.fixture
+def narrow(monkeypatch):
+    """The lines of a table on a terminal of 40 columns."""
+
+    def lines(header, row):
+        shown = Stream()
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", "40")
+        monkeypatch.setattr(sys, "stdout", shown)
+        print_table(header, [row])
+        return plain_lines(shown.getvalue()).splitlines()[1:]
+
+    return lines
+
+
+def test_a_narrow_table_keeps_the_names_of_models_whole(narrow):
     name, path = "mambair-light-c-x2", f"/home/{'long' * 10}/file.safetensors"
-    print_table(("name", "file"), [(name, path)])
-    _, *lines = plain_lines(shown.getvalue()).splitlines()
+    lines = narrow(("name", "file"), (name, path))
     assert lines[0].split()[0] == name
     assert "".join("".join(lines).removeprefix(f" {name}").split()) == path
+
+
+def test_a_narrow_table_loses_no_column_for_a_long_first_one(narrow):
+    lines = narrow(("image", "PSNR", "SSIM"), ("a" * 78, "31.612", "0.8869"))
+    assert "".join(line.split()[0] for line in lines) == "a" * 78
+    assert lines[0].split()[1:] == ["31.612", "0.8869"]

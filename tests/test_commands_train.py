@@ -139,8 +139,8 @@ def test_options_of_basicsr(call, pictures):
 
 @each_call(
     ("train  --data  empty  --out  run", 2, "--recipe", "mambair train --list"),
-    ("train  --recipe  tiny-x2  --out  run", 2, "--data DIR"),
-    ("train  --recipe  tiny-x2  --data  empty", 2, "--out DIR"),
+    ("train  --recipe  tiny-x2  --out  run", 2, "give --data DIR, a folder of photographs\n"),
+    ("train  --recipe  tiny-x2  --data  empty", 2, "mambair: give --out DIR"),
     ("train  --recipe  tiny-x9  --data  empty  --out  run", 2, "'tiny-x9'", "did you mean 'tiny-x"),
     ("train  --recipe  tiny-x2  --data  .  --out  run  --set  data.pach=3", 2, "'pach'", "did you mean 'patch'"),
     ("train  --recipe  tiny-x2  --data  .  --out  run  --precision  fp8", 2, "--precision", "fp8"),

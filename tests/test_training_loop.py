@@ -191,7 +191,9 @@ def test_folders_that_cannot_be_trained_on(photos, tmp_path):
     assert "holds no image" in message(folder)
     assert "is not a folder" in message(tmp_path / "absent")
     assert "holds no image" in message(photos, val=folder)
-    assert "too few images to put 6 aside for validation; give --val" in message(photos, validation=6)
+    assert "too few images to put 6 aside for validation; give --val, or --set data.validation=1" in message(
+        photos, validation=6
+    )
     assert re.search(r"none of 4 images can be used; .*smaller than 80 pixels", message(photos, patch=40))
     assert "no image can be used for patches of 18" in message(photos, patch=[8, 18], iterations=[3, 3])
     assert "none is left to train on" in message(photos, val=photos)

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from .. import runtime
 from ..archs.mambair import MambaIR, MambaIRConfig
 from ..archs.ss2d import SS2D, use_backend
+from ..checkpoints import find_checkpoint
 from ..ops import ss2d_scan
 from ..ops.scan_reference import ss2d_scan_sequential, ss2d_scan_vectorised
 from ..registry import bundled_models
-from ..weights import bundled_folder, load_network
+from ..weights import load_network
 
 LIGHT = MambaIRConfig(60, (6, 6, 6, 6), 10, 1.2, "light_c", "pixelshuffledirect", 2)
 Facts = dict[str, Any]
@@ -180,7 +181,7 @@ def _tiny_rows(quick: bool) -> list[Facts]:
     """How many times as long a light net takes as the bundled net of its scale, measured in turns."""
     image, rows = torch.rand(1, 3, 128, 128), []
     for row in bundled_models("upscale", real=False):
-        nets = MambaIR(replace(LIGHT, upscale=row.scale)).eval(), load_network(bundled_folder() / str(row.file))[0]
+        nets = MambaIR(replace(LIGHT, upscale=row.scale)).eval(), load_network(find_checkpoint(row.name))[0]
         with torch.inference_mode():
             turns = [[_seconds(lambda n=net: n(image), 1) for net in nets] for _ in range(3 if quick else 7)]  # type: ignore[misc]
         theirs, ours = (statistics.median(seconds) * 1e3 for seconds in zip(*turns, strict=True))

@@ -12,7 +12,7 @@ from .terminal import Backend, Device, progress_bar
 if TYPE_CHECKING:
     from ..engine import Restorer
 
-app = typer.Typer(help="Draw the figures of the papers (needs the extra bench).", no_args_is_help=True)
+app = typer.Typer(help="Draw the figures of the papers (needs matplotlib, of the extra bench).", no_args_is_help=True)
 
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="PNG, SVG or PDF.")]
 Models = Annotated[

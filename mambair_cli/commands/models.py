@@ -56,7 +56,7 @@ def models_list(
             )
             for r in own
         ]
-        print_table(("name", "task", "scale", "size", "for", "score", "file"), rows)
+        print_table(("name", "task", "scale", "params", "for", "score", "file"), rows)
 
 
 @app.command("info")
@@ -85,11 +85,12 @@ def models_info(
 def models_pull(name: Name, offline: Offline = False) -> None:
     """Fetch a model's file into the cache, unless it is here; a broken download goes on where it stopped."""
     row = model_named(name)
-    if row is None:
+    path = fetch(row) if row else _file_of(name)
+    if path is None:
         from ..checkpoints import no_model
 
         raise CallError(no_model(name))
-    print(fetch(row))
+    print(path)
 
 
 @app.command("verify")

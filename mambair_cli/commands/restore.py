@@ -205,7 +205,8 @@ def _better(choice: Choice, facts: Mapping[str, Any], records: Sequence["Record"
         "model": other.name,
         "here": is_here(other),
         "gain": round(gain(other, row), 2),
-        "dataset": other.scores[0].dataset + (f" x{other.scale}" if other.scale > 1 else ""),
+        "dataset": other.scores[0].dataset,
+        "scale": other.scale,
         "seconds": round(seconds, 3),
     }
 
@@ -216,7 +217,8 @@ def _hint(better: Mapping[str, Any] | None) -> str:
     seconds = better["seconds"]
     took = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:,.0f} min"
     fetched = "" if better["here"] else ", once fetched"
-    return f"; {better['gain']:.1f} dB better on {better['dataset']}: -m {better['model']}, about {took}{fetched}"
+    dataset = f"{better['dataset']} x{better['scale']}"
+    return f"; {better['gain']:.1f} dB better on {dataset}: -m {better['model']}, about {took}{fetched}"
 
 
 def _print_result(facts: dict[str, Any], record: "Record", level: str, as_json: bool, stream: TextIO) -> None:

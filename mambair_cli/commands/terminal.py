@@ -71,9 +71,8 @@ def print_table(header: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> Non
     from rich.table import Column, Table
 
     console = Console(markup=False, emoji=False)
-    names, *rest = (Column(text, overflow="fold") for text in header)
-    names.no_wrap = True  # they are what one has to type
-    table = Table(names, *rest, box=None, show_header=any(header))
+    columns = (Column(text, overflow="fold", no_wrap=text == "name") for text in header)  # names have to be typed
+    table = Table(*columns, box=None, show_header=any(header))
     for row in rows:
         table.add_row(*row)
     if not console.is_terminal:

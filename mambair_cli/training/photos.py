@@ -58,9 +58,8 @@ def split(data: list[Source], val: list[Source] | None, held_out: int) -> tuple[
     elif len(data) > held_out:
         chosen = [data[i] for i in np.random.default_rng(0).choice(len(data), held_out, replace=False)]
     else:
-        raise CallError(
-            f"there are too few images to put {held_out} aside for validation; give --val, or --set data.validation=1"
-        )
+        fewer = ", or --set data.validation=1" if len(data) > 1 else ""
+        raise CallError(f"there are too few images to put {held_out} aside for validation; give --val{fewer}")
     held = {source.high.resolve() for source in chosen}
     left = [source for source in data if source.high.resolve() not in held]
     if not left:
