@@ -288,8 +288,8 @@ class Restorer:
         """Restore a picture and its transparency; all else that it holds is carried over.
 
         What lies under transparent pixels takes no part: their colour is first replaced by that of their
-        visible neighbours, so that no fringe appears. Transparency is restored as a gray image, or with
-        `alpha="bicubic"` resized. Raises as `restore`.
+        visible neighbours, so that no fringe appears. Transparency is resized, or with `alpha="model"` restored as a
+        gray image where the resized one is neither 0 nor full. Raises as `restore`.
         """
         if image.alpha is None:
             return replace(image, pixels=self.restore(image.pixels, progress))
@@ -297,10 +297,11 @@ class Restorer:
         by_model = self.alpha == "model" and image.alpha.min() < image.alpha.max()
         pixels = fill_transparent(image.pixels, image.alpha)
         pixels = self.restore(pixels, (lambda share: report(share / 2)) if by_model else progress)
-        if by_model:
-            alpha = self.restore(image.alpha, lambda share: report(0.5 + share / 2))
-        else:
-            alpha = resized(image.alpha, *pixels.shape[:2])
+        alpha = resized(image.alpha, *pixels.shape[:2])
+        if by_model:  # a net gives hardly ever exactly nothing or everything
+            restored = self.restore(image.alpha, lambda share: report(0.5 + share / 2))
+            ends = 0, WHITE[alpha.dtype]
+            alpha = in_bands(lambda a, b: np.select([np.isin(a, ends)], [a], b), alpha.dtype, alpha, restored)
         return replace(image, pixels=pixels, alpha=alpha)
 
 

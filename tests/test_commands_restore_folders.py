@@ -62,10 +62,10 @@ def test_what_would_have_been_better_is_said_of_whole_runs(call, monkeypatch):
     assert facts["better"]["model"] == "mambair-light-c-x2"
     facts = json.loads(call("upscale", "in", "-o", "out", "-s", 2, "--json")[1])
     assert (facts["skipped"], facts["better"]) == (2, None)
-    better = {"model": "large", "here": True, "gain": 1.25, "dataset": "Set14", "seconds": 72000}
+    better = {"model": "large", "here": True, "gain": 1.25, "dataset": "Set14", "scale": 2, "seconds": 72000}
     monkeypatch.setattr(restore, "_better", lambda *_: better)
     out = call("upscale", "in", "-o", "out", "-s", 2)[1]
-    assert out.endswith("; 1.2 dB better on Set14: -m large, about 1,200 min\n")
+    assert out.endswith("; 1.2 dB better on Set14 x2: -m large, about 1,200 min\n")
 
 
 def test_json(call):
@@ -82,7 +82,7 @@ def test_json(call):
     assert facts == {
         "output": "out", "ok": 1, "skipped": 0, "failed": 1, "not_tried": 0,
         "scale": 2, "model": "tiny-x2", "backend": "numba", "device": "cpu",
-        "better": {"model": "mambair-light-c-x2", "here": False, "gain": gain, "dataset": "Set5 x2"},
+        "better": {"model": "mambair-light-c-x2", "here": False, "gain": gain, "dataset": "Set5", "scale": 2},
     }  # fmt: skip
     bad, good = sorted((good, bad), key=lambda record: record["status"])
     assert good.pop("seconds") > 0

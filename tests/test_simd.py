@@ -80,7 +80,9 @@ def test_exp2():
     x, powers, _, _ = functions(np.concatenate([np.linspace(-126, 0, 200_000), np.linspace(0, 127, 50_000)]))
     assert largest_relative(powers, np.exp2(x)) < 1e-6
     whole = np.arange(-126, 128)
-    assert np.array_equal(functions(whole)[1], np.exp2(whole.astype(np.float32)))  # exact
+    assert np.array_equal(
+        functions(whole)[1], np.ldexp(np.float32(1), whole)
+    )  # exact, as numpy's exp2 is not everywhere
     assert np.all(functions([-126.5, -127, -1000, -1e30, -np.inf])[1] <= 2.0**-126)
 
 

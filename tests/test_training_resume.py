@@ -180,7 +180,7 @@ def test_another_recipe_does_not_resume(run, photos, changes):
     _, out = run
     before = {path: path.read_bytes() for path in out.iterdir()}
     other = recipe(**{"iterations": 2} | changes)
-    with pytest.raises(CallError, match=r"another recipe; resume with .*/recipe\.json"):
+    with pytest.raises(CallError, match=r"of another recipe, or of other --set or --iterations: leave .*/recipe\.json"):
         train(other, photos, out, resume=True)
     assert {path: path.read_bytes() for path in out.iterdir()} == before
 
