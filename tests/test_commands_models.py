@@ -259,6 +259,8 @@ def test_bad_calls(call, bad, line, code, words):
 def test_own_files_are_kept_and_used(call, home, net):
     path = works(call("models", "import", net, "--name", "my-net")).strip()
     assert Path(path) == home / "models" / "my-net.pth"
+    for command in ("pull", "path"):
+        assert works(call("models", command, "my-net")) == f"{path}\n"
     Path(net).unlink()
     assert "96x72" in works(call("upscale", "photo.png", "-m", "my-net", "-o", "out.png"))
     assert works(call("models", "remove", "my-net")) == f"removed {path}\n"

@@ -21,6 +21,7 @@ from mambair_cli.errors import CallError, CheckpointError
 from mambair_cli.image_io import Image, read_image
 from mambair_cli.metrics import psnr_y
 from mambair_cli.ops import scan_numba
+from mambair_cli.registry import MODELS
 from mambair_cli.resize import bicubic, downscale, modcrop
 from mambair_cli.weights import bundled_folder, save_network
 
@@ -272,6 +273,12 @@ def test_half_precision_costs_less_than_a_hundredth_of_a_decibel(name, dtype, ne
     print(f"{dtype}: {-error:.1f} dB from fp32, PSNR-Y {scores[1] - scores[0]:+.4f} dB")
     assert near < -error < near + 20
     assert 0 < abs(scores[1] - scores[0]) < 0.01
+
+
+@pytest.mark.parametrize("name", [row.name for row in MODELS if row.bundled])
+def test_bundled_nets_stay_within_half_precision(name, caplog):
+    load(name, tile="off", dtype="fp16").restore(read_image(DATA / "osprey.png").pixels)
+    assert not caplog.records  # no tile was computed again
 
 
 @pytest.mark.parametrize("form", ["classic", "light_b", "light_c", "denoise", "unet", "derain", "sisr"])

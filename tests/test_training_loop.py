@@ -84,6 +84,7 @@ def test_a_run_writes_its_files_and_no_others(run):
     for text in ((out / "recipe.json").read_text(), *(out / "log.jsonl").read_text().splitlines()):
         json.loads(text, parse_constant=pytest.fail)  # NaN and Infinity are no JSON
     assert "validation psnr y: " in (out / "model.md").read_text()
+    assert re.search(r"^A network of the user\. [\d,]+ parameters\.$", (out / "model.md").read_text(), re.MULTILINE)
     for name in pictures:
         with Image.open(out / name) as picture:
             assert min(picture.size) > 200
@@ -151,7 +152,7 @@ def test_progress_goes_to_stderr(photos, tmp_path, capsys):
     train(recipe(iterations=2), photos, tmp_path / "out")
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert re.search(r"^\d+ images to train on, \d+ to validate$", captured.err, re.MULTILINE)
+    assert "4 images to train on, 2 to validate\n" in captured.err
     assert "patches of 8: batch 2, that is 1 times 2 on each of 1 cpu\n" in captured.err
     assert re.search(r"^2/2, loss 0\.\d+, \d+\.\d+ dB, .* it/s, 0 min left$", captured.err, re.MULTILINE)
 
