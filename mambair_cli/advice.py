@@ -29,7 +29,9 @@ class Advisor:
 
     done: bool = False
 
-    def __call__(self, pixels: NDArray[np.generic], name: str, model: Model, level: int | None = None) -> str | None:
+    def __call__(
+        self, pixels: NDArray[np.generic], name: str, model: Model, level: int | None = None
+    ) -> str | None:
         """The advice on an image, if there is any; to look takes about 0.1 s.
 
         Args:
@@ -50,12 +52,20 @@ def _look(pixels: NDArray[np.generic], name: str, model: Model, level: int | Non
     sigma = float(level) if task == "denoise" and level is not None else noise_sigma(pixels) or 0.0
     quality = None if sigma >= NOISY else jpeg_quality(pixels)  # noise hides it
     noise = f"looks noisy (sigma about {sigma:.0f} of 255)" if sigma >= NOISY else None
-    jpeg = f"looks compressed as JPEG (quality about {quality})" if quality and quality <= COMPRESSED else None
-    cameras = f"for the noise of cameras, which cannot be measured: mambair denoise {name} --noise real"
+    jpeg = (
+        f"looks compressed as JPEG (quality about {quality})"
+        if quality and quality <= COMPRESSED
+        else None
+    )
+    cameras = (
+        f"for the noise of cameras, which cannot be measured: mambair denoise {name} --noise real"
+    )
     if task == "upscale":
         if damage := noise or jpeg:
             first = f"first: mambair {'denoise' if noise else 'dejpeg'} {name}"
-            at_once = f"if it is small and spoilt in more ways: mambair upscale {name} --degradation real"
+            at_once = (
+                f"if it is small and spoilt in more ways: mambair upscale {name} --degradation real"
+            )
             return f"{damage}, which {model.name} enlarges with the rest; {first}; {at_once}"
         share = bandwidth(pixels)
         if share is not None and share < SOFT:
@@ -67,7 +77,9 @@ def _look(pixels: NDArray[np.generic], name: str, model: Model, level: int | Non
         if sigma < FAINT:
             return f"shows hardly any even noise (sigma about {sigma:.0f} of 255); {cameras}"
         if levels and not model.bundled and sigma > STRONGER * levels[1]:
-            return f"{noise}, more than {model.name} was trained for; better: mambair denoise {name}"
+            return (
+                f"{noise}, more than {model.name} was trained for; better: mambair denoise {name}"
+            )
     elif noise:
         return f"{noise} rather than compressed as JPEG; better: mambair denoise {name}"
     elif levels and quality and not model.bundled and STRONGER * quality < levels[0]:

@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import CallError, ImageError, MambairError
-from .image_io import MAX_PIXELS, TEMPORARY, Image, check_writable, decode_image, encode_image, read_image, write_image
+from .image_io import (
+    MAX_PIXELS,
+    TEMPORARY,
+    Image,
+    check_writable,
+    decode_image,
+    encode_image,
+    read_image,
+    write_image,
+)
 from .jobs import Job
 from .manifest import Manifest, Record
 from .peers import Peers
@@ -26,7 +35,9 @@ if TYPE_CHECKING:
     from .upscaler import Upscaler
 
 WRITERS = 4  # threads that encode
-PIXELS_BEHIND = 32 * 2**20  # of results that wait for the writers; a larger one is computed when all are written
+PIXELS_BEHIND = (
+    32 * 2**20
+)  # of results that wait for the writers; a larger one is computed when all are written
 PIXELS_AHEAD = 32 * 2**20  # of an image at work, from which on no other is read meanwhile
 STALE = 3600  # seconds after which an unfinished result must be of a run that was killed
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
@@ -59,7 +70,12 @@ class Batch:
     max_pixels: int = MAX_PIXELS
     advise: Callable[[Any, str, Model, int | None], str | None] = lambda *about: None
 
-    def run(self, jobs: Sequence[Job], done: Callable[[Record], None], progress: Callable[[float, str], None]) -> None:
+    def run(
+        self,
+        jobs: Sequence[Job],
+        done: Callable[[Record], None],
+        progress: Callable[[float, str], None],
+    ) -> None:
         """Restore what is not finished. Under torchrun the processes share the work, and the first tells of it.
 
         Args:
@@ -76,9 +92,13 @@ class Batch:
             try:
                 self.manifest.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise ImageError(f"{self.manifest.folder}: cannot be created: {error.strerror}") from error
+                raise ImageError(
+                    f"{self.manifest.folder}: cannot be created: {error.strerror}"
+                ) from error
             if not os.access(self.manifest.folder, os.W_OK | os.X_OK):
-                raise ImageError(f"{self.manifest.folder}: no permission to write into it; name another folder")
+                raise ImageError(
+                    f"{self.manifest.folder}: no permission to write into it; name another folder"
+                )
             for left_over in self.manifest.folder.rglob(TEMPORARY.format("*")):
                 with contextlib.suppress(OSError):  # another process may be at it
                     if time.time() - left_over.stat().st_mtime > STALE:
@@ -112,9 +132,14 @@ class Batch:
                 self.manifest.compact()
 
     def _restore(
-        self, jobs: Sequence[Job], done: Callable[[Record], None], progress: Callable[[float, str], None]
+        self,
+        jobs: Sequence[Job],
+        done: Callable[[Record], None],
+        progress: Callable[[float, str], None],
     ) -> None:
-        weights = [_file_size(job) for job in jobs]  # for the progress, as the pixels are not known yet
+        weights = [
+            _file_size(job) for job in jobs
+        ]  # for the progress, as the pixels are not known yet
         writing: deque[tuple[Record, int, Future[None]]] = deque()
         fatal: Exception | None = None
 
@@ -127,7 +152,9 @@ class Batch:
             if not isinstance(error, (MambairError, OSError)):
                 logger.info("not foreseen", exc_info=error)
             if _is_disk_full(error):
-                fatal = ImageError("stopped, as nothing more can be written; make room and run it again")
+                fatal = ImageError(
+                    "stopped, as nothing more can be written; make room and run it again"
+                )
             with contextlib.suppress(ImageError):  # the error of the file is the one to tell
                 self.manifest.append(record)
             done(record)
@@ -149,7 +176,9 @@ class Batch:
                 for i, (job, record) in enumerate(zip(jobs, records, strict=True)):
                     if fatal:
                         break
-                    label = _name(job) if len(jobs) == 1 else f"{i + 1} of {len(jobs)}: {_name(job)}"
+                    label = (
+                        _name(job) if len(jobs) == 1 else f"{i + 1} of {len(jobs)}: {_name(job)}"
+                    )
 
                     def report(share: float, i: int = i, label: str = label) -> None:
                         progress((starts[i] + share * weights[i]) / starts[-1], label)
@@ -164,7 +193,9 @@ class Batch:
                     if i + 1 < len(jobs) and image.pixels.size < PIXELS_AHEAD:
                         ahead = reader.submit(self._read, jobs[i + 1], records[i + 1])
                     pixels = math.prod(self.size.of(*image.pixels.shape[:2]))
-                    while writing and (writing[0][2].done() or sum(w[1] for w in writing) + pixels > PIXELS_BEHIND):
+                    while writing and (
+                        writing[0][2].done() or sum(w[1] for w in writing) + pixels > PIXELS_BEHIND
+                    ):
                         settle_oldest()
                     if fatal:
                         break
@@ -175,7 +206,9 @@ class Batch:
                     except Exception as error:
                         fail(record, error)
                         continue
-                    writing.append((record, pixels, writers.submit(self._write, job, record, result)))
+                    writing.append(
+                        (record, pixels, writers.submit(self._write, job, record, result))
+                    )
                     del image, result  # or the next one finds less memory
             finally:
                 reader.shutdown(wait=False, cancel_futures=True)
@@ -198,14 +231,18 @@ class Batch:
             factor = self.size.factor(height, width)
             if not 1 <= factor <= MAX_SCALE:
                 name = job.source or "stdin"
-                raise ImageError(f"{name}: would become {factor:g} times as large; possible is 1 to {MAX_SCALE} times")
+                raise ImageError(
+                    f"{name}: would become {factor:g} times as large; possible is 1 to {MAX_SCALE} times"
+                )
             if job.target:
                 if self.manifest:
                     job.target.parent.mkdir(parents=True, exist_ok=True)
                 check_writable(job.target, self.size.of(height, width))
             record.level = self.upscaler.measure(image)
             for row in self.upscaler.choice.models(factor, record.level)[:1]:
-                record.notes += filter(None, [self.advise(image.pixels, record.input, row, record.level)])
+                record.notes += filter(
+                    None, [self.advise(image.pixels, record.input, row, record.level)]
+                )
             return image
 
     def _compute(self, image: Image, record: Record, report: Callable[[float], None]) -> Image:

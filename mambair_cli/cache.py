@@ -73,7 +73,9 @@ def read_record(name: str) -> Record | None:
                 raise TypeError(f"its {field.name} is {value!r}")
         return record
     except (OSError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); delete it and fetch the model again") from None
+        raise CheckpointError(
+            f"{path}: cannot be read ({error}); delete it and fetch the model again"
+        ) from None
 
 
 def cached_file(name: str) -> Path | None:
@@ -98,7 +100,10 @@ def find_in_hub(url: str) -> Path | None:
     if not (found := HUB.fullmatch(url)):
         return None
     owner, repository, revision, file = found.groups()
-    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"))
+    home = Path(
+        os.environ.get("HF_HOME")
+        or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    )
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
     folder = hub / f"models--{owner}--{repository}"
     named = folder / "refs" / revision

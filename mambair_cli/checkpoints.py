@@ -24,7 +24,16 @@ from .cache import (
 from .download import Progress, download
 from .errors import CallError, CheckpointError, DownloadError
 from .registry import MODELS, Model, model_named
-from .weights import bundled_folder, check_row, describe, load_network, sha256, task_of, why_missing, write_atomically
+from .weights import (
+    bundled_folder,
+    check_row,
+    describe,
+    load_network,
+    sha256,
+    task_of,
+    why_missing,
+    write_atomically,
+)
 
 log = logging.getLogger(__name__)
 Tell = Callable[[str], None]
@@ -34,7 +43,9 @@ OVERHEAD = 2**20  # bytes of a file for names and shapes
 
 
 def find_checkpoint(
-    name_or_file: str | Path, progress: Progress = lambda done, total: None, tell: Tell = log.warning
+    name_or_file: str | Path,
+    progress: Progress = lambda done, total: None,
+    tell: Tell = log.warning,
 ) -> Path:
     """The file of a model, bundled, cached or fetched now; or the file that is named.
 
@@ -47,7 +58,11 @@ def find_checkpoint(
     if row and row.file:
         return _checked(bundled_folder() / row.file, str(row.sha256), "install mambair again")
     if record and record.path:
-        return _checked(record.path, record.sha256, f"mambair models remove {name}, then fetch or import it again")
+        return _checked(
+            record.path,
+            record.sha256,
+            f"mambair models remove {name}, then fetch or import it again",
+        )
     if row:
         return pull(row, progress, tell)
     return named_file(name)
@@ -82,7 +97,9 @@ def known_task(name_or_file: str) -> str | None:
     return row.task if row else record.task if record else task_of(Path(name_or_file))
 
 
-def pull(row: Model, progress: Progress = lambda done, total: None, tell: Tell = log.warning) -> Path:
+def pull(
+    row: Model, progress: Progress = lambda done, total: None, tell: Tell = log.warning
+) -> Path:
     """The file of a model, which is fetched into the cache if it is not here; what arrives must be of its network.
 
     Its SHA-256 must be the row's, or where nobody knows that, the one that was recorded at the first download.
@@ -100,7 +117,9 @@ def pull(row: Model, progress: Progress = lambda done, total: None, tell: Tell =
         return find_checkpoint(row.name)
     by_hand = f"mambair models import FILE --name {row.name}"
     if not row.urls:
-        raise DownloadError(f"{row.name}: no address of its file is known; where you have it: {by_hand}")
+        raise DownloadError(
+            f"{row.name}: no address of its file is known; where you have it: {by_hand}"
+        )
     with _writing(row.name, tell):
         if cached_file(row.name):  # another process has fetched it
             return find_checkpoint(row.name)
@@ -206,7 +225,9 @@ def _fetch(row: Model, url: str, progress: Progress, tell: Tell) -> Path:
     if found := find_in_hub(url):
         return found
     if is_offline():
-        raise DownloadError(f"{url} is not here, and the network must not be used (--offline, HF_HUB_OFFLINE)")
+        raise DownloadError(
+            f"{url} is not here, and the network must not be used (--offline, HF_HUB_OFFLINE)"
+        )
     tell(f"{row.name}: fetching {url} (licence: {row.licence})")
     path = _new_file(row.name, url)
     download(url, path, limit=OVERHEAD + BYTES_PER_PARAMETER * row.parameters, progress=progress)
@@ -227,13 +248,17 @@ def _enter(name: str, row: Model | None, path: Path, source: str, tell: Tell) ->
     except CheckpointError as error:
         if fresh:
             path.unlink()
-        raise CheckpointError(str(error).replace(str(path), source)) from None  # what the user knows is the source
+        raise CheckpointError(
+            str(error).replace(str(path), source)
+        ) from None  # what the user knows is the source
     place = path
     if fresh:
         place = path.replace(models_folder() / f"{name}{path.suffix}")
     task = row.task if row else facts["task"]
     shape = facts["arch"], facts["scale"], facts["parameters"]
-    _write_record(Record(name, place.name if fresh else str(place), facts["sha256"], source, task, *shape))
+    _write_record(
+        Record(name, place.name if fresh else str(place), facts["sha256"], source, task, *shape)
+    )
     return place
 
 
@@ -246,5 +271,9 @@ def _check_hash(row: Model, digest: str, source: str, tell: Tell) -> None:
             f" SHA-256 {digest} is recorded, and later downloads must match it"
         )
     elif digest != known:
-        first = "" if row.sha256 else f" of the first download; if you trust it, delete {record_file(row.name)}"
+        first = (
+            ""
+            if row.sha256
+            else f" of the first download; if you trust it, delete {record_file(row.name)}"
+        )
         raise CheckpointError(f"{source} has the SHA-256 {digest}, not {known}{first}")

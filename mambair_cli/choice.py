@@ -38,7 +38,9 @@ def is_here(model: Model) -> bool:
     return False
 
 
-def find_models(task: str, scale: float = 1, *, real: bool = False, level: int | None = None) -> list[Model]:
+def find_models(
+    task: str, scale: float = 1, *, real: bool = False, level: int | None = None
+) -> list[Model]:
     """The bundled models of a task that together reach at least `scale`, in the order to run them.
 
     The smallest one that reaches it; above the largest one's scale that one first, as often as needed. Of those for
@@ -54,7 +56,9 @@ def find_models(task: str, scale: float = 1, *, real: bool = False, level: int |
         what = f"{task} --{TASKS[task].option} real" if real else task
         hint = f"a file, or a name of mambair models list --task {task}"
         raise CallError(f"no bundled model for {what}{reach}; give one with -m: {hint}")
-    if levels := {max(model.levels, key=TASKS[task].strength): model for model in models if model.levels}:
+    if levels := {
+        max(model.levels, key=TASKS[task].strength): model for model in models if model.levels
+    }:
         return [levels[TASKS[task].nearest(levels, level)]]
     largest = models[-1]
     if scale > largest.scale:
@@ -78,7 +82,9 @@ class Choice:
     @property
     def by_level(self) -> bool:
         """Whether the level of the degradation decides, so that it has to be measured."""
-        return bool(TASKS[self.task].level) and not self.model and not self.real and self.level is None
+        return (
+            bool(TASKS[self.task].level) and not self.model and not self.real and self.level is None
+        )
 
     def models(self, scale: float, level: int | None = None) -> list[Model]:
         """Those to run one after the other, for a level as measured; none where the one that is named has no row.
@@ -87,7 +93,9 @@ class Choice:
         """
         if self.model is not None:
             return list(filter(None, [model_named(self.model)]))
-        return find_models(self.task, scale, real=self.real, level=level if self.level is None else self.level)
+        return find_models(
+            self.task, scale, real=self.real, level=level if self.level is None else self.level
+        )
 
     def possible(self, scale: float | None) -> list[str]:
         """The names of all that may run for images of a scale (None: of any), whatever is measured of them.
@@ -108,7 +116,9 @@ def parse_choice(task: Task, setting: str | None, model: str | None) -> Choice:
     """
     option, settings = f"--{task.option}", task.settings
     if setting and model:
-        raise CallError(f"{option} chooses among the bundled models, and -m names another; leave out one of them")
+        raise CallError(
+            f"{option} chooses among the bundled models, and -m names another; leave out one of them"
+        )
     if not setting or setting in settings:
         return Choice(task.name, model, real=setting == "real")
     low, high = sorted((task.weakest, task.worst))
@@ -126,6 +136,10 @@ def check_task(command: str, name: str, task: str | None, scale: int) -> None:
     task = task if task in TASKS else None
     if (task or command) == command and (scale > 1) == (TASKS[command].scale > 1):
         return
-    what = f"is for {task}" if task else f"enlarges {scale} times" if scale > 1 else "does not enlarge"
+    what = (
+        f"is for {task}" if task else f"enlarges {scale} times" if scale > 1 else "does not enlarge"
+    )
     fitting = [task] if task else [t.name for t in TASKS.values() if (t.scale > 1) == (scale > 1)]
-    raise CallError(f"{name} {what}; use mambair {' or '.join(fitting)} INPUT -m {shlex.quote(name)}")
+    raise CallError(
+        f"{name} {what}; use mambair {' or '.join(fitting)} INPUT -m {shlex.quote(name)}"
+    )

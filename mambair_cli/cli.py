@@ -36,7 +36,9 @@ for _task in TASKS.values():
 def main() -> None:
     """Run the command line; every error that is foreseen becomes one line on stderr and an exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # for the names of files that it cannot encode
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # for the names of files that it cannot encode
     try:
         code = app(prog_name="mambair", standalone_mode=False) or 0
         if code == 130:  # what newer versions of typer make of KeyboardInterrupt
@@ -65,7 +67,9 @@ def _fail(message: str, code: int) -> NoReturn:
 @app.callback(invoke_without_command=True)
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what is decided and why.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say what is decided and why.")
+    ] = False,
 ) -> None:
     if verbose:
         logging.basicConfig(level=logging.INFO, format="mambair: %(message)s")
@@ -85,6 +89,10 @@ def doctor(as_json: Json = False) -> None:
         return
     rows = [("version", name, version) for name, version in facts["versions"].items()]
     rows += [("device", name, text) for name, text in facts["devices"].items()]
-    rows += [("back end", name, reason or "available") for name, reason in facts["backends"].items()]
+    rows += [
+        ("back end", name, reason or "available") for name, reason in facts["backends"].items()
+    ]
     print_table(("", "", ""), rows)
-    print(f"to get faster: {facts['faster'] or 'nothing to install, all that is faster here is there'}")
+    print(
+        f"to get faster: {facts['faster'] or 'nothing to install, all that is faster here is there'}"
+    )

@@ -17,7 +17,9 @@ def list_images(folder: Path) -> list[Path]:
     """The image files under `folder` (recursively), sorted. Raises CallError where there is none."""
     if not folder.is_dir():
         raise CallError(f"{folder} is not a folder; give a folder of images")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in OUTPUT_SUFFIXES and p.is_file())
+    files = sorted(
+        p for p in folder.rglob("*") if p.suffix.lower() in OUTPUT_SUFFIXES and p.is_file()
+    )
     if not files:
         raise CallError(f"{folder} holds no image")
     return files
@@ -41,6 +43,10 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with quiet_libraries(), PIL.Image.open(path) as image:
             return image.height, image.width
-    except (OSError, ValueError, SyntaxError):  # such as TIFF of 16 bits, which Pillow does not know
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+    ):  # such as TIFF of 16 bits, which Pillow does not know
         height, width = read_rgb(path).shape[:2]
         return height, width

@@ -64,7 +64,9 @@ class Degradation(ABC):
             ValueError: the image has another shape, type or range, is empty or holds NaN.
         """
         if not isinstance(image, np.ndarray) or image.dtype != np.float32:
-            raise ValueError(f"expected float32, got {getattr(image, 'dtype', type(image).__name__)}")
+            raise ValueError(
+                f"expected float32, got {getattr(image, 'dtype', type(image).__name__)}"
+            )
         if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
             raise ValueError(f"expected an image of H x W x 3, got the shape {image.shape}")
         if not (image.min() >= 0 and image.max() <= 1):
@@ -83,7 +85,9 @@ def check_ranges(owner: object, limits: Mapping[str, Range]) -> None:
         numbers = isinstance(value, tuple) and all(isinstance(v, (int, float)) for v in value)
         if not (numbers and len(value) == 2 and low <= value[0] <= value[1] <= high):
             kind = type(owner).__name__.lower()
-            raise CallError(f"{kind}: {name} must be two numbers from {low:g} to {high:g} in order, not {value!r}")
+            raise CallError(
+                f"{kind}: {name} must be two numbers from {low:g} to {high:g} in order, not {value!r}"
+            )
 
 
 def draw_log(rng: Generator, limits: Range) -> float:
@@ -132,7 +136,9 @@ def compress(pixels: Pixels, quality: int, subsampling: int = HALF_CHROMA) -> Pi
     Raises:
         ValueError: the pixels are none of these, or the quality is outside.
     """
-    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
+    if pixels.dtype != np.uint8 or not (
+        pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
+    ):
         raise ValueError(f"expected H x W or H x W x 3 uint8, got {pixels.dtype} {pixels.shape}")
     if not 1 <= quality <= 100:
         raise ValueError(f"a JPEG quality is 1..100, got {quality}")
@@ -234,11 +240,17 @@ class Sensor(Degradation):
         raw = deviation * rng.standard_normal((*deviation.shape[:2], 1), np.float32)
         row, column = np.ogrid[: raw.shape[0], : raw.shape[1]]
         odd_row, odd_column = (row + rng.integers(2)) % 2 == 1, (column + rng.integers(2)) % 2 == 1
-        sites = (~odd_row & ~odd_column, odd_row ^ odd_column, odd_row & odd_column)  # of red, green, blue
+        sites = (
+            ~odd_row & ~odd_column,
+            odd_row ^ odd_column,
+            odd_row & odd_column,
+        )  # of red, green, blue
         kernels = (BILINEAR, BILINEAR_GREEN, BILINEAR)
         planes = [cv2.filter2D(raw[..., c] * sites[c], -1, kernels[c]) for c in range(3)]
         luma = 0.25 * planes[0] + 0.5 * planes[1] + 0.25 * planes[2]
-        colour = cv2.GaussianBlur(np.dstack([COLOUR * (p - luma) for p in planes]), (0, 0), rng.uniform(*self.chroma))
+        colour = cv2.GaussianBlur(
+            np.dstack([COLOUR * (p - luma) for p in planes]), (0, 0), rng.uniform(*self.chroma)
+        )
         return colour + cv2.GaussianBlur(luma, (0, 0), rng.uniform(*self.luma))[:, :, None]
 
 

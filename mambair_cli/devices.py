@@ -15,7 +15,13 @@ def resolve_device(name: str) -> torch.device:
     Raises CallError for an unknown name, BackendError for a device this machine or PyTorch build lacks.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     kind, colon, index = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (colon and (kind != "cuda" or not index.isdecimal())):
         raise CallError(f"unknown device {name!r}; there are auto, cpu, cuda, cuda:N and mps")
@@ -24,11 +30,15 @@ def resolve_device(name: str) -> torch.device:
         reason = "no GPU is visible to it" if built else "this PyTorch is built without CUDA"
         raise BackendError(f"the device {name!r} cannot be used: {reason}; try --device cpu")
     if index and int(index) >= torch.cuda.device_count():
-        raise BackendError(f"there is no {name}: this machine has {torch.cuda.device_count()} CUDA device(s)")
+        raise BackendError(
+            f"there is no {name}: this machine has {torch.cuda.device_count()} CUDA device(s)"
+        )
     if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun: one GPU for each process
         name = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise BackendError("the device 'mps' cannot be used: it needs an Apple GPU; try --device cpu")
+        raise BackendError(
+            "the device 'mps' cannot be used: it needs an Apple GPU; try --device cpu"
+        )
     return torch.device(name)
 
 
@@ -42,7 +52,9 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
         name = "fp16" if device.type == "cuda" else "fp32"
     if name not in types:
         raise CallError(f"--dtype must be auto, {', '.join(types)}, not {name!r}")
-    lacking = device.type == "mps" or (device.type == "cuda" and name == "bf16" and not torch.cuda.is_bf16_supported())
+    lacking = device.type == "mps" or (
+        device.type == "cuda" and name == "bf16" and not torch.cuda.is_bf16_supported()
+    )
     if name != "fp32" and lacking:
         raise BackendError(f"{device.type} does not compute in {name} here; try --dtype fp32")
     return types[name]
@@ -51,12 +63,19 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 def free_memory(device: torch.device) -> int:
     """Bytes that can be taken now: of the GPU's memory, or of the system's within the process's limit."""
     if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by PyTorch, for later
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
+            device
+        )  # by PyTorch, for later
         return int(torch.cuda.mem_get_info(device)[0] + kept)
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):  # not Linux: assume that half of all memory is free, or else 4 GiB
+        free = next(
+            int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")
+        )
+    except (
+        OSError,
+        StopIteration,
+    ):  # not Linux: assume that half of all memory is free, or else 4 GiB
         pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
         return pages * os.sysconf("SC_PAGE_SIZE") // 2 if pages > 0 else 4 * 2**30
     group = Path("/sys/fs/cgroup")
@@ -95,7 +114,9 @@ def reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        with contextlib.suppress(OSError):  # not Linux, or not permitted: the peak is that of the whole process
+        with contextlib.suppress(
+            OSError
+        ):  # not Linux, or not permitted: the peak is that of the whole process
             Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -103,4 +124,6 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory ran out: Python's or NumPy's, or PyTorch's on any device."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return any(words in str(error) for words in ("allocate memory", "out of memory"))  # on CPU, on MPS
+    return any(
+        words in str(error) for words in ("allocate memory", "out of memory")
+    )  # on CPU, on MPS

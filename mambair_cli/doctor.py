@@ -45,19 +45,32 @@ def report() -> dict[str, Any]:
         devices[f"cuda:{index}"] = torch.cuda.get_device_name(index)
     if not torch.cuda.is_available():
         devices["cuda"] = "unavailable: " + (
-            "no GPU is visible" if torch.version.cuda or torch.version.hip else "PyTorch is built without CUDA"
+            "no GPU is visible"
+            if torch.version.cuda or torch.version.hip
+            else "PyTorch is built without CUDA"
         )
-    devices["mps"] = "available" if torch.backends.mps.is_available() else "unavailable: it needs an Apple GPU"
+    devices["mps"] = (
+        "available" if torch.backends.mps.is_available() else "unavailable: it needs an Apple GPU"
+    )
     fastest = "cuda" if torch.cuda.is_available() else "cpu"
     backends = {b.name: b.unavailable(fastest, torch.float32) for b in BACKENDS}
-    return {"versions": versions, "devices": devices, "backends": backends, "faster": _faster(backends)}
+    return {
+        "versions": versions,
+        "devices": devices,
+        "backends": backends,
+        "faster": _faster(backends),
+    }
 
 
 def _faster(backends: dict[str, str | None]) -> str | None:
     """The command that installs what makes this machine faster; back ends come fastest first."""
     if not (torch.version.cuda or torch.version.hip) and _has_nvidia_gpu():
         version = torch.__version__.partition("+")[0]
-        index = " --index-url https://download.pytorch.org/whl/cu126" if platform.system() == "Windows" else ""
+        index = (
+            " --index-url https://download.pytorch.org/whl/cu126"
+            if platform.system() == "Windows"
+            else ""
+        )
         return f"pip install --force-reinstall torch=={version}{index}"
     for reason in backends.values():
         if reason is None:

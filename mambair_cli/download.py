@@ -45,18 +45,26 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             return super().http_error_302(req, fp, code, msg, headers)
         except ValueError as error:  # such as "Invalid IPv6 URL"
             fp.close()
-            raise DownloadError(f"{req.full_url}: leads to an address that is none ({_reason(error)})") from None
+            raise DownloadError(
+                f"{req.full_url}: leads to an address that is none ({_reason(error)})"
+            ) from None
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Any:
         if not newurl.startswith(("https:", f"{req.type}:")):
             fp.close()
-            raise DownloadError(f"{req.full_url}: leads to an address without encryption ({newurl}): refused")
+            raise DownloadError(
+                f"{req.full_url}: leads to an address without encryption ({newurl}): refused"
+            )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def download(url: str, target: Path, *, limit: int, progress: Progress = lambda done, total: None) -> None:
+def download(
+    url: str, target: Path, *, limit: int, progress: Progress = lambda done, total: None
+) -> None:
     """Fetch a file, whole or not at all.
 
     What has arrived lies in `target`.part; a later call goes on from there where the server still has the same
@@ -85,9 +93,13 @@ def download(url: str, target: Path, *, limit: int, progress: Progress = lambda 
             best = max(best, reached)
             wait = min(2.0**failures, LONGEST_WAIT) if error.wait is None else error.wait
             if failures >= FAILURES:
-                raise DownloadError(f"{url}: {error}; try again later, it goes on from there") from None
+                raise DownloadError(
+                    f"{url}: {error}; try again later, it goes on from there"
+                ) from None
             if wait > LONGEST_WAIT:
-                raise DownloadError(f"{url}: {error}; it asks to come back in {wait / 60:.0f} minutes") from None
+                raise DownloadError(
+                    f"{url}: {error}; it asks to come back in {wait / 60:.0f} minutes"
+                ) from None
             log.info("%s: %s: trying again in %.0f s", url, error, wait)
             time.sleep(wait)
     part.replace(target)
@@ -118,7 +130,9 @@ def _receive(url: str, part: Path, limit: int, progress: Progress) -> None:
         length = response.length  # of what is to come; None where the server does not say
         total = None if length is None else there + length
         if total is not None and total > limit:
-            raise DownloadError(f"{url}: is {total:,} bytes long, where at most {limit:,} are expected: refused")
+            raise DownloadError(
+                f"{url}: is {total:,} bytes long, where at most {limit:,} are expected: refused"
+            )
         chunk = _read(response)
         if there == 0:
             if re.match(rb"\s*<(!doctype html|html)", chunk, re.IGNORECASE):
@@ -134,7 +148,9 @@ def _receive(url: str, part: Path, limit: int, progress: Progress) -> None:
                 chunk = _read(response)
     if chunk:
         _forget(part)
-        raise DownloadError(f"{url}: does not end after the {limit:,} bytes that are expected: refused")
+        raise DownloadError(
+            f"{url}: does not end after the {limit:,} bytes that are expected: refused"
+        )
     if total is not None and there < total:
         raise _Interrupted(f"the connection broke after {there:,} of {total:,} bytes")
 
@@ -148,7 +164,9 @@ def _read(response: http.client.HTTPResponse) -> bytes:
 
 def _refusal(url: str, part: Path, error: urllib.error.HTTPError) -> Exception:
     if error.code in PASSING:
-        return _Interrupted(f"HTTP {error.code} {error.reason}", _seconds(error.headers.get("Retry-After")))
+        return _Interrupted(
+            f"HTTP {error.code} {error.reason}", _seconds(error.headers.get("Retry-After"))
+        )
     if error.code == 416:  # what is here is no beginning of what is there
         _forget(part)
         return _Interrupted("it has no bytes from there on")
@@ -191,7 +209,9 @@ def _seconds(text: str | None) -> float | None:
         date = email.utils.parsedate_to_datetime(text)
     except ValueError:
         return None
-    date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)  # "-0000" is UTC of an unknown place
+    date = (
+        date if date.tzinfo else date.replace(tzinfo=timezone.utc)
+    )  # "-0000" is UTC of an unknown place
     return max(0.0, (date - datetime.now(timezone.utc)).total_seconds())
 
 

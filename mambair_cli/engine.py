@@ -31,7 +31,9 @@ Array = NDArray[Any]
 TILE_OVERLAP = 32  # pixels of the input; a quarter of it is cut off at each edge
 MIN_TILE = 64
 LARGEST_TILE = 2**31
-BATCH_PIXELS = 2**20  # of tiles that a GPU takes at once; so many give every processor its share of a scan
+BATCH_PIXELS = (
+    2**20
+)  # of tiles that a GPU takes at once; so many give every processor its share of a scan
 MEMORY_SHARE = 0.6  # of what is free now
 MEMORY_ERROR = 1.25  # the estimate may be this much too low (`mambair bench memory`)
 
@@ -79,17 +81,29 @@ class Restorer:
         self.model, self.name = model, name
         self.config = cast(Any, model.config)
         self.scale: int = self.config.upscale
-        self.tile, self.tile_overlap = _parse_tile(options.tile, options.tile_overlap), options.tile_overlap
+        self.tile, self.tile_overlap = (
+            _parse_tile(options.tile, options.tile_overlap),
+            options.tile_overlap,
+        )
         if options.alpha not in ("model", "bicubic"):
             raise CallError(f"--alpha must be model or bicubic, not {options.alpha!r}")
-        self.memory_limit, self.ensemble, self.alpha = options.memory_limit, options.ensemble, options.alpha
+        self.memory_limit, self.ensemble, self.alpha = (
+            options.memory_limit,
+            options.ensemble,
+            options.alpha,
+        )
         self.runner = Runner(model, self.device, options.ensemble)
-        self.largest_tile, self.largest_batch = LARGEST_TILE, BATCH_PIXELS if self.device.type == "cuda" else 1
+        self.largest_tile, self.largest_batch = (
+            LARGEST_TILE,
+            BATCH_PIXELS if self.device.type == "cuda" else 1,
+        )
         self._overflowed = False  # half precision was not enough for some tile
         use_backend(model, self.backend)
         if self.memory_limit and self.device.type == "cuda":
             total = torch.cuda.get_device_properties(self.device).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, self.memory_limit / total), self.device)
+            torch.cuda.set_per_process_memory_fraction(
+                min(1.0, self.memory_limit / total), self.device
+            )
 
     def bytes_per_pixel(self) -> int:
         """Estimated peak memory of the network for each pixel of a tile (`mambair bench memory` measures it)."""
@@ -130,7 +144,9 @@ class Restorer:
                     plans.append(tiles)
                     break
         if plans:  # the one that computes the fewest pixels twice
-            return min(plans, key=lambda tiles: len(tiles.boxes) * tiles.tile_height * tiles.tile_width)
+            return min(
+                plans, key=lambda tiles: len(tiles.boxes) * tiles.tile_height * tiles.tile_width
+            )
         if self.memory_limit and budget < 0:
             taken, limit = (n / 2**30 for n in (used_memory(self.device), self.memory_limit))
             raise MemoryLimitError(
@@ -148,7 +164,9 @@ class Restorer:
             return free
         return min(free, (self.memory_limit - used_memory(self.device)) / MEMORY_ERROR)
 
-    def restore(self, image: Array, progress: Progress | None = None, *, squeeze: bool = True) -> Array:
+    def restore(
+        self, image: Array, progress: Progress | None = None, *, squeeze: bool = True
+    ) -> Array:
         """Restore H x W or H x W x 3 of uint8, uint16 or float32: the same type, s times as large.
 
         Networks of three channels see gray as three equal ones, averaged afterwards; networks of one channel
@@ -161,7 +179,9 @@ class Restorer:
         low, full = _value_range(image, squeeze)
         height, width = image.shape[:2]
         tiles = self.plan(height, width, image.itemsize)
-        result = scratch.allocate((self.scale * height, self.scale * width, *image.shape[2:]), image.dtype)
+        result = scratch.allocate(
+            (self.scale * height, self.scale * width, *image.shape[2:]), image.dtype
+        )
         row = 0
         with closing(self._strips(image, low, full, tiles, progress)) as strips:
             for strip in strips:
@@ -171,7 +191,12 @@ class Restorer:
         return result
 
     def _strips(
-        self, image: Array, low: float, full: float, tiles: tiling.TilePlan, progress: Progress | None
+        self,
+        image: Array,
+        low: float,
+        full: float,
+        tiles: tiling.TilePlan,
+        progress: Progress | None,
     ) -> Generator[Array, None, None]:
         counter = Counter(self.model, progress or (lambda share: None))
         rows, columns = self.scale * image.shape[0], self.scale * image.shape[1]
@@ -196,7 +221,9 @@ class Restorer:
             crops = np.stack([_crop(image, tiles, place) for place in places])
             crops -= np.float32(low)
             crops /= np.float32(full)
-            begun.append(self._start(_Batch(crops, places, len(places) / len(boxes), self.dtype), counter))
+            begun.append(
+                self._start(_Batch(crops, places, len(places) / len(boxes), self.dtype), counter)
+            )
             if len(begun) > self.runner.ahead:
                 yield from self._finish(begun.popleft(), counter)
         for batch in begun:
@@ -206,7 +233,11 @@ class Restorer:
         """How many tiles to compute at once: so many that they fill a GPU, where they fit into memory."""
         pixels = tiles.tile_height * tiles.tile_width
         most = min(self.largest_batch, BATCH_PIXELS // pixels)
-        return max(1, min(most, int(self._budget() // (self.bytes_per_pixel() * pixels)))) if most > 1 else 1
+        return (
+            max(1, min(most, int(self._budget() // (self.bytes_per_pixel() * pixels))))
+            if most > 1
+            else 1
+        )
 
     def _start(self, batch: "_Batch", counter: Counter) -> "_Batch":
         """Let the network begin with a batch, unless it is larger than what fits into memory."""
@@ -230,10 +261,16 @@ class Restorer:
         counter.done = before
         if count > 1:
             self.largest_batch = count // 2
-            log.warning("out of memory on %s: going on with %d tiles at once", self.device, self.largest_batch)
+            log.warning(
+                "out of memory on %s: going on with %d tiles at once",
+                self.device,
+                self.largest_batch,
+            )
         else:
             self.largest_tile = max(MIN_TILE, max(height, width) // 2)
-            log.warning("out of memory on %s: going on with tiles of %d", self.device, self.largest_tile)
+            log.warning(
+                "out of memory on %s: going on with tiles of %d", self.device, self.largest_tile
+            )
         if self.device.type == "cuda":  # only now, as the error held tensors
             torch.cuda.empty_cache()
         return batch
@@ -251,12 +288,17 @@ class Restorer:
         count, height, width, _ = batch.crops.shape
 
         def part(crops: Array, places: list[tuple[int, int]], share: float) -> Array:
-            return self._finish(self._start(_Batch(crops, places, batch.share * share, batch.dtype), counter), counter)
+            return self._finish(
+                self._start(_Batch(crops, places, batch.share * share, batch.dtype), counter),
+                counter,
+            )
 
         if count > 1:
             size = self.largest_batch if count > self.largest_batch else 1
             spans = [slice(i, i + size) for i in range(0, count, size)]
-            return np.concatenate([part(batch.crops[s], batch.places[s], len(batch.places[s]) / count) for s in spans])
+            return np.concatenate(
+                [part(batch.crops[s], batch.places[s], len(batch.places[s]) / count) for s in spans]
+            )
         overlap, multiple = min(self.tile_overlap, self.largest_tile // 2), self.config.multiple
         tiles = tiling.plan(height, width, self.largest_tile, overlap, multiple)
         top, left = batch.places[0]
@@ -279,7 +321,11 @@ class Restorer:
                 f" ({place[1]}, {place[0]}); the weights may be damaged: try another model with -m"
             )
         if not self._overflowed:
-            log.warning("%s gave no numbers in %s: such tiles are computed again in fp32", self.name, batch.dtype)
+            log.warning(
+                "%s gave no numbers in %s: such tiles are computed again in fp32",
+                self.name,
+                batch.dtype,
+            )
         self._overflowed = True
         alone = _Batch(batch.crops[index : index + 1], [place], 0.0, torch.float32)
         return self._finish(self._start(alone, counter), counter)[0]
@@ -301,7 +347,9 @@ class Restorer:
         if by_model:  # a net gives hardly ever exactly nothing or everything
             restored = self.restore(image.alpha, lambda share: report(0.5 + share / 2))
             ends = 0, WHITE[alpha.dtype]
-            alpha = in_bands(lambda a, b: np.select([np.isin(a, ends)], [a], b), alpha.dtype, alpha, restored)
+            alpha = in_bands(
+                lambda a, b: np.select([np.isin(a, ends)], [a], b), alpha.dtype, alpha, restored
+            )
         return replace(image, pixels=pixels, alpha=alpha)
 
 
@@ -347,7 +395,9 @@ def _value_range(image: Array, squeeze: bool = True) -> tuple[float, float]:
     """
     fits = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
     if image.dtype not in WHITE or not fits or not image.size:
-        raise ValueError(f"expected H x W or H x W x 3 of uint8, uint16 or float32, got {image.dtype} {image.shape}")
+        raise ValueError(
+            f"expected H x W or H x W x 3 of uint8, uint16 or float32, got {image.dtype} {image.shape}"
+        )
     if image.dtype != np.float32:
         return 0.0, WHITE[image.dtype]
     low, high = float(image.min()), float(image.max())
@@ -366,7 +416,9 @@ def _parse_tile(tile: str | int, overlap: int) -> str | int:
     if not str(tile).isdecimal() or int(tile) == 0:
         raise CallError(f"--tile must be auto, off or a number of pixels, not {tile!r}")
     if int(tile) <= overlap:
-        raise CallError(f"a tile of {tile} pixels must be larger than the overlap of {overlap} (--tile-overlap)")
+        raise CallError(
+            f"a tile of {tile} pixels must be larger than the overlap of {overlap} (--tile-overlap)"
+        )
     return int(tile)
 
 

@@ -36,7 +36,9 @@ LUMINANCE = np.array([
 QUALITIES = np.arange(5, 96)
 BLOCKS = 192  # of 8 x 8 pixels that are looked at
 FREQUENCIES = tuple(sorted(((i, n - i) for n in range(1, 5) for i in range(n + 1)), key=sum)[:12])
-COSINES = np.sqrt([[0.125]] + 7 * [[0.25]]) * np.cos(np.outer(np.arange(8), 2 * np.arange(8) + 1) * math.pi / 16)
+COSINES = np.sqrt([[0.125]] + 7 * [[0.25]]) * np.cos(
+    np.outer(np.arange(8), 2 * np.arange(8) + 1) * math.pi / 16
+)
 """The orthonormal cosine transform of 8 values."""
 
 ROUNDING = 0.45
@@ -82,7 +84,10 @@ def noise_sigma(pixels: NDArray[np.generic]) -> float | None:
     single = _sigma(channels, coarse)
     if len(channels) == len(patches):
         return single
-    return max(_sigma(patches, coarse.reshape(len(patches), 3, -1)), math.sqrt(max(0.0, single**2 - TEXTURE**2)))
+    return max(
+        _sigma(patches, coarse.reshape(len(patches), 3, -1)),
+        math.sqrt(max(0.0, single**2 - TEXTURE**2)),
+    )
 
 
 def jpeg_quality(pixels: NDArray[np.generic]) -> int | None:
@@ -119,7 +124,9 @@ def jpeg_quality(pixels: NDArray[np.generic]) -> int | None:
         distance += np.abs(np.log(tables[:, i, j] / steps[ratios.argmax()]))
     if best < EVIDENCE * len(blocks) * len(FREQUENCIES):
         return None
-    return _best(QUALITIES, evidence if evidence.max() > 0.8 * best else -distance)  # the other tables are foreign
+    return _best(
+        QUALITIES, evidence if evidence.max() > 0.8 * best else -distance
+    )  # the other tables are foreign
 
 
 def stored_quality(quantization: Sequence[int]) -> int:
@@ -137,7 +144,9 @@ def stored_quality(quantization: Sequence[int]) -> int:
     stored = np.array(quantization, float).reshape(8, 8)
     qualities, (i, j) = np.arange(1, 101), np.transpose(FREQUENCIES)
     distances = np.abs(np.log(stored / _tables(qualities)))
-    return _best(qualities, -distances[:, i, j].sum(1) - 1e-3 * distances.sum((1, 2)))  # what is seen most, first
+    return _best(
+        qualities, -distances[:, i, j].sum(1) - 1e-3 * distances.sum((1, 2))
+    )  # what is seen most, first
 
 
 def bandwidth(pixels: NDArray[np.generic]) -> float | None:
@@ -168,7 +177,9 @@ def bandwidth(pixels: NDArray[np.generic]) -> float | None:
         segments = image[:, :columns].reshape(-1, SEGMENT)
         segments = segments[:: max(1, len(segments) // SEGMENTS)]
         segments = segments - segments.mean(1, keepdims=True)
-        segments = (segments - np.outer(segments @ slope, slope)) * window  # which would leak from it
+        segments = (
+            segments - np.outer(segments @ slope, slope)
+        ) * window  # which would leak from it
         power += (np.abs(np.fft.rfft(segments)) ** 2).mean(0) / (2 * (window**2).sum())
     gaps = np.flatnonzero(power[1:] < POWER)
     held = int(gaps[0]) if len(gaps) else len(power) - 1
@@ -202,7 +213,11 @@ def _middle(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
 
 
 def _luma(pixels: Array) -> Array:
-    return pixels if pixels.ndim == 2 else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.float32)
+    return (
+        pixels
+        if pixels.ndim == 2
+        else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.float32)
+    )
 
 
 def _sigma(patches: Array, coarse: Array) -> float:
@@ -231,8 +246,14 @@ def _sigma(patches: Array, coarse: Array) -> float:
 def _first_block(luma: Array) -> int:
     """The column, 0..7, in which blocks begin: where third differences across columns are largest."""
     some = np.ascontiguousarray(luma[::2])
-    jumps = np.abs(some[:, 3:] - some[:, :-3] - 3 * (some[:, 2:-1] - some[:, 1:-2])).clip(max=20).mean(0)
-    return (int(np.argmax([jumps[start::8].mean() for start in range(8)])) + 2) % 8  # between columns 1 and 2
+    jumps = (
+        np.abs(some[:, 3:] - some[:, :-3] - 3 * (some[:, 2:-1] - some[:, 1:-2]))
+        .clip(max=20)
+        .mean(0)
+    )
+    return (
+        int(np.argmax([jumps[start::8].mean() for start in range(8)])) + 2
+    ) % 8  # between columns 1 and 2
 
 
 def _detailed_blocks(luma: Array, values: Array) -> Array:

@@ -16,7 +16,14 @@ from typing import NamedTuple
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
 STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_SIZES = 273, 277, 278, 279
 X_RESOLUTION, Y_RESOLUTION, PLANES, RESOLUTION_UNIT, PREDICTOR = 282, 283, 284, 296, 317
-TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_SIZES, EXTRA_SAMPLES, SAMPLE_FORMAT = 322, 323, 324, 325, 338, 339
+TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_SIZES, EXTRA_SAMPLES, SAMPLE_FORMAT = (
+    322,
+    323,
+    324,
+    325,
+    338,
+    339,
+)
 ORIENTATION, XMP, PHOTOSHOP, ICC_PROFILE = 274, 700, 34377, 34675
 EXIF, GPS, INTEROPERABILITY = 34665, 34853, 40965
 THUMBNAIL, THUMBNAIL_SIZE = 513, 514
@@ -26,7 +33,20 @@ TEXTS = {"Description": 270, "Software": 305, "Author": 315, "Copyright": 33432}
 
 _NESTED: Mapping[int, tuple[int, ...]] = {0: (EXIF, GPS), EXIF: (INTEROPERABILITY,)}
 _BASELINE = {*range(269, 273), ORIENTATION, 282, 283, 285, 296, 297, 305, 306, 315, 316, 318, 319}
-_FORMATS = {1: "B", 2: "s", 3: "H", 4: "I", 5: "II", 6: "b", 7: "s", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d"}
+_FORMATS = {
+    1: "B",
+    2: "s",
+    3: "H",
+    4: "I",
+    5: "II",
+    6: "b",
+    7: "s",
+    8: "h",
+    9: "i",
+    10: "ii",
+    11: "f",
+    12: "d",
+}
 _FORMATS |= {13: "I", 16: "Q", 17: "q", 18: "Q"}
 _SIZES = {kind: struct.calcsize("=" + format) for kind, format in _FORMATS.items()}
 _ASCII, _SHORT, _LONG, _RATIONAL, _UNDEFINED, _LONG8 = 2, 3, 4, 5, 7, 16
@@ -89,7 +109,9 @@ def _directory(data: bytes, order: str, big: bool, start: int, parent: int) -> B
     (count,) = struct.unpack_from(order + count_format, data, start)
     start += struct.calcsize(count_format)
     end = start + count * (4 + 2 * inline)
-    (following,) = struct.unpack_from(order + number, data, end)  # first, so that a false count fails at once
+    (following,) = struct.unpack_from(
+        order + number, data, end
+    )  # first, so that a false count fails at once
     entries: Entries = {}
     damaged, budget = False, len(data)  # values that overlap could take more memory than the file
     for place in range(start, end, 4 + 2 * inline):
@@ -141,7 +163,11 @@ def build(order: str, entries: Entries, start: int = 8, big: bool = False) -> by
 def header(order: str, place: int = 8, big: bool = False) -> bytes:
     """The first bytes of a TIFF file or EXIF block whose directory is at place."""
     mark = b"II" if order == "<" else b"MM"
-    return mark + (struct.pack(order + "HHHQ", 43, 8, 0, place) if big else struct.pack(order + "HI", 42, place))
+    return mark + (
+        struct.pack(order + "HHHQ", 43, 8, 0, place)
+        if big
+        else struct.pack(order + "HI", 42, place)
+    )
 
 
 def joined(order: str, entries: Entries) -> bytes:
@@ -182,14 +208,20 @@ def resolution(block: Block) -> tuple[float, float] | None:
 def of_resolution(order: str, dpi: tuple[float, float]) -> Entries:
     """The entries that say how many pixels, 1..65535, there are to an inch across and down."""
     fractions = [Fraction(value).limit_denominator(65536).as_integer_ratio() for value in dpi]
-    across, down = (Entry(_RATIONAL, struct.pack(order + "II", *fraction)) for fraction in fractions)
+    across, down = (
+        Entry(_RATIONAL, struct.pack(order + "II", *fraction)) for fraction in fractions
+    )
     return {X_RESOLUTION: across, Y_RESOLUTION: down, RESOLUTION_UNIT: integers(order, 2)}
 
 
 def descriptive(entries: Entries) -> Entries:
     """Those entries of a TIFF file that tell of the photograph, not of how its samples are stored."""
     hidden = (ICC_PROFILE, PHOTOSHOP)
-    return {tag: entry for tag, entry in entries.items() if tag in _BASELINE or (tag > 1000 and tag not in hidden)}
+    return {
+        tag: entry
+        for tag, entry in entries.items()
+        if tag in _BASELINE or (tag > 1000 and tag not in hidden)
+    }
 
 
 def cleaned(data: bytes) -> tuple[bytes, bool]:
@@ -205,7 +237,9 @@ def cleaned(data: bytes) -> tuple[bytes, bool]:
     if not block.damaged and b"+" not in data[2:4]:
         patched = _patched(data, block)
         with contextlib.suppress(ValueError):
-            if parse(patched).entries == entries:  # unless what is called a thumbnail lies over the rest
+            if (
+                parse(patched).entries == entries
+            ):  # unless what is called a thumbnail lies over the rest
                 return patched, False
     return joined(block.order, entries), block.damaged
 

@@ -31,7 +31,9 @@ class Graphs:
 
     def __init__(self, function: Callable[..., Tensor], limit: int = GRAPHS):
         self.function, self.limit = function, limit
-        self._recorded: OrderedDict[tuple[Any, ...], tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = OrderedDict()
+        self._recorded: OrderedDict[
+            tuple[Any, ...], tuple[torch.cuda.CUDAGraph, Tensor, Tensor]
+        ] = OrderedDict()
 
     def __call__(self, images: Tensor, *settings: Any) -> Tensor:
         """As the function, whose settings are no tensors."""

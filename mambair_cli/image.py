@@ -8,7 +8,11 @@ import numpy as np
 
 from . import scratch
 
-WHITE: dict[Any, float] = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float32): 1.0}
+WHITE: dict[Any, float] = {
+    np.dtype(np.uint8): 255,
+    np.dtype(np.uint16): 65535,
+    np.dtype(np.float32): 1.0,
+}
 
 BAND = 2**21
 """What is done to a large image is done to about as many bytes at a time, so that it takes little memory."""
@@ -42,7 +46,9 @@ class Image:
 
     def __post_init__(self) -> None:
         shape = self.pixels.shape
-        if self.pixels.dtype not in WHITE or not (len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)):
+        if self.pixels.dtype not in WHITE or not (
+            len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)
+        ):
             raise ValueError(f"no pixels of an image: {self.pixels.dtype} {shape}")
         alpha = self.alpha
         if alpha is not None and (alpha.dtype, alpha.shape) != (self.pixels.dtype, shape[:2]):

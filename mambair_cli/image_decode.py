@@ -88,7 +88,9 @@ def _decode(data: bytes, max_pixels: int) -> Image:
         with PIL.Image.open(io.BytesIO(data), formats=safe) as file:
             _check_pixels(file.size, max_pixels)
             format, info = file.format or "", file.info
-            several = getattr(file, "is_animated", False) and format != "PSD"  # whose layers are no frames
+            several = (
+                getattr(file, "is_animated", False) and format != "PSD"
+            )  # whose layers are no frames
             pixels, alpha = _samples(data, file)
             turn, mode = _orientation(file), file.mode
             tables = getattr(file, "quantization", None) or {}
@@ -145,7 +147,10 @@ def _check_pixels(size: tuple[int, ...], max_pixels: int) -> None:
 
 def _check_strips(data: bytes, tags: exif.Block) -> None:
     """Raise ValueError where a TIFF file is truncated: libtiff finds that too, but writes it to stderr."""
-    for offsets, sizes in ((exif.STRIP_OFFSETS, exif.STRIP_SIZES), (exif.TILE_OFFSETS, exif.TILE_SIZES)):
+    for offsets, sizes in (
+        (exif.STRIP_OFFSETS, exif.STRIP_SIZES),
+        (exif.TILE_OFFSETS, exif.TILE_SIZES),
+    ):
         ends = map(sum, zip(tags.numbers(offsets), tags.numbers(sizes), strict=False))
         if tags.numbers(exif.COMPRESSION) != (1,) and max(ends, default=0) > len(data):
             raise ValueError("the file is truncated")
@@ -156,12 +161,18 @@ def _from_heif(data: bytes, file: PIL.Image.Image) -> Samples:
     if bits == 8:
         pixels, alpha = _from_pillow(file)
     else:
-        heif = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False, hdr_to_16bit=False)
+        heif = pillow_heif.open_heif(
+            io.BytesIO(data), convert_hdr_to_8bit=False, hdr_to_16bit=False
+        )
         samples = _stretched(np.asarray(heif), 2**bits - 1)
         pixels, alpha = (samples, None) if samples.ndim == 2 else (samples[..., :3], None)
         if samples.shape[2:] == (4,):
             alpha = samples[..., 3]
-    if "chroma" not in file.info and pixels.ndim == 3 and (pixels[..., :1] == pixels[..., 1:]).all():
+    if (
+        "chroma" not in file.info
+        and pixels.ndim == 3
+        and (pixels[..., :1] == pixels[..., 1:]).all()
+    ):
         pixels = pixels[..., 0]  # gray with alpha is read as RGB with alpha
     return pixels, alpha
 
@@ -232,14 +243,18 @@ def _decoded(text: bytes) -> str:
         return text.decode("latin-1")
 
 
-def _dpi(format: str, info: Mapping[Any, Any], block: bytes | None, turn: Any) -> tuple[float, float] | None:
+def _dpi(
+    format: str, info: Mapping[Any, Any], block: bytes | None, turn: Any
+) -> tuple[float, float] | None:
     found = info.get("dpi")
     if format in {"JPEG", "MPO"} and info.get("jfif_unit") not in {1, 2}:
         found = None  # what Pillow made of EXIF, or 72 where it failed
     if found is None and block:
         found = exif.resolution(exif.parse(block))
     try:
-        across, down = (round(float(value), 2) for value in found or ())  # files round to 0.03 and less
+        across, down = (
+            round(float(value), 2) for value in found or ()
+        )  # files round to 0.03 and less
     except (TypeError, ValueError):
         return None
     if not (1 <= across <= 65535 and 1 <= down <= 65535):
@@ -274,7 +289,9 @@ def _to_rgb(file: PIL.Image.Image) -> PIL.Image.Image:
     profile: bytes = file.info.get("icc_profile") or b""
     if file.mode == "LAB" or (file.mode == "CMYK" and profile[16:20] == b"CMYK"):
         with contextlib.suppress(ImageCms.PyCMSError):  # a damaged profile
-            source: Any = ImageCms.createProfile("LAB") if file.mode == "LAB" else io.BytesIO(profile)
+            source: Any = (
+                ImageCms.createProfile("LAB") if file.mode == "LAB" else io.BytesIO(profile)
+            )
             srgb = ImageCms.createProfile("sRGB")
             converted = ImageCms.profileToProfile(file, source, srgb, outputMode="RGB")
             assert converted is not None  # it is None only with inPlace
@@ -293,16 +310,26 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def png_chunk(kind: bytes, body: bytes) -> bytes:
     """A chunk of a PNG file, with its length and checksum."""
-    return b"".join([struct.pack(">I4s", len(body), kind), body, struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))])
+    return b"".join(
+        [
+            struct.pack(">I4s", len(body), kind),
+            body,
+            struct.pack(">I", zlib.crc32(body, zlib.crc32(kind))),
+        ]
+    )
 
 
 def _from_deep_png(data: bytes) -> Samples:
     """The samples of a PNG file of 16 bits that is gray with alpha, or RGB."""
     # OpenCV gets nothing but the samples: its versions differ in what they make of other chunks.
-    chunks = [png_chunk(*chunk) for chunk in png_chunks(data) if chunk[0] in {b"IHDR", b"IDAT", b"IEND"}]
+    chunks = [
+        png_chunk(*chunk) for chunk in png_chunks(data) if chunk[0] in {b"IHDR", b"IDAT", b"IEND"}
+    ]
     samples = _opencv(b"".join([PNG_SIGNATURE, *chunks]))
     colour_type = data[25]  # in IHDR: 2 RGB, 4 gray and alpha, 6 RGB and alpha
-    pixels = samples[..., 0] if colour_type == 4 else samples[..., 2::-1]  # BGR or BGRA, and gray three times
+    pixels = (
+        samples[..., 0] if colour_type == 4 else samples[..., 2::-1]
+    )  # BGR or BGRA, and gray three times
     return pixels, None if colour_type == 2 else samples[..., 3]
 
 
@@ -320,7 +347,11 @@ def _from_deep_ppm(data: bytes, size: tuple[int, int], tile: Any) -> np.ndarray:
 
 def _is_deep_tiff(block: exif.Block) -> bool:
     """Whether _from_deep_tiff, and not Pillow, reads a TIFF file: gray or RGB of more than 8 bits."""
-    return max(block.numbers(exif.BITS), default=1) > 8 and block.numbers(exif.PHOTOMETRIC) in {(0,), (1,), (2,)}
+    return max(block.numbers(exif.BITS), default=1) > 8 and block.numbers(exif.PHOTOMETRIC) in {
+        (0,),
+        (1,),
+        (2,),
+    }
 
 
 def _from_deep_tiff(data: bytes, block: exif.Block) -> Samples:
@@ -329,10 +360,14 @@ def _from_deep_tiff(data: bytes, block: exif.Block) -> Samples:
     (channels,) = block.numbers(exif.SAMPLES) or (1,)
     colours = 3 if photometric == 2 else 1
     if set(bits) not in ({16}, {32}, {64}) or not colours <= channels <= colours + 1:
-        raise ImageError(f"TIFF of {channels} samples of {bits} bits; save it as gray or RGB of 16 bits")
+        raise ImageError(
+            f"TIFF of {channels} samples of {bits} bits; save it as gray or RGB of 16 bits"
+        )
     half = bits[0] == 16 and block.numbers(exif.SAMPLE_FORMAT)[:1] == (3,)
     if channels == 2 or half or (channels > 1 and block.numbers(exif.PLANES) == (2,)):
-        samples = _upright(_as_gray_tiff(data, block, channels), (block.numbers(exif.ORIENTATION) or (1,))[0])
+        samples = _upright(
+            _as_gray_tiff(data, block, channels), (block.numbers(exif.ORIENTATION) or (1,))[0]
+        )
         samples = samples.view(np.float16) if half else samples
     else:
         samples = _opencv(data)  # upright: of all formats, OpenCV turns just this one unasked
@@ -342,7 +377,9 @@ def _from_deep_tiff(data: bytes, block: exif.Block) -> Samples:
     pixels = _in_range(np.ascontiguousarray(samples[..., :3] if colours == 3 else samples[..., 0]))
     if photometric == 0 and pixels.dtype == np.uint16:  # white is zero
         pixels = 65535 - pixels
-    fourth = (block.numbers(exif.EXTRA_SAMPLES) or (2,))[0]  # 0: no alpha, 1: premultiplied alpha, 2: alpha
+    fourth = (block.numbers(exif.EXTRA_SAMPLES) or (2,))[
+        0
+    ]  # 0: no alpha, 1: premultiplied alpha, 2: alpha
     if channels == colours or fourth == 0:
         return pixels, None
     alpha = _in_range(np.ascontiguousarray(samples[..., -1]))
@@ -373,7 +410,9 @@ def _as_gray_tiff(data: bytes, block: exif.Block, channels: int) -> np.ndarray:
         tags[exif.BITS], tags[exif.SAMPLES] = exif.integers(order, bits), exif.integers(order, 1)
         tags[exif.PHOTOMETRIC] = exif.integers(order, 1)
         if bits > 16:
-            tags[exif.SAMPLE_FORMAT] = exif.integers(order, *block.numbers(exif.SAMPLE_FORMAT)[:1] or (1,))
+            tags[exif.SAMPLE_FORMAT] = exif.integers(
+                order, *block.numbers(exif.SAMPLE_FORMAT)[:1] or (1,)
+            )
         if predictor and interleaved == 1:
             tags[exif.PREDICTOR] = exif.integers(order, *predictor)
         place = len(data) + len(data) % 2
@@ -427,7 +466,9 @@ def _straight(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     white = WHITE[pixels.dtype]
 
     def divide(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-        gain = np.divide(white, alpha, out=np.zeros(alpha.shape, np.float32), where=alpha > white / 2**17)
+        gain = np.divide(
+            white, alpha, out=np.zeros(alpha.shape, np.float32), where=alpha > white / 2**17
+        )
         with np.errstate(over="ignore"):
             result = pixels * (gain if pixels.ndim == 2 else gain[..., None])
         return result if white == 1 else np.rint(result.clip(0, white))

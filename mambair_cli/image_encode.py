@@ -71,10 +71,15 @@ def _fit_pixels(image: Image, format: "Format") -> tuple[Image, list[str]]:
         notes.append(f"{format.name} has no transparency: laid on white")
         pixels, alpha = _on_white(pixels, alpha), None
     if pixels.itemsize * 8 > format.bits:
-        notes.append(f"{format.name} holds {format.bits} bits a sample: reduced from {pixels.dtype}")
+        notes.append(
+            f"{format.name} holds {format.bits} bits a sample: reduced from {pixels.dtype}"
+        )
         dtype = np.dtype(np.uint8 if format.bits == 8 else np.uint16)
         if pixels.dtype != dtype:
-            pixels, alpha = _reduced(pixels, dtype), None if alpha is None else _reduced(alpha, dtype)
+            pixels, alpha = (
+                _reduced(pixels, dtype),
+                None if alpha is None else _reduced(alpha, dtype),
+            )
     gray = "gray" if alpha is None else "gray with alpha"
     if pixels.ndim == 2 and gray not in format.holds:
         notes.append(f"{format.name} has no {gray}: written as RGB")
@@ -99,19 +104,30 @@ def _fit_metadata(image: Image, format: "Format") -> tuple[Image, list[str]]:
         if new:
             block = exif.joined(old.order, old.entries | new)
     fits = {
-        "colour profile": not (image.pixels.ndim == 3 and (image.icc_profile or b"")[16:20] == b"GRAY"),
+        "colour profile": not (
+            image.pixels.ndim == 3 and (image.icc_profile or b"")[16:20] == b"GRAY"
+        ),
         "EXIF": len(block or b"") <= format.longest,
         "XMP": len(image.xmp or b"") <= format.longest,
         "comment": len(text.get("Comment", "").encode()) <= format.longest,
     }
     kept = {what for what in holds if fits.get(what, True)}
-    values: dict[str, Any] = {"colour profile": image.icc_profile, "EXIF": block, "XMP": image.xmp, "resolution": dpi}
+    values: dict[str, Any] = {
+        "colour profile": image.icc_profile,
+        "EXIF": block,
+        "XMP": image.xmp,
+        "resolution": dpi,
+    }
     lost = [what for what, value in values.items() if value and what not in kept]
     if "text" not in kept:
-        comment = {"Comment": text.pop("Comment")} if "comment" in kept and "Comment" in text else {}
+        comment = (
+            {"Comment": text.pop("Comment")} if "comment" in kept and "Comment" in text else {}
+        )
         lost += [f"text {keyword!r}" for keyword in text]
         text = comment
-    notes = [f"{format.name} has no place for all metadata: left out {', '.join(lost)}"] if lost else []
+    notes = (
+        [f"{format.name} has no place for all metadata: left out {', '.join(lost)}"] if lost else []
+    )
     profile, block, xmp, dpi = (value if what in kept else None for what, value in values.items())
     return Image(image.pixels, image.alpha, profile, block, xmp, dpi, text), notes
 
@@ -154,7 +170,12 @@ def _bands(image: Image) -> Iterator[np.ndarray]:
 
 
 def _write_pillow(image: Image, quality: int, file: BinaryIO, name: str, **options: Any) -> None:
-    options = {"icc_profile": image.icc_profile, "exif": image.exif, "xmp": image.xmp, "dpi": image.dpi} | options
+    options = {
+        "icc_profile": image.icc_profile,
+        "exif": image.exif,
+        "xmp": image.xmp,
+        "dpi": image.dpi,
+    } | options
     given = {key: value for key, value in options.items() if value is not None}
     encoded = io.BytesIO()  # Pillow would not tell why a file cannot be written
     PIL.Image.fromarray(_samples(image)).save(encoded, name, quality=quality, **given)
@@ -168,7 +189,9 @@ def _write_jpeg(image: Image, quality: int, file: BinaryIO) -> None:
 
 
 def _write_bmp(image: Image, quality: int, file: BinaryIO) -> None:
-    _write_pillow(replace(image, dpi=image.dpi or (0, 0)), quality, file, "BMP")  # else Pillow makes up 96
+    _write_pillow(
+        replace(image, dpi=image.dpi or (0, 0)), quality, file, "BMP"
+    )  # else Pillow makes up 96
 
 
 def _write_avif(image: Image, quality: int, file: BinaryIO) -> None:
@@ -182,11 +205,15 @@ def _write_avif(image: Image, quality: int, file: BinaryIO) -> None:
 
 def _write_heic(image: Image, quality: int, file: BinaryIO) -> None:
     samples = _samples(image)
-    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[samples[0, 0].size] + ";16" * (samples.itemsize == 2)
+    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[samples[0, 0].size] + ";16" * (
+        samples.itemsize == 2
+    )
     metadata = {"icc_profile": image.icc_profile, "exif": image.exif, "xmp": image.xmp}
     given = {key: value for key, value in metadata.items() if value is not None}
     encoded = io.BytesIO()
-    image_decode.pillow_heif.encode(mode, samples.shape[1::-1], samples.tobytes(), encoded, quality=quality, **given)
+    image_decode.pillow_heif.encode(
+        mode, samples.shape[1::-1], samples.tobytes(), encoded, quality=quality, **given
+    )
     file.write(encoded.getbuffer())
 
 
@@ -197,13 +224,21 @@ def _write_png(image: Image, quality: int, file: BinaryIO) -> None:
     if image.xmp:
         texts.add_itxt("XML:com.adobe.xmp", image.xmp)
     frame = io.BytesIO()  # by Pillow: all but the samples
-    _write_pillow(replace(image, pixels=np.zeros((1, 1), np.uint8), alpha=None), 0, frame, "PNG", pnginfo=texts)
+    _write_pillow(
+        replace(image, pixels=np.zeros((1, 1), np.uint8), alpha=None),
+        0,
+        frame,
+        "PNG",
+        pnginfo=texts,
+    )
     height, width = image.pixels.shape[:2]
     bits, colour_type = image.pixels.itemsize * 8, {1: 0, 2: 4, 3: 2, 4: 6}[_channels(image)]
     file.write(PNG_SIGNATURE)
     for kind, body in png_chunks(frame.getvalue()):
         if kind == b"IHDR":
-            file.write(png_chunk(kind, struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)))
+            file.write(
+                png_chunk(kind, struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0))
+            )
         elif kind == b"IDAT":
             for part in _deflated(image):
                 file.write(png_chunk(kind, part))
@@ -218,7 +253,9 @@ def _deflated(image: Image) -> Iterator[bytes]:
     for band in _bands(image):
         above = np.zeros_like(band[:1]) if above is None else above
         rows = np.concatenate([above, band])
-        if part := packer.compress(_filtered(rows) if band.dtype == np.uint8 else _differences(rows)):
+        if part := packer.compress(
+            _filtered(rows) if band.dtype == np.uint8 else _differences(rows)
+        ):
             yield part
         above = band[-1:]
     yield packer.flush()
@@ -227,7 +264,9 @@ def _deflated(image: Image) -> Iterator[bytes]:
 def _filtered(rows: np.ndarray) -> bytes:
     """The rows of 8 bits but the first, each by the filter that suits it best: Pillow finds that quickly."""
     file = io.BytesIO()
-    PIL.Image.fromarray(rows if rows.shape[2] > 1 else rows[..., 0]).save(file, "PNG", compress_level=0)
+    PIL.Image.fromarray(rows if rows.shape[2] > 1 else rows[..., 0]).save(
+        file, "PNG", compress_level=0
+    )
     stored = b"".join(body for kind, body in png_chunks(file.getvalue()) if kind == b"IDAT")
     return zlib.decompress(stored)[1 + rows[0].size :]
 
@@ -268,7 +307,9 @@ def _write_tiff(image: Image, quality: int, file: BinaryIO) -> None:
     }
     if image.alpha is not None:
         tags[exif.EXTRA_SAMPLES] = [2]  # alpha, not premultiplied
-    entries = exif.descriptive(old.entries) | {tag: exif.integers(order, *found) for tag, found in tags.items()}
+    entries = exif.descriptive(old.entries) | {
+        tag: exif.integers(order, *found) for tag, found in tags.items()
+    }
     for tag, value in ((exif.XMP, image.xmp), (exif.ICC_PROFILE, image.icc_profile)):
         if value:
             entries[tag] = exif.raw(value)
@@ -303,10 +344,14 @@ class Format:
 _COLOUR = frozenset({"alpha", "colour profile", "EXIF", "XMP"})
 _JPEG_HOLDS = frozenset({"gray", "colour profile", "EXIF", "XMP", "resolution", "comment"})
 _JPEG = Format("JPEG", _write_jpeg, _JPEG_HOLDS, quality=95, max_side=65500, longest=65500)
-_WEBP = Format("WebP", partial(_write_pillow, name="WEBP", exact=True), _COLOUR, quality=95, max_side=16383)
+_WEBP = Format(
+    "WebP", partial(_write_pillow, name="WEBP", exact=True), _COLOUR, quality=95, max_side=16383
+)
 _AVIF_HOLDS = _COLOUR | ({"gray"} if int(PIL.__version__.split(".")[0]) >= 13 else set())
 _AVIF = Format("AVIF", _write_avif, _AVIF_HOLDS, quality=90, max_side=32768)
-_HEIC = Format("HEIC", _write_heic, _COLOUR | {"gray", "gray with alpha"}, 10, quality=90, max_side=16384)
+_HEIC = Format(
+    "HEIC", _write_heic, _COLOUR | {"gray", "gray with alpha"}, 10, quality=90, max_side=16384
+)
 _TIFF = Format("TIFF", _write_tiff, _COLOUR | {"gray", "gray with alpha"}, 32)
 _PNG = Format("PNG", _write_png, _COLOUR | {"gray", "gray with alpha", "resolution", "text"}, 16)
 _BMP = Format("BMP", _write_bmp, frozenset({"gray", "resolution"}))

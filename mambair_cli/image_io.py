@@ -67,9 +67,13 @@ def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Ima
     try:
         image = image_decode.decode(data, max_pixels)
     except PIL.UnidentifiedImageError:
-        if image_decode.pillow_heif is None and re.match(rb"....ftyp(hei|hev|mif1|msf1)", data, re.DOTALL):
+        if image_decode.pillow_heif is None and re.match(
+            rb"....ftyp(hei|hev|mif1|msf1)", data, re.DOTALL
+        ):
             raise ImageError(f"{name}: {NO_HEIC}") from None
-        raise ImageError(f"{name}: not an image that can be read; convert it to PNG or JPEG") from None
+        raise ImageError(
+            f"{name}: not an image that can be read; convert it to PNG or JPEG"
+        ) from None
     except MemoryError as error:
         raise MemoryLimitError(f"{name}: too large for the memory of this computer") from error
     except ImageError as error:
@@ -124,7 +128,9 @@ def write_image(path: Path, image: Image, *, quality: int | None = None) -> list
     return [f"{path}: {note}" for note in notes]
 
 
-def encode_image(image: Image, format_name: str, quality: int | None = None) -> tuple[bytes, list[str]]:
+def encode_image(
+    image: Image, format_name: str, quality: int | None = None
+) -> tuple[bytes, list[str]]:
     """The file that holds image, in memory, and the notes and errors of `image_encode.encode`.
 
     format_name is a suffix without its dot, such as "png". Raises CallError where it is unknown, too.

@@ -16,7 +16,21 @@ from .image_io import OUTPUT_SUFFIXES, check_writable
 
 INPUT_SUFFIXES = {
     *OUTPUT_SUFFIXES,
-    *(".apng", ".avif", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".pbm", ".pnm", ".psd", ".tga"),
+    *(
+        ".apng",
+        ".avif",
+        ".gif",
+        ".heic",
+        ".heif",
+        ".j2k",
+        ".jfif",
+        ".jp2",
+        ".jpe",
+        ".pbm",
+        ".pnm",
+        ".psd",
+        ".tga",
+    ),
 }
 """What counts as an image in a folder, in lower case; a file that is named itself may have any suffix."""
 
@@ -84,7 +98,9 @@ def find_jobs(
     else:
         _whole_name(output, suffix, format)
         if not Path(output).suffix:
-            raise CallError(f"{output}: unknown suffix ''; add one such as .png, or a slash if it is a folder")
+            raise CallError(
+                f"{output}: unknown suffix ''; add one such as .png, or a slash if it is a folder"
+            )
         job = Job(sources[0], Path(output))
     _keep_inputs([job])
     assert job.target
@@ -108,7 +124,9 @@ def natural_key(name: str) -> list[int | str]:
     return [int(part) if part.isdecimal() else part.casefold() for part in re.split(r"(\d+)", name)]
 
 
-def _piped_job(inputs: Sequence[str], output: str | None, suffix: str | None, format: str | None) -> Job:
+def _piped_job(
+    inputs: Sequence[str], output: str | None, suffix: str | None, format: str | None
+) -> Job:
     if len(inputs) > 1:
         raise CallError("- (stdin or stdout) goes with one input only")
     if output is None:
@@ -129,7 +147,9 @@ def _piped_job(inputs: Sequence[str], output: str | None, suffix: str | None, fo
 
 def _whole_name(output: str, suffix: str | None, format: str | None) -> None:
     if suffix is not None or format is not None:
-        raise CallError(f"{output}: is the whole name of the result; leave out --suffix and --format")
+        raise CallError(
+            f"{output}: is the whole name of the result; leave out --suffix and --format"
+        )
 
 
 def _folder_jobs(
@@ -137,20 +157,32 @@ def _folder_jobs(
 ) -> list[Job]:
     if output.exists() and not output.is_dir():
         raise CallError(f"{output}: is a file; name a folder for the results")
-    found: dict[Path, tuple[Path, Path, bool]] = {}  # by the absolute path: as given, in the output folder, matches
+    found: dict[
+        Path, tuple[Path, Path, bool]
+    ] = {}  # by the absolute path: as given, in the output folder, matches
     for source in sources:
         if not source.is_dir():
-            found.setdefault(source.parent.resolve() / source.name, (source, Path(source.name), True))
+            found.setdefault(
+                source.parent.resolve() / source.name, (source, Path(source.name), True)
+            )
             continue
         absolute = source.resolve()
         if absolute == output.resolve():
-            raise CallError(f"{output}: is the folder of the inputs as well; name another for the results")
+            raise CallError(
+                f"{output}: is the folder of the inputs as well; name another for the results"
+            )
         top = Path() if len(sources) == 1 else Path(absolute.name)
         for relative, matches in _images_below(source, output.resolve(), globs):
             found.setdefault(absolute / relative, (source / relative, top / relative, matches))
     files = sorted(found.values(), key=lambda file: (natural_key(str(file[1])), str(file[0])))
-    names = _result_names([relative for _, relative, _ in files], suffix, format)  # the same with any globs
-    jobs = [Job(source, output / name) for (source, _, matches), name in zip(files, names, strict=True) if matches]
+    names = _result_names(
+        [relative for _, relative, _ in files], suffix, format
+    )  # the same with any globs
+    jobs = [
+        Job(source, output / name)
+        for (source, _, matches), name in zip(files, names, strict=True)
+        if matches
+    ]
     if not jobs:
         what = " that matches --glob" if globs else ""
         raise CallError(f"{', '.join(map(str, sources))}: there is no image{what}")
@@ -162,12 +194,16 @@ def _result_names(files: Sequence[Path], suffix: str, format: str | None) -> lis
     plain = [file.parent / f"{file.stem}{suffix}{output_suffix(file, format)}" for file in files]
     wanted = Counter(str(name).casefold() for name in plain)
     names, taken = list(plain), set[str]()
-    keeps_type = [file.suffix.lower() == name.suffix.lower() for file, name in zip(files, plain, strict=True)]
+    keeps_type = [
+        file.suffix.lower() == name.suffix.lower() for file, name in zip(files, plain, strict=True)
+    ]
     for i in sorted(range(len(files)), key=lambda i: not keeps_type[i]):
         first = [plain[i]] if keeps_type[i] or wanted[str(plain[i]).casefold()] == 1 else []
         numbers = itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
         others = (files[i].parent / f"{files[i].name}{n}{suffix}{plain[i].suffix}" for n in numbers)
-        names[i] = next(name for name in itertools.chain(first, others) if str(name).casefold() not in taken)
+        names[i] = next(
+            name for name in itertools.chain(first, others) if str(name).casefold() not in taken
+        )
         taken.add(str(names[i]).casefold())
     return names
 
@@ -178,14 +214,22 @@ def _images_below(folder: Path, output: Path, globs: Sequence[str]) -> Iterator[
     Also paths of subfolders that cannot be listed: trying to read these as images tells why.
     """
     unreadable: list[Path] = []
-    for where, folders, files in os.walk(folder, onerror=lambda error: unreadable.append(Path(error.filename))):
+    for where, folders, files in os.walk(
+        folder, onerror=lambda error: unreadable.append(Path(error.filename))
+    ):
         here = Path(where)
-        folders[:] = [name for name in folders if name[0] != "." and (here / name).resolve() != output]
+        folders[:] = [
+            name for name in folders if name[0] != "." and (here / name).resolve() != output
+        ]
         for name in files:
             path = (here / name).relative_to(folder)
             if name[0] != "." and path.suffix.lower() in INPUT_SUFFIXES and (here / name).is_file():
                 texts = name, path.as_posix()
-                yield path, not globs or any(fnmatch.fnmatch(text, glob) for text in texts for glob in globs)
+                yield (
+                    path,
+                    not globs
+                    or any(fnmatch.fnmatch(text, glob) for text in texts for glob in globs),
+                )
     yield from ((path.relative_to(folder), True) for path in unreadable)
 
 
@@ -202,4 +246,6 @@ def _keep_inputs(jobs: Sequence[Job]) -> None:
     inputs = {identity(job.source) for job in jobs} - {None}
     for job in jobs:
         if identity(job.target) in inputs:
-            raise CallError(f"{job.target}: is the input itself; name another output with -o, or give --suffix")
+            raise CallError(
+                f"{job.target}: is the input itself; name another output with -o, or give --suffix"
+            )

@@ -88,12 +88,19 @@ class Manifest:
             return None
         if not job.target.is_file():
             return None
-        known = {name: found[name] for name in ("size_in", "size_out", "tiles", "level", "models") if name in found}
+        known = {
+            name: found[name]
+            for name in ("size_in", "size_out", "tiles", "level", "models")
+            if name in found
+        }
         return Record(str(job.source), str(job.target), "skipped", **known)
 
     def append(self, record: Record) -> None:
         """Add the record of a file, at once and whole. Raises ImageError where that cannot be."""
-        line = json.dumps({**asdict(record), "output": self._name(Path(record.output))}).encode() + b"\n"
+        line = (
+            json.dumps({**asdict(record), "output": self._name(Path(record.output))}).encode()
+            + b"\n"
+        )
         with self._locked() as file:
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
@@ -109,7 +116,9 @@ class Manifest:
             records = _records(lines)
             if len(records) < len(lines):
                 temporary = self.path.with_name(f"{MANIFEST}.tmp")
-                temporary.write_text("".join(f"{json.dumps(record)}\n" for record in records.values()))
+                temporary.write_text(
+                    "".join(f"{json.dumps(record)}\n" for record in records.values())
+                )
                 temporary.replace(self.path)
 
     @contextlib.contextmanager
@@ -121,7 +130,9 @@ class Manifest:
                     if sys.platform != "win32":
                         with contextlib.suppress(OSError):  # some network file systems cannot lock
                             fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
-                    if os.path.samestat(os.fstat(file.fileno()), self.path.stat()):  # else it has been compacted
+                    if os.path.samestat(
+                        os.fstat(file.fileno()), self.path.stat()
+                    ):  # else it has been compacted
                         yield file
                         return
         except OSError as error:

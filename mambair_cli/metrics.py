@@ -81,7 +81,9 @@ def ssim(a: Array, b: Array, *, border: int = 0) -> float:
     if min(a.shape) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs {SSIM_WINDOW} pixels a side within the border, got {a.shape}")
     check_ssim()
-    from skimage.metrics import structural_similarity  # loads SciPy: a second that only SSIM is worth
+    from skimage.metrics import (
+        structural_similarity,
+    )  # loads SciPy: a second that only SSIM is worth
 
     similarity = structural_similarity(
         a, b, data_range=PEAK, gaussian_weights=True, sigma=SSIM_SIGMA, use_sample_covariance=False
@@ -127,7 +129,11 @@ def scores(restored: Array, truth: Array, *, channel: str, border: int) -> tuple
         return psnr_y(restored, truth, border=border), ssim_y(restored, truth, border=border)
     if truth.ndim != {"rgb": 3, "gray": 2}[channel]:
         raise ValueError(f"the channel {channel} does not fit an image of the shape {truth.shape}")
-    planes = zip(np.atleast_3d(restored).transpose(2, 0, 1), np.atleast_3d(truth).transpose(2, 0, 1), strict=True)
+    planes = zip(
+        np.atleast_3d(restored).transpose(2, 0, 1),
+        np.atleast_3d(truth).transpose(2, 0, 1),
+        strict=True,
+    )
     mean = np.mean([ssim(a, b, border=border) for a, b in planes])
     return psnr(restored, truth, border=border), float(mean)
 
@@ -138,7 +144,9 @@ def _stored_y(image: Array) -> NDArray[np.float64]:
     return to_y(image)
 
 
-def _within_border(a: Array, b: Array, border: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _within_border(
+    a: Array, b: Array, border: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Both images in float64, `border` pixels cut off each side."""
     if a.shape != b.shape:
         raise ValueError(f"cannot compare images of the shapes {a.shape} and {b.shape}")

@@ -24,7 +24,9 @@ class Peers:
 
     def __init__(self) -> None:
         try:
-            self.rank, self.world = (int(os.environ.get(name, n)) for name, n in (("RANK", 0), ("WORLD_SIZE", 1)))
+            self.rank, self.world = (
+                int(os.environ.get(name, n)) for name, n in (("RANK", 0), ("WORLD_SIZE", 1))
+            )
             if self.world > 1:
                 from torch.distributed import rendezvous
 
@@ -42,7 +44,9 @@ class Peers:
 
     def receive_jobs(self) -> list[Job]:
         """On another rank than 0: its share."""
-        return [Job(Path(source), Path(target)) for source, target in self._receive(f"jobs {self.rank}")]
+        return [
+            Job(Path(source), Path(target)) for source, target in self._receive(f"jobs {self.rank}")
+        ]
 
     def send_records(self, records: Sequence[Record]) -> None:
         """From another rank to rank 0."""

@@ -73,7 +73,9 @@ class Rain(Degradation):
         They are drawn upright, as steps up and down that are summed along their columns, and then turned.
         """
         near, soft = rng.uniform(), rng.uniform(*self.soft)
-        length, thickness = (_at(r, 0.7 * near + 0.3 * rng.uniform()) for r in (self.length, self.width))
+        length, thickness = (
+            _at(r, 0.7 * near + 0.3 * rng.uniform()) for r in (self.length, self.width)
+        )
         density, brightness = draw_log(rng, self.density), draw_log(rng, self.brightness)
         cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
         rows = math.ceil(height * abs(cos) + width * abs(sin)) + 2
@@ -89,7 +91,9 @@ class Rain(Degradation):
         upright = cv2.sepFilter2D(steps.cumsum(axis=0), -1, _box(thickness), _box(fade) / fade)
         turn = np.array([[cos, sin, columns / 2], [-sin, cos, rows / 2]])
         turn[:, 2] -= turn[:, :2] @ (width / 2, height / 2)
-        layer = cv2.warpAffine(upright, turn, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        layer = cv2.warpAffine(
+            upright, turn, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        )
         return np.float32(brightness) * layer.clip(max=1)
 
 

@@ -9,7 +9,16 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from .degrade import HALF_CHROMA, Degradation, Float, Range, check_ranges, from_pixels, recompress, to_pixels
+from .degrade import (
+    HALF_CHROMA,
+    Degradation,
+    Float,
+    Range,
+    check_ranges,
+    from_pixels,
+    recompress,
+    to_pixels,
+)
 from .errors import CallError
 from .resize import modcrop
 
@@ -48,7 +57,10 @@ class Pass:
         factor = rng.uniform(*self.resize)
         height, width = (max(1, round(side * factor)) for side in image.shape[:2])
         image = _resize(image, height, width, rng)
-        shape = (*image.shape[:2], 1 if rng.random() < 0.4 else 3)  # of one value for all channels, or of three
+        shape = (
+            *image.shape[:2],
+            1 if rng.random() < 0.4 else 3,
+        )  # of one value for all channels, or of three
         noise = rng.standard_normal(shape, np.float32) / 255
         if rng.random() < 0.5:
             return image + noise * np.float32(rng.uniform(*self.gaussian))
@@ -74,12 +86,16 @@ class RealWorld(Degradation):
 
     def __post_init__(self) -> None:
         if not (isinstance(self.scale, int) and self.scale >= 1):
-            raise CallError(f"realworld: scale must be a whole number from 1 on, not {self.scale!r}")
+            raise CallError(
+                f"realworld: scale must be a whole number from 1 on, not {self.scale!r}"
+            )
 
     def _degrade(self, image: Float, rng: Generator) -> Float:
         height, width = (side // self.scale for side in image.shape[:2])
         if not (height and width):
-            raise ValueError(f"expected at least {self.scale} pixels a side, got the shape {image.shape}")
+            raise ValueError(
+                f"expected at least {self.scale} pixels a side, got the shape {image.shape}"
+            )
         image = self.first.compress(self.first.soil(modcrop(image, self.scale), rng), rng)
         image = self.second.soil(image, rng)
         compressed_first = rng.random() < 0.5
@@ -130,7 +146,9 @@ def _sinc(rng: Generator) -> Float:
     x, y = _grid(rng)
     radius = np.maximum(np.hypot(x, y), 1e-6)
     angles = (np.arange(64) + 0.5) * math.pi / 64
-    bessel = np.cos(angles - (cutoff * radius)[..., None] * np.sin(angles)).mean(-1)  # J1, by its integral
+    bessel = np.cos(angles - (cutoff * radius)[..., None] * np.sin(angles)).mean(
+        -1
+    )  # J1, by its integral
     kernel = bessel / radius
     return np.float32(kernel / kernel.sum())
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 MAX_SCALE = 16  # times as large a side can become
-PUBLISHED = Path(__file__).parent / "published.csv"  # figures of the papers' tables, each with its source
+PUBLISHED = (
+    Path(__file__).parent / "published.csv"
+)  # figures of the papers' tables, each with its source
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,10 @@ TASKS = {
 }
 
 # What models of a task have to beat: task and method in PUBLISHED, and the setting of a scale or level.
-BASELINES = {"upscale": ("classic_sr", "Bicubic", "x{}"), "dejpeg": ("jpeg_gray", "JPEG input", "q{}")}
+BASELINES = {
+    "upscale": ("classic_sr", "Bicubic", "x{}"),
+    "dejpeg": ("jpeg_gray", "JPEG input", "q{}"),
+}
 
 BICUBIC = "bicubic downsampling"
 CAMERA = "noise of cameras"
@@ -160,7 +165,14 @@ LIGHT_B = {**LIGHT, "d_state": 16, "expand": 1.5, "conv_block": "light_b"}
 LIGHT_C = {**LIGHT, "d_state": 10, "expand": 1.2, "conv_block": "light_c"}
 SAME_SIZE = {**CLASSIC, "expand": 1.2, "upsampler": "", "upscale": 1}
 OMNI = {"dim": 48, "d_state": 16, "expand": 1.0, "ffn_expand": 2.66}
-TINY = {**LIGHT, "embed_dim": 48, "depths": (3, 3), "d_state": 4, "expand": 1.0, "conv_block": "light_c"}
+TINY = {
+    **LIGHT,
+    "embed_dim": 48,
+    "depths": (3, 3),
+    "d_state": 4,
+    "expand": 1.0,
+    "conv_block": "light_c",
+}
 TINY_SAME_SIZE = {**TINY, "upsampler": "", "upscale": 1}
 MAMBAIR = "Apache-2.0"
 VMAMBAIR = "none stated by its authors"  # so nothing of it may be passed on
@@ -187,7 +199,11 @@ MODELS: tuple[Model, ...] = (
         parameters=217654,
         gmacs=64.0,
         degradation=BICUBIC,
-        measured=(Score("Set5", 37.68, 0.9595), Score("Set14", 33.19, 0.9142), Score("B100", 32.00, 0.8976)),
+        measured=(
+            Score("Set5", 37.68, 0.9595),
+            Score("Set14", 33.19, 0.9142),
+            Score("B100", 32.00, 0.8976),
+        ),
         licence="Apache-2.0",
         source="trained by this project, see weights/tiny-x2.md",
     ),
@@ -202,7 +218,11 @@ MODELS: tuple[Model, ...] = (
         parameters=224149,
         gmacs=29.1,
         degradation=BICUBIC,
-        measured=(Score("Set5", 33.91, 0.9234), Score("Set14", 29.96, 0.8345), Score("B100", 28.91, 0.8003)),
+        measured=(
+            Score("Set5", 33.91, 0.9234),
+            Score("Set14", 29.96, 0.8345),
+            Score("B100", 28.91, 0.8003),
+        ),
         licence="Apache-2.0",
         source="trained by this project, see weights/tiny-x3.md",
     ),
@@ -217,7 +237,11 @@ MODELS: tuple[Model, ...] = (
         parameters=173814,
         gmacs=12.1,
         degradation=BICUBIC,
-        measured=(Score("Set5", 31.61, 0.8869), Score("Set14", 28.17, 0.7710), Score("B100", 27.32, 0.7279)),
+        measured=(
+            Score("Set5", 31.61, 0.8869),
+            Score("Set14", 28.17, 0.7710),
+            Score("B100", 27.32, 0.7279),
+        ),
         licence="Apache-2.0",
         source="trained by this project, see weights/tiny-x4.md",
     ),
@@ -466,7 +490,13 @@ MODELS: tuple[Model, ...] = (
             task=task,
             arch="vmambair",
             scale=scale,
-            config={**OMNI, "blocks": blocks, "refinement": blocks[0], "upscale": scale, "channel_inner": inner},
+            config={
+                **OMNI,
+                "blocks": blocks,
+                "refinement": blocks[0],
+                "upscale": scale,
+                "channel_inner": inner,
+            },
             parameters=parameters,
             gmacs=gmacs,
             degradation=degradation,
@@ -474,8 +504,28 @@ MODELS: tuple[Model, ...] = (
             source=f"VmambaIR, arXiv:2403.11423, {source}",
         )
         for name, task, scale, blocks, inner, parameters, gmacs, degradation, source in (
-            ("x4", "upscale", 4, (15, 1, 1, 1), 4, 12028273, 496.7, BICUBIC, "super-resolution (GAN)"),
-            ("real-x4", "upscale", 4, (6, 2, 2, 1), 1, 10497813, 281.0, REAL, "real-world super-resolution (GAN)"),
+            (
+                "x4",
+                "upscale",
+                4,
+                (15, 1, 1, 1),
+                4,
+                12028273,
+                496.7,
+                BICUBIC,
+                "super-resolution (GAN)",
+            ),
+            (
+                "real-x4",
+                "upscale",
+                4,
+                (6, 2, 2, 1),
+                1,
+                10497813,
+                281.0,
+                REAL,
+                "real-world super-resolution (GAN)",
+            ),
         )
     ),
     *(
@@ -484,7 +534,13 @@ MODELS: tuple[Model, ...] = (
             task="derain",
             arch="vmambair",
             scale=1,
-            config={**OMNI, "blocks": (3, 5, 7, 9), "refinement": 2, "upscale": 1, "channel_inner": inner},
+            config={
+                **OMNI,
+                "blocks": (3, 5, 7, 9),
+                "refinement": 2,
+                "upscale": 1,
+                "channel_inner": inner,
+            },
             parameters=parameters,
             gmacs=2300.6,
             degradation="streaks of rain",
@@ -502,7 +558,11 @@ MODELS: tuple[Model, ...] = (
 
 def bundled_models(task: str, real: bool) -> list[Model]:
     """Those of a task, by scale; real: those for real photographs."""
-    fitting = (m for m in MODELS if m.bundled and m.task == task and (m.degradation in (REAL, CAMERA)) == real)
+    fitting = (
+        m
+        for m in MODELS
+        if m.bundled and m.task == task and (m.degradation in (REAL, CAMERA)) == real
+    )
     return sorted(fitting, key=lambda model: model.scale)
 
 

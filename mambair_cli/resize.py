@@ -39,7 +39,9 @@ class Size:
             scale = self.width / width
         elif self.height and not self.width:
             scale = self.height / height
-        return self.height or max(1, round(height * scale)), self.width or max(1, round(width * scale))
+        return self.height or max(1, round(height * scale)), self.width or max(
+            1, round(width * scale)
+        )
 
     def factor(self, height: int, width: int) -> float:
         """How many times larger the side becomes that grows more."""
@@ -91,7 +93,9 @@ def downscale(image: Array, scale: int, *, antialias: bool = True) -> Array:
     Takes, returns and raises what `bicubic` does; the result is H//scale x W//scale (x C).
     """
     cropped = modcrop(image, scale)
-    return bicubic(cropped, cropped.shape[0] // scale, cropped.shape[1] // scale, antialias=antialias)
+    return bicubic(
+        cropped, cropped.shape[0] // scale, cropped.shape[1] // scale, antialias=antialias
+    )
 
 
 def modcrop(image: Array, scale: int) -> Array:

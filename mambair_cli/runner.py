@@ -52,7 +52,9 @@ class Runner:
         """
         count, channels = len(crops), crops.shape[3]
         images = self._upload(np.ascontiguousarray(crops.transpose(0, 3, 1, 2)))  # (n,c,h,w)
-        images = images.flatten(0, 1)[:, None] if self.channels == 1 else images.expand(-1, 3, -1, -1)
+        images = (
+            images.flatten(0, 1)[:, None] if self.channels == 1 else images.expand(-1, 3, -1, -1)
+        )
         total: Tensor | None = None
         for quarters, mirrored in TRANSFORMS if self.ensemble else TRANSFORMS[:1]:
             seen = torch.rot90(images.flip(3) if mirrored else images, quarters, (2, 3))

@@ -21,7 +21,11 @@ Array = NDArray[Any]
 def folder() -> Path:
     """Where large arrays lie: TMPDIR where it is set, else /var/tmp (as /tmp may be in memory), else the system's."""
     usual = Path("/var/tmp")
-    return usual if "TMPDIR" not in os.environ and os.access(usual, os.W_OK) else Path(tempfile.gettempdir())
+    return (
+        usual
+        if "TMPDIR" not in os.environ and os.access(usual, os.W_OK)
+        else Path(tempfile.gettempdir())
+    )
 
 
 def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> Array:

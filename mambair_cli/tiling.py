@@ -57,7 +57,9 @@ class TilePlan:
         return [(row, column) for row in rows for column in columns]
 
 
-def plan(height: int, width: int, tile: int | tuple[int, int], overlap: int, multiple: int = 1) -> TilePlan:
+def plan(
+    height: int, width: int, tile: int | tuple[int, int], overlap: int, multiple: int = 1
+) -> TilePlan:
     """Cover an image with the fewest tiles, then make these as small as the overlap allows.
 
     Args:
@@ -107,14 +109,18 @@ def merge_rows(
         ValueError: a result has another shape, or there are more or fewer results than boxes.
     """
     boxes = zip(plan.boxes, plan.weights(scale), outputs, strict=True)
-    band = np.zeros((0, 0, 0), np.float32)  # the rows of the image from `start` on that are not finished
+    band = np.zeros(
+        (0, 0, 0), np.float32
+    )  # the rows of the image from `start` on that are not finished
     start = 0
     for (top, left), (rows, columns), output in boxes:
         if not band.size:
             band = np.zeros((rows.size, scale * plan.width, output.shape[-1]), np.float32)
         expected = (rows.size, columns.size, band.shape[2])
         if output.shape != expected:
-            raise ValueError(f"the result of a tile has the shape {output.shape}, expected {expected}")
+            raise ValueError(
+                f"the result of a tile has the shape {output.shape}, expected {expected}"
+            )
         if top > start:
             done = scale * (top - start)
             yield band[:done]
@@ -141,7 +147,9 @@ def _plan_axis(size: int, tile: int, overlap: int, multiple: int) -> tuple[int, 
     if size <= tile:
         return size, (0,)
     if size % multiple:
-        raise ValueError(f"a side of {size} pixels that is cut into tiles must be a multiple of {multiple}")
+        raise ValueError(
+            f"a side of {size} pixels that is cut into tiles must be a multiple of {multiple}"
+        )
     # From here on, lengths count multiples; n tiles of length t cover n * t - (n - 1) * overlap.
     size, tile, overlap = size // multiple, tile // multiple, -(-overlap // multiple)
     count = -(-(size - overlap) // (tile - overlap))
@@ -167,7 +175,10 @@ def _axis_weights(size: int, length: int, starts: tuple[int, ...], scale: int) -
     spans = [slice(scale * start, scale * (start + length)) for start in starts]
     for span, profile in zip(spans, profiles, strict=True):
         total[span] += profile
-    return [(profile / total[span]).astype(np.float32) for span, profile in zip(spans, profiles, strict=True)]
+    return [
+        (profile / total[span]).astype(np.float32)
+        for span, profile in zip(spans, profiles, strict=True)
+    ]
 
 
 def _rise(overlap: int, scale: int) -> NDArray[np.float64]:

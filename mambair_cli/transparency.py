@@ -24,7 +24,9 @@ def fill_transparent(pixels: Array, alpha: Array) -> Array:
     for top in range(0, len(pixels), FILL_ROWS):
         first = max(0, top - SPREAD)
         seen = slice(first, top + FILL_ROWS + SPREAD)
-        filled[top : top + FILL_ROWS] = _filled(pixels[seen], alpha[seen])[top - first :][:FILL_ROWS]
+        filled[top : top + FILL_ROWS] = _filled(pixels[seen], alpha[seen])[top - first :][
+            :FILL_ROWS
+        ]
         scratch.release(pixels, alpha, filled)
     return filled
 

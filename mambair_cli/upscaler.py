@@ -67,7 +67,9 @@ class Upscaler:
         restorer = self._load(name)
         if restorer.scale == 1 and scale > 1:
             raise CallError(f"{restorer.name} does not enlarge; choose another model with -m")
-        return [restorer] * (max(1, math.ceil(round(math.log(scale, restorer.scale), 9))) if scale > 1 else 1)
+        return [restorer] * (
+            max(1, math.ceil(round(math.log(scale, restorer.scale), 9))) if scale > 1 else 1
+        )
 
     def _load(self, name: str) -> Restorer:
         if name not in self.restorers:
@@ -93,11 +95,18 @@ class Upscaler:
         Raises as `Restorer.restore_image`; CallError where no network reaches the size.
         """
         height, width = image.pixels.shape[:2]
-        chain, report = self.chain(size.factor(height, width), level), progress or (lambda share: None)
+        chain, report = (
+            self.chain(size.factor(height, width), level),
+            progress or (lambda share: None),
+        )
         height, width = size.of(height, width)
-        work = np.cumprod([1, *(restorer.scale**2 for restorer in chain[:-1])])  # pixels each one sees
+        work = np.cumprod(
+            [1, *(restorer.scale**2 for restorer in chain[:-1])]
+        )  # pixels each one sees
         for i, restorer in enumerate(chain):
             before, share = work[:i].sum() / work.sum(), work[i] / work.sum()
-            image = restorer.restore_image(image, lambda part: report(round(before + share * part, 9)))  # noqa: B023
+            image = restorer.restore_image(
+                image, lambda part: report(round(before + share * part, 9))
+            )
         alpha = None if image.alpha is None else resized(image.alpha, height, width)
         return replace(image, pixels=resized(image.pixels, height, width), alpha=alpha)

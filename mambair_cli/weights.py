@@ -81,17 +81,27 @@ def read_state(path: Path) -> Checkpoint:
                 state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
                 return Checkpoint(state, file.metadata() or {}, "")
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is no readable safetensors file: {error}; fetch it again") from None
+            raise CheckpointError(
+                f"{path} is no readable safetensors file: {error}; fetch it again"
+            ) from None
     content, wrapping = _unpickled(path), ""
     for name in WRAPPINGS:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content, wrapping = content[name], name
             break
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CheckpointError(f"{path} holds no state dict of tensors; save the state_dict of a network")
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(v, Tensor) for v in content.values())
+    ):
+        raise CheckpointError(
+            f"{path} holds no state dict of tensors; save the state_dict of a network"
+        )
     for key, value in content.items():  # a view can pretend to any size
         if value.numel() * value.element_size() > path.stat().st_size:
-            raise CheckpointError(f"{path}: {key} claims to be larger than the file; it is damaged, fetch it again")
+            raise CheckpointError(
+                f"{path}: {key} claims to be larger than the file; it is damaged, fetch it again"
+            )
     state = {str(key).removeprefix("module."): value for key, value in content.items()}
     prefix = ["module."] if any(str(key).startswith("module.") for key in content) else []
     return Checkpoint(state, {}, ", ".join(filter(None, [wrapping, *prefix])))
@@ -102,7 +112,9 @@ def _unpickled(path: Path) -> Any:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-                    raise CheckpointError(f"{path} is a compressed archive, which torch.save never writes: refused")
+                    raise CheckpointError(
+                        f"{path} is a compressed archive, which torch.save never writes: refused"
+                    )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles of others, which are refused next
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -110,14 +122,18 @@ def _unpickled(path: Path) -> Any:
         raise
     except pickle.UnpicklingError:
         if not zipfile.is_zipfile(path) and path.read_bytes()[:1] != b"\x80":
-            raise CheckpointError(f"{path} is no checkpoint; name a .pth, .pt or .safetensors file") from None
+            raise CheckpointError(
+                f"{path} is no checkpoint; name a .pth, .pt or .safetensors file"
+            ) from None
         raise CheckpointError(
             f"{path} holds more than tensors, so loading it could run code: refused; "
             "save its state_dict alone, or as safetensors"
         ) from None
     except Exception as error:  # torch.load raises nearly anything on damaged files
         reason = type(error).__name__
-        raise CheckpointError(f"{path} is no checkpoint, or a damaged one ({reason}); fetch it again") from error
+        raise CheckpointError(
+            f"{path} is no checkpoint, or a damaged one ({reason}); fetch it again"
+        ) from error
 
 
 def load_network(path: Path) -> tuple[nn.Module, str]:
@@ -141,20 +157,34 @@ def build_network(checkpoint: Checkpoint, path: Path) -> tuple[nn.Module, str]:
             _check_values(state)
             if metadata.get("mambair.arch") == arch:
                 stored = {
-                    k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(metadata["mambair.config"]).items()
+                    k: tuple(v) if isinstance(v, list) else v
+                    for k, v in json.loads(metadata["mambair.config"]).items()
                 }
-                for key, seen in asdict(config).items():  # the tensors tell all but the exact fractions
+                for key, seen in asdict(
+                    config
+                ).items():  # the tensors tell all but the exact fractions
                     if not isinstance(seen, float) and stored.get(key, seen) != seen:
-                        raise ValueError(f"its metadata say {key} {stored[key]!r}, its tensors {seen!r}")
+                        raise ValueError(
+                            f"its metadata say {key} {stored[key]!r}, its tensors {seen!r}"
+                        )
                 config = config_class(**stored)
             widest = max(value for value in asdict(config).values() if isinstance(value, int))
-            if widest**2 > sum(value.numel() for value in state.values()):  # before it takes all the memory
+            if widest**2 > sum(
+                value.numel() for value in state.values()
+            ):  # before it takes all the memory
                 raise ValueError(f"its tensors are too small for a network of width {widest}")
             model = network(config)
             if off := _differences(state, model.state_dict()):
                 raise ValueError(off)
             model.load_state_dict(state, strict=True)
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
             reason = " ".join(str(error).split())[:400]
             raise CheckpointError(f"{path} looks like {arch}, but does not fit: {reason}") from None
         return model.float().eval(), arch
@@ -162,7 +192,9 @@ def build_network(checkpoint: Checkpoint, path: Path) -> tuple[nn.Module, str]:
         raise CheckpointError(f"{path} fits no network known here; {closest}")
     v2 = any("embeddingA" in k or "win_mhsa" in k for k in state)
     hint = "; it looks like MambaIRv2, which is not supported yet" if v2 else ""
-    raise CheckpointError(f"{path} is a checkpoint of another architecture than {', '.join(ARCHITECTURES)}{hint}")
+    raise CheckpointError(
+        f"{path} is a checkpoint of another architecture than {', '.join(ARCHITECTURES)}{hint}"
+    )
 
 
 def _detected(detect: Callable[..., Any], state: Mapping[str, Tensor]) -> Any:
@@ -170,7 +202,13 @@ def _detected(detect: Callable[..., Any], state: Mapping[str, Tensor]) -> Any:
         return detect(state)
     except ValueError as error:
         raise ValueError(f"{error}; {_closest(state)}") from None
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError):  # tensors it counts on are off
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+    ):  # tensors it counts on are off
         raise ValueError(_closest(state)) from None
 
 
@@ -192,8 +230,12 @@ def _closest(state: Mapping[str, Tensor]) -> str:
     seen, best, nearest = {_form(key) for key in state}, 0.3, ""
     for row in (row for row in MODELS if row.arch in ARCHITECTURES and not row.bundled):
         config_class, network, _ = ARCHITECTURES[row.arch]
-        small: dict[str, Any] = {k: (1,) * len(v) for k, v in row.config.items() if isinstance(v, tuple)}
-        small |= {key: 12 for key in ("embed_dim", "dim") if key in row.config}  # or to build it would take seconds
+        small: dict[str, Any] = {
+            k: (1,) * len(v) for k, v in row.config.items() if isinstance(v, tuple)
+        }
+        small |= {
+            key: 12 for key in ("embed_dim", "dim") if key in row.config
+        }  # or to build it would take seconds
         expected = network(config_class(**{**row.config, **small})).state_dict()
         forms = {_form(key) for key in expected}
         if (share := len(seen & forms) / len(seen | forms)) > best:
@@ -234,7 +276,9 @@ def _differences(
 def _is_of(row: Model, arch: str, config: Mapping[str, Any]) -> bool:
     if arch != row.arch:
         return False
-    expected = asdict(ARCHITECTURES[arch][0](**row.config))  # the tensors tell all but the exact fractions
+    expected = asdict(
+        ARCHITECTURES[arch][0](**row.config)
+    )  # the tensors tell all but the exact fractions
     return all(expected[key] == value or isinstance(value, float) for key, value in config.items())
 
 
@@ -260,7 +304,11 @@ def describe(path: Path) -> dict[str, Any]:
     checkpoint = read_state(path)
     model, arch = build_network(checkpoint, path)
     config: Any = model.config
-    notes = {k: v for k, v in sorted(checkpoint.metadata.items()) if k not in ("mambair.arch", "mambair.config")}
+    notes = {
+        k: v
+        for k, v in sorted(checkpoint.metadata.items())
+        if k not in ("mambair.arch", "mambair.config")
+    }
     return {
         "file": str(path),
         "arch": arch,
@@ -269,7 +317,9 @@ def describe(path: Path) -> dict[str, Any]:
         "config": asdict(config),
         "parameters": count(model),
         "tensors": len(checkpoint.state),
-        "dtype": ", ".join(sorted({str(value.dtype).removeprefix("torch.") for value in checkpoint.state.values()})),
+        "dtype": ", ".join(
+            sorted({str(value.dtype).removeprefix("torch.") for value in checkpoint.state.values()})
+        ),
         "wrapping": checkpoint.wrapping or "none",
         "metadata": notes,
         "bytes": path.stat().st_size,
@@ -288,8 +338,12 @@ def convert(source: Path, target: Path) -> None:
     checkpoint = read_state(source)
     model, _ = build_network(checkpoint, source)
     notes = {key.removeprefix("mambair."): value for key, value in checkpoint.metadata.items()}
-    state = {key: value.clone() for key, value in checkpoint.state.items()}  # they may share their memory
-    save_network(target, model, state, {key: v for key, v in notes.items() if key not in ("arch", "config")})
+    state = {
+        key: value.clone() for key, value in checkpoint.state.items()
+    }  # they may share their memory
+    save_network(
+        target, model, state, {key: v for key, v in notes.items() if key not in ("arch", "config")}
+    )
 
 
 def task_of(path: Path) -> str | None:
@@ -300,16 +354,22 @@ def task_of(path: Path) -> str | None:
         return (file.metadata() or {}).get("mambair.task")
 
 
-def save_network(path: Path, model: nn.Module, state: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+def save_network(
+    path: Path, model: nn.Module, state: Mapping[str, Tensor], notes: Mapping[str, Any]
+) -> None:
     """Write tensors as safetensors with the model's configuration and `notes` as metadata, atomically.
 
     With a `task` among `notes`, a name of `registry.TASKS`, only that command takes the file. The same content gives
     the same bytes. Raises OSError.
     """
-    arch = next(name for name, (_, network, _) in ARCHITECTURES.items() if isinstance(model, network))
+    arch = next(
+        name for name, (_, network, _) in ARCHITECTURES.items() if isinstance(model, network)
+    )
     metadata = {"mambair.arch": arch, "mambair.config": json.dumps(asdict(model.config))}  # type: ignore[call-overload]
     metadata |= {f"mambair.{key}": str(value) for key, value in notes.items()}
-    content = save({k: v.contiguous() for k, v in state.items()})  # which would shuffle metadata, so these come here
+    content = save(
+        {k: v.contiguous() for k, v in state.items()}
+    )  # which would shuffle metadata, so these come here
     data = 8 + int.from_bytes(content[:8], "little")
     header = {"__metadata__": dict(sorted(metadata.items()))} | json.loads(content[8:data])
     text = json.dumps(header, ensure_ascii=False).encode()

@@ -40,7 +40,9 @@ def program(*arguments, **environment):
 
 def run(*arguments, **environment):
     """Run the real program, its streams piped: exit code, stdout, stderr."""
-    done = subprocess.run(**program(*arguments, **environment), capture_output=True, timeout=120, check=False)
+    done = subprocess.run(
+        **program(*arguments, **environment), capture_output=True, timeout=120, check=False
+    )
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
@@ -80,7 +82,9 @@ def upscale(call, *arguments):
 
 def each_call(*rows):
     """For each row: arguments, separated by two spaces; the exit code; words of the message."""
-    return pytest.mark.parametrize(("line", "code", "words"), [(line, code, words) for line, code, *words in rows])
+    return pytest.mark.parametrize(
+        ("line", "code", "words"), [(line, code, words) for line, code, *words in rows]
+    )
 
 
 def check_bad(call, bad, arguments, code, words):

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 
 import pytest
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+BROWSER = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 START = """
 import fcntl, os, sys
 reads, writes = (fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3])
@@ -18,7 +20,9 @@ os.dup2(reads, 3)  # where a browser that is driven over pipes reads, and writes
 os.dup2(writes, 4)
 os.execvp(sys.argv[3], sys.argv[3:])
 """
-needs_chromium = pytest.mark.skipif(BROWSER is None, reason="needs chromium (apt-get install chromium)")
+needs_chromium = pytest.mark.skipif(
+    BROWSER is None, reason="needs chromium (apt-get install chromium)"
+)
 
 
 class Page:
@@ -32,7 +36,9 @@ class Page:
         self._write, self._read, self._count, self._rest = write, read, 0, b""
         self.messages, self.requests, self._session = [], [], None
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.send(f"{domain}.enable")
 
@@ -71,7 +77,9 @@ class Page:
 
     def evaluate(self, expression):
         """The value of a JavaScript expression; promises are waited for."""
-        result = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        result = self.send(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
@@ -79,27 +87,56 @@ class Page:
         """Press the mouse at a point of the window, move it to another, and let go."""
         steps = [("mousePressed", start), ("mouseMoved", end), ("mouseReleased", end)]
         for kind, (x, y) in steps:
-            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+            self.send(
+                "Input.dispatchMouseEvent",
+                type=kind,
+                x=x,
+                y=y,
+                button="left",
+                buttons=1,
+                clickCount=1,
+            )
 
     def press(self, key):
         """A key of the keyboard, such as ArrowRight."""
         for kind in ("keyDown", "keyUp"):
-            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=39)
+            self.send(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=39
+            )
 
     def screenshot(self):
         """The whole page as PNG."""
-        return base64.b64decode(self.send("Page.captureScreenshot", captureBeyondViewport=True)["data"])
+        return base64.b64decode(
+            self.send("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+        )
 
 
 @contextmanager
 def browsing(profile):
     """Yields a Page; the browser keeps its files in `profile` and reaches no network."""
     commands, answers = os.pipe(), os.pipe()
-    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]
-    options += ["--remote-debugging-pipe", "--window-size=1200,900", "--no-first-run", "--disable-component-update"]
-    options += ["--disable-background-networking", "--proxy-server=127.0.0.1:9", f"--user-data-dir={profile}"]
+    options = [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--hide-scrollbars",
+    ]
+    options += [
+        "--remote-debugging-pipe",
+        "--window-size=1200,900",
+        "--no-first-run",
+        "--disable-component-update",
+    ]
+    options += [
+        "--disable-background-networking",
+        "--proxy-server=127.0.0.1:9",
+        f"--user-data-dir={profile}",
+    ]
     command = [sys.executable, "-c", START, str(commands[0]), str(answers[1]), BROWSER, *options]
-    with subprocess.Popen(command, pass_fds=(commands[0], answers[1]), stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, pass_fds=(commands[0], answers[1]), stderr=subprocess.DEVNULL
+    ) as process:
         os.close(commands[0])
         os.close(answers[1])
         try:

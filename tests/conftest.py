@@ -9,7 +9,9 @@ import pytest
 from mambair_cli import cli
 from mambair_cli.image_io import Image, read_image, write_image
 
-pytest.register_assert_rewrite("calls", "failing", "folders", "gpu_reports")  # so that these tell as much as tests do
+pytest.register_assert_rewrite(
+    "calls", "failing", "folders", "gpu_reports"
+)  # so that these tell as much as tests do
 from calls import DATA, PHOTO  # noqa: E402
 
 
@@ -65,7 +67,9 @@ def pictures(folder):
     pixels = read_image(DATA / "dragonfly.png").pixels
     Path("set").mkdir()
     for i, name in enumerate(("[red]a", "b b", "c")):
-        write_image(Path("set") / f"{name}.png", Image(pixels[20 * i : 20 * i + 40, 30 * i : 30 * i + 44]))
+        write_image(
+            Path("set") / f"{name}.png", Image(pixels[20 * i : 20 * i + 40, 30 * i : 30 * i + 44])
+        )
     return "set"
 
 

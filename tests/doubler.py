@@ -49,5 +49,7 @@ def doubled(pixels):
 if __name__ == "__main__":
     restorer, records = Doubler(lambda image: time.sleep(0.01)), []
     jobs, folder = find_jobs([sys.argv[1]], sys.argv[2])
-    Batch(restorer, Size(2), None, Manifest(folder, SETTINGS)).run(jobs, records.append, lambda *_: None)
+    Batch(restorer, Size(2), None, Manifest(folder, SETTINGS)).run(
+        jobs, records.append, lambda *_: None
+    )
     print(json.dumps({"count": restorer.count, "records": [asdict(record) for record in records]}))

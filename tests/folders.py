@@ -39,7 +39,9 @@ def run(inputs=("in",), output="out", restorer=None, overwrite=False, settings=S
     jobs, into = find_jobs(list(inputs), output, **options)
     manifest = Manifest(into, settings)
     try:
-        Batch(restorer or Doubler(), Size(2), None, manifest, overwrite).run(jobs, records.append, lambda *_: None)
+        Batch(restorer or Doubler(), Size(2), None, manifest, overwrite).run(
+            jobs, records.append, lambda *_: None
+        )
     finally:
         run.told = {Path(record.input).name: record for record in records}
     return run.told
@@ -78,7 +80,9 @@ def end(process):
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     facts = json.loads(out)
-    return facts["count"], {Path(record["input"]).name: record["status"] for record in facts["records"]}
+    return facts["count"], {
+        Path(record["input"]).name: record["status"] for record in facts["records"]
+    }
 
 
 def check_results(names):

@@ -33,7 +33,9 @@ def mutated(data, other, chance):
     """Data with one to four changes: bits or numbers altered, ends or parts cut off, parts doubled or of other."""
     result = bytearray(data)
     for _ in range(chance.choice((1, 1, 2, 4))):
-        near = min(len(result), chance.choice((60, 600, len(result))))  # headers, which say how much there is
+        near = min(
+            len(result), chance.choice((60, 600, len(result)))
+        )  # headers, which say how much there is
         place = chance.randrange(near)
         place = chance.choice((place, len(result) - 1 - place))  # TIFF has its header at the end
         size = chance.randrange(1, chance.choice((2, 16, 300)))
@@ -44,7 +46,9 @@ def mutated(data, other, chance):
             result[place] = chance.choice((0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)))
         elif kind == "number":
             width, order = chance.choice((2, 4)), chance.choice(("big", "little"))
-            value = chance.choice((0, 1, 2 ** (8 * width - 1) - 1, 2 ** (8 * width) - 1, chance.randrange(2**16)))
+            value = chance.choice(
+                (0, 1, 2 ** (8 * width - 1) - 1, 2 ** (8 * width) - 1, chance.randrange(2**16))
+            )
             result[place : place + width] = value.to_bytes(width, order)
         elif kind == "end":
             del result[max(1, place) :]
@@ -96,7 +100,9 @@ def run(name, count):
                 raise AssertionError(f"writing file {number} of {name} as {output}") from error
         slowest = max(slowest, time.perf_counter() - started)
         faulthandler.cancel_dump_traceback_later()
-    status = Path("/proc/self/status").read_text("ascii")  # getrusage tells at least the peak of who started this
+    status = Path("/proc/self/status").read_text(
+        "ascii"
+    )  # getrusage tells at least the peak of who started this
     peak = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
     return {"name": name, "slowest": round(slowest, 3), "peak": 1024 * int(peak[1]), **outcomes}
 

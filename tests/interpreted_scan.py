@@ -58,7 +58,9 @@ def operations():
     inputs = scan_inputs(1, 2, channels=2, N=2, R=2, K=1)
     gy, nothing = torch.ones_like(inputs[0]), torch.empty(0)
     torch.library.opcheck(torch.ops.mambair.ss2d_scan_triton.default, (*inputs, True))
-    torch.library.opcheck(torch.ops.mambair.ss2d_scan_triton_backward.default, (gy, *inputs, nothing))
+    torch.library.opcheck(
+        torch.ops.mambair.ss2d_scan_triton_backward.default, (gy, *inputs, nothing)
+    )
 
 
 if __name__ == "__main__":

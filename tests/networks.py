@@ -23,7 +23,9 @@ FORMS = {
     "classic": replace(SMALL, upscale=3),
     "light_a": replace(SMALL, conv_block="light_a", expand=1.5, upsampler="pixelshuffledirect"),
     "light_b": replace(SMALL, conv_block="light_b", upsampler="pixelshuffledirect", upscale=3),
-    "light_c": replace(SMALL, conv_block="light_c", expand=1.25, upsampler="pixelshuffledirect", upscale=4),
+    "light_c": replace(
+        SMALL, conv_block="light_c", expand=1.25, upsampler="pixelshuffledirect", upscale=4
+    ),
     "denoise": replace(SMALL, upsampler="", upscale=1),
     "jpeg": replace(SMALL, upsampler="", upscale=1, in_chans=1),
     "jpeg_3conv": replace(SMALL, upsampler="", upscale=1, in_chans=1, resi_connection="3conv"),

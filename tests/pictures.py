@@ -13,7 +13,11 @@ from PIL import TiffImagePlugin as tiff
 RGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GRAY_PROFILE = RGB_PROFILE[:16] + b"GRAY" + RGB_PROFILE[20:]
 CMYK_PROFILE = RGB_PROFILE[:16] + b"CMYK" + RGB_PROFILE[20:]
-TEXTS = {"Title": "Zürich", "Comment": "日本語 " * 50, "Software": "GIMP"}  # tEXt, zTXt or iTXt, by need
+TEXTS = {
+    "Title": "Zürich",
+    "Comment": "日本語 " * 50,
+    "Software": "GIMP",
+}  # tEXt, zTXt or iTXt, by need
 WHITE = {"uint8": 255, "uint16": 65535, "float32": 1}
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:li>\xc3\x89t\xc3\xa9</rdf:li></x:xmpmeta>'
 MAKER_NOTE = b"MAKER\0II\x2a\0" + bytes(range(256))
@@ -50,7 +54,12 @@ def png_bytes(samples, bits, colour_type, *extra):
     header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+        for kind, body in [
+            (b"IHDR", header),
+            *extra,
+            (b"IDAT", zlib.compress(rows)),
+            (b"IEND", b""),
+        ]
     )
 
 
@@ -94,7 +103,12 @@ def exif_tags(orientation=1):
             37510: b"UNICODE\0" + "日本".encode("utf-16-be"),
             40965: {1: "R98"},
         },
-        34853: {1: "N", 2: (rational(47), rational(22), rational(3299, 100)), 3: "E", 6: rational(408)},
+        34853: {
+            1: "N",
+            2: (rational(47), rational(22), rational(3299, 100)),
+            3: "E",
+            6: rational(408),
+        },
     }
 
 
@@ -120,10 +134,17 @@ def exif_facts(block):
     exif = PIL.Image.Exif()
     exif.load(block)
     facts = {"main": {tag: value for tag, value in exif.items() if tag not in {34665, 34853}}}
-    for name, tag in (("exif", 34665), ("gps", 34853), ("interoperability", 40965), ("thumbnail", "IFD1")):
+    for name, tag in (
+        ("exif", 34665),
+        ("gps", 34853),
+        ("interoperability", 40965),
+        ("thumbnail", "IFD1"),
+    ):
         facts[name] = {}
         with contextlib.suppress(KeyError):  # older versions of Pillow, where there is no directory
-            facts[name] = {key: value for key, value in dict(exif.get_ifd(tag)).items() if key != 40965}
+            facts[name] = {
+                key: value for key, value in dict(exif.get_ifd(tag)).items() if key != 40965
+            }
     return facts
 
 

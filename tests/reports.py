@@ -13,7 +13,12 @@ def result(name, decibels, **cost):
     if cost:
         for row in images:
             row |= {"seconds": cost["seconds"] / len(images), "peak_memory": 2**28}
-        facts = {"parameters": 174_000, "leaf_parameters": 150_000, "macs": 12.1e9, "leaf_macs": 8.6e9}
+        facts = {
+            "parameters": 174_000,
+            "leaf_parameters": 150_000,
+            "macs": 12.1e9,
+            "leaf_macs": 8.6e9,
+        }
         facts |= {
             "backend": "numba",
             "device": "cpu",

@@ -24,7 +24,9 @@ def as_type(image, dtype):
 
 
 def restorer(model, *, tile="off", tile_overlap=8, **options):
-    return Restorer(model, "small", Options(**{"device": "cpu"} | options, tile=tile, tile_overlap=tile_overlap))
+    return Restorer(
+        model, "small", Options(**{"device": "cpu"} | options, tile=tile, tile_overlap=tile_overlap)
+    )
 
 
 def load(name="tiny-x2", **options):

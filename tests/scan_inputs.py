@@ -49,7 +49,9 @@ def definition(inputs, gy_dtype=torch.float32):
 def errors(found, expected):
     """Largest errors, each relative to the largest expected magnitude. Not a number where one was found."""
     pairs = zip(found, expected, strict=True)
-    return [((a.double() - b).abs().max() / b.abs().max().clamp(min=1e-30)).item() for a, b in pairs]
+    return [
+        ((a.double() - b).abs().max() / b.abs().max().clamp(min=1e-30)).item() for a, b in pairs
+    ]
 
 
 def assert_within_bars(scan, inputs):

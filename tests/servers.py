@@ -25,7 +25,11 @@ class Server:
         if handler.headers.get("If-Range") != self.version:
             start = 0
         body = self.content[start:]
-        headers = {"ETag": self.version, "Content-Length": len(body), "Content-Type": "application/octet-stream"}
+        headers = {
+            "ETag": self.version,
+            "Content-Length": len(body),
+            "Content-Type": "application/octet-stream",
+        }
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(self.content) - 1}/{len(self.content)}"
         answer(206 if start else 200, body[:break_after], **headers)(handler)

@@ -13,10 +13,13 @@ from mambair_cli.registry import model_named
 
 EVAL = Path(os.environ.get("MAMBAIR_DATA", Path(__file__).parents[2] / "shared" / "data" / "eval"))
 PHOTOS = {
-    name: np.asarray(PIL.Image.open(DATA / f"{name}.png").convert("RGB")) for name in ("photo", "osprey", "dragonfly")
+    name: np.asarray(PIL.Image.open(DATA / f"{name}.png").convert("RGB"))
+    for name in ("photo", "osprey", "dragonfly")
 }
 AT_ONCE = "if it is small and spoilt in more ways: mambair upscale 'a b.png' --degradation real"
-CAMERAS = "for the noise of cameras, which cannot be measured: mambair denoise 'a b.png' --noise real"
+CAMERAS = (
+    "for the noise of cameras, which cannot be measured: mambair denoise 'a b.png' --noise real"
+)
 every_photo = pytest.mark.parametrize("name", PHOTOS)
 
 
@@ -44,11 +47,25 @@ def advise(model, pixels):
 
 @every_photo
 @pytest.mark.parametrize(
-    "model", ["tiny-x2", "tiny-denoise-real", "tiny-dejpeg", "tiny-derain", "mambair-jpeg-10", "mambair-real-x4"]
+    "model",
+    [
+        "tiny-x2",
+        "tiny-denoise-real",
+        "tiny-dejpeg",
+        "tiny-derain",
+        "mambair-jpeg-10",
+        "mambair-real-x4",
+    ],
 )
 def test_nothing_is_said_of_clean_photographs(name, model):
     photo = PHOTOS[name]
-    for pixels in (photo, photo[:, :, 1], photo.astype(np.uint16) * 257, photo.astype(np.float32) / 255, photo[:9, :9]):
+    for pixels in (
+        photo,
+        photo[:, :, 1],
+        photo.astype(np.uint16) * 257,
+        photo.astype(np.float32) / 255,
+        photo[:9, :9],
+    ):
         assert advise(model, pixels) is None
 
 
@@ -58,7 +75,9 @@ def test_noise(name, sigma):
     said = advise("tiny-x4", noisy(PHOTOS[name], sigma))
     assert said.startswith("a b.png: looks noisy (sigma about ")
     assert abs(int(said.split("about ")[1].split(" ")[0]) - sigma) <= 2
-    assert said.endswith("which tiny-x4 enlarges with the rest; first: mambair denoise 'a b.png'; " + AT_ONCE)
+    assert said.endswith(
+        "which tiny-x4 enlarges with the rest; first: mambair denoise 'a b.png'; " + AT_ONCE
+    )
     assert advise("mambair-real-x4", noisy(PHOTOS[name], sigma)) is None
     assert advise("vmambair-derain", noisy(PHOTOS[name], sigma)) is None
 
@@ -67,7 +86,9 @@ def test_noise(name, sigma):
 @pytest.mark.parametrize("quality", [10, 33, 75])
 def test_compression(name, quality):
     said = advise("tiny-x2", compressed(PHOTOS[name], quality))
-    assert said.startswith(f"a b.png: looks compressed as JPEG (quality about {quality}), which tiny-x2 enlarges")
+    assert said.startswith(
+        f"a b.png: looks compressed as JPEG (quality about {quality}), which tiny-x2 enlarges"
+    )
     assert said.endswith("; first: mambair dejpeg 'a b.png'; " + AT_ONCE)
     assert advise("tiny-x2", compressed(PHOTOS[name], 92)) is None
 
@@ -86,7 +107,9 @@ def test_a_blurred_image(name, sigma):
 
 
 def test_plain_images_and_gradients_are_not_called_blurred():
-    ramp = np.repeat(np.add.outer(np.linspace(0, 120, 200), np.linspace(0, 130, 300))[:, :, None], 3, 2).round()
+    ramp = np.repeat(
+        np.add.outer(np.linspace(0, 120, 200), np.linspace(0, 130, 300))[:, :, None], 3, 2
+    ).round()
     for pixels in (np.full((200, 300, 3), 128), np.full((200, 300, 3), 255), ramp):
         assert advise("tiny-x2", pixels.astype(np.uint8)) is None
 
@@ -95,12 +118,16 @@ def test_plain_images_and_gradients_are_not_called_blurred():
 def test_another_level_or_task_than_the_model_is_for(name):
     photo = PHOTOS[name]
     assert advise("mambair-denoise-15", noisy(photo, 18)) is None
-    assert advise("mambair-denoise-15", noisy(photo, 45)).endswith("better: mambair denoise 'a b.png'")
+    assert advise("mambair-denoise-15", noisy(photo, 45)).endswith(
+        "better: mambair denoise 'a b.png'"
+    )
     assert advise("mambair-denoise-15", compressed(photo, 30)).endswith(
         f"rather than evenly noisy; {CAMERAS}; if there is none: mambair dejpeg 'a b.png'"
     )
     assert advise("mambair-jpeg-40", compressed(photo, 35)) is None
-    assert advise("mambair-jpeg-40", compressed(photo, 12)).endswith("better: mambair dejpeg 'a b.png'")
+    assert advise("mambair-jpeg-40", compressed(photo, 12)).endswith(
+        "better: mambair dejpeg 'a b.png'"
+    )
     assert advise("mambair-jpeg-10", noisy(photo, 25)).endswith("better: mambair denoise 'a b.png'")
 
 
@@ -136,7 +163,9 @@ def test_one_line_on_stderr(call, inputs):
     assert code == 0
     assert "128x128" in out
     (line,) = err.splitlines()
-    assert line.startswith("mambair: photo.png: looks noisy (sigma about 25 of 255), which tiny-x2 enlarges")
+    assert line.startswith(
+        "mambair: photo.png: looks noisy (sigma about 25 of 255), which tiny-x2 enlarges"
+    )
     assert "first: mambair denoise photo.png" in line
 
 
@@ -157,7 +186,11 @@ def test_quiet(call, inputs, option):
 def test_of_a_file_nobody_knows_what_it_was_trained_for(call, inputs):
     from mambair_cli.weights import bundled_folder
 
-    works(call("upscale", "photo.png", "-m", bundled_folder() / "tiny-x2.safetensors", "-o", "out.png"))
+    works(
+        call(
+            "upscale", "photo.png", "-m", bundled_folder() / "tiny-x2.safetensors", "-o", "out.png"
+        )
+    )
 
 
 # On photographs
@@ -185,6 +218,8 @@ def test_how_many_photographs_of_the_usual_sets_get_advice(folder, least, most):
     said = 0
     for file in files[:: max(1, len(files) // 10)][:10]:
         with PIL.Image.open(file) as image:
-            said += Advisor()(np.asarray(image.convert("RGB")), "x", model_named("tiny-x4")) is not None
+            said += (
+                Advisor()(np.asarray(image.convert("RGB")), "x", model_named("tiny-x4")) is not None
+            )
     assert files
     assert least <= said <= most

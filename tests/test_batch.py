@@ -29,13 +29,24 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def test_a_bad_file_does_not_stop_the_others(monkeypatch, caplog):
-    make("in/a.png", "in/cut.png", "in/gone.png", "in/memory.png", "in/bug.png", "in/z.png", "in/deep/x.png")
+    make(
+        "in/a.png",
+        "in/cut.png",
+        "in/gone.png",
+        "in/memory.png",
+        "in/bug.png",
+        "in/z.png",
+        "in/deep/x.png",
+    )
     Path("in/cut.png").write_bytes(Path("in/a.png").read_bytes()[:400])
     Path("in/empty.png").touch()
     Path("out").mkdir()
     Path("out/deep").touch()  # where a folder should be
     Path("in/fifo.jpg").mkdir()
-    sick = {pixels_of(3).tobytes(): MemoryLimitError("does not fit"), pixels_of(4).tobytes(): ValueError("a bug")}
+    sick = {
+        pixels_of(3).tobytes(): MemoryLimitError("does not fit"),
+        pixels_of(4).tobytes(): ValueError("a bug"),
+    }
 
     def at_work(image):
         Path("in/gone.png").unlink(missing_ok=True)
@@ -149,10 +160,14 @@ def test_a_folder_that_cannot_be_listed(monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(
-        os, "scandir", lambda path, scan=os.scandir: denied(path) if "closed" in str(path) else scan(path)
+        os,
+        "scandir",
+        lambda path, scan=os.scandir: denied(path) if "closed" in str(path) else scan(path),
     )
     monkeypatch.setattr(
-        Path, "read_bytes", lambda path, read=Path.read_bytes: denied(path) if path.name == "closed" else read(path)
+        Path,
+        "read_bytes",
+        lambda path, read=Path.read_bytes: denied(path) if path.name == "closed" else read(path),
     )
     records = run()
     assert statuses(records) == {"a.png": "ok", "closed": "failed", "c.png": "ok"}
@@ -214,7 +229,10 @@ def test_an_interrupt_ends_after_what_is_computed(monkeypatch, place):
     done = statuses(run.told)
     assert {"0.png": "ok", "1.png": "ok"}.items() <= done.items()
     assert "2.png" not in done
-    assert {name for name, status in statuses(run()).items() if status == "skipped"} >= {"0.png", "1.png"}
+    assert {name for name, status in statuses(run()).items() if status == "skipped"} >= {
+        "0.png",
+        "1.png",
+    }
 
 
 # Reading, restoring and writing at once
@@ -246,7 +264,9 @@ def test_reading_restoring_and_writing_overlap(monkeypatch):
 
     numbers = iter(range(count))
     stages(monkeypatch, lambda i: meet(i), lambda i: meet(i + 2))
-    assert set(statuses(run(restorer=Doubler(lambda image: meet(next(numbers) + 1)))).values()) == {"ok"}
+    assert set(statuses(run(restorer=Doubler(lambda image: meet(next(numbers) + 1)))).values()) == {
+        "ok"
+    }
 
 
 @pytest.mark.parametrize(("budget", "most"), [(0, 0), (32 * 32, 0), (2 * 32 * 32, 1), (10**9, 8)])
@@ -282,4 +302,9 @@ def test_progress():
     shares = [share for share, _ in shown]
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (0, 1)
-    assert [label for _, label in shown[::3]] == ["1 of 4: a.png", "2 of 4: b.png", "3 of 4: c.png", "4 of 4: d.png"]
+    assert [label for _, label in shown[::3]] == [
+        "1 of 4: a.png",
+        "2 of 4: b.png",
+        "3 of 4: c.png",
+        "4 of 4: d.png",
+    ]

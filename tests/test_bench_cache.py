@@ -10,7 +10,12 @@ from mambair_cli.errors import CacheError
 
 def test_a_key_is_of_all_settings_in_any_order():
     assert key_of(a=1, b=[2, "x"]) == key_of(b=[2, "x"], a=1)
-    others = [key_of(a=1, b=[2, "y"]), key_of(a=1), key_of(a="1", b=[2, "x"]), key_of(a=1, b={"2": "x"})]
+    others = [
+        key_of(a=1, b=[2, "y"]),
+        key_of(a=1),
+        key_of(a="1", b=[2, "x"]),
+        key_of(a=1, b={"2": "x"}),
+    ]
     assert len({key_of(a=1, b=[2, "x"]), *others}) == 5
 
 

@@ -52,7 +52,9 @@ def test_published_parts_are_restored_each_alone():
     shares = []
     found = one.restore(low, (460, 96), shares.append)
     restorer = load_restorer("tiny-x2", device="cpu", tile="off")
-    expected = restore_split(low, 2, lambda part, share: restorer.restore(np.ascontiguousarray(part)))
+    expected = restore_split(
+        low, 2, lambda part, share: restorer.restore(np.ascontiguousarray(part))
+    )
     assert np.array_equal(found, expected)
     assert not np.array_equal(found, restorer.restore(low))
     assert shares == sorted(shares)
@@ -100,7 +102,11 @@ def test_what_it_is_and_costs(stored):
     assert one.name == "mine"
     assert one.sha256 == sha256(path)
     assert one.facts["name"] == "mine"
-    assert (one.facts["device"], one.facts["backend"], one.facts["dtype"]) == ("cpu", one.restorer.backend, "float32")
+    assert (one.facts["device"], one.facts["backend"], one.facts["dtype"]) == (
+        "cpu",
+        one.restorer.backend,
+        "float32",
+    )
     assert one.facts["parameters"] == sum(p.numel() for p in one.restorer.model.parameters())
     assert {"macs", "leaf_macs", "leaf_parameters"} < one.facts.keys()
     assert candidate().sha256 == sha256(find_checkpoint("tiny-x2"))

@@ -31,6 +31,13 @@ def test_svg_does_not_depend_on_the_time(tmp_path):
 
 def test_what_cannot_be_written_is_told_before_the_work(tmp_path, monkeypatch):
     fails(lambda: canvas.check_figure(tmp_path / "a.jpg"), CallError, "a.jpg", ".png, .svg, .pdf")
-    fails(lambda: canvas.check_figure(tmp_path / "none" / "a.png"), CallError, "no folder", tmp_path / "none")
+    fails(
+        lambda: canvas.check_figure(tmp_path / "none" / "a.png"),
+        CallError,
+        "no folder",
+        tmp_path / "none",
+    )
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    fails(lambda: canvas.check_figure(tmp_path / "a.png"), CallError, "pip install 'mambair[bench]'")
+    fails(
+        lambda: canvas.check_figure(tmp_path / "a.png"), CallError, "pip install 'mambair[bench]'"
+    )

@@ -28,9 +28,15 @@ def test_gains_by_image_and_in_the_mean():
 def test_networks_pair_by_name_or_as_the_only_one():
     other = {**OLD, "name": "other"}
     pairs = compare(facts(BASELINE, OLD, other), facts(BASELINE, other, NEW))
-    assert [(gain["first"], gain["second"]) for gain in pairs] == [("tiny", "tiny"), ("other", "other")]
+    assert [(gain["first"], gain["second"]) for gain in pairs] == [
+        ("tiny", "tiny"),
+        ("other", "other"),
+    ]
     pairs = compare(facts(BASELINE, OLD), facts(BASELINE, other, {**NEW, "name": "third"}))
-    assert [(gain["first"], gain["second"]) for gain in pairs] == [("tiny", "other"), ("tiny", "third")]
+    assert [(gain["first"], gain["second"]) for gain in pairs] == [
+        ("tiny", "other"),
+        ("tiny", "third"),
+    ]
     lone = facts(BASELINE, {**OLD, "name": "x"}, {**OLD, "name": "y"})
     fails(lambda: compare(lone, facts(BASELINE, OLD, other)), CallError, "share no network")
 
@@ -45,7 +51,14 @@ def test_infinite_values_do_not_count(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"dataset": "Set14"}, {"setting": "x2"}, {"channel": "rgb"}, {"border": 0}, {"seed": 1}, {"inputs": "made"}],
+    [
+        {"dataset": "Set14"},
+        {"setting": "x2"},
+        {"channel": "rgb"},
+        {"border": 0},
+        {"seed": 1},
+        {"inputs": "made"},
+    ],
 )
 def test_reports_of_different_benchmarks(changes):
     second = facts(BASELINE, NEW, **changes)
@@ -54,7 +67,12 @@ def test_reports_of_different_benchmarks(changes):
 
 def test_reports_of_different_images():
     fewer = result("tiny", {"a": 1.0, "b": 2.0}, seconds=1.0)
-    fails(lambda: compare(facts(BASELINE, OLD), facts(BASELINE, fewer)), CallError, "different images", "such as c")
+    fails(
+        lambda: compare(facts(BASELINE, OLD), facts(BASELINE, fewer)),
+        CallError,
+        "different images",
+        "such as c",
+    )
 
 
 def test_files_that_are_no_reports(tmp_path):
@@ -85,12 +103,18 @@ def without(report, *place):
         {**facts(), "results": [BASELINE, "tiny"]},
         {**facts(), "results": [BASELINE, {**OLD, "images": 3}]},
         {**facts(), "results": [BASELINE, {**OLD, "mean": 3}]},
-        *(without(facts(BASELINE, OLD), key) for key in ("dataset", "channel", "border", "inputs", "seed", "results")),
+        *(
+            without(facts(BASELINE, OLD), key)
+            for key in ("dataset", "channel", "border", "inputs", "seed", "results")
+        ),
         *(
             without(facts(BASELINE, OLD), "results", 1, key)
             for key in ("name", "images", "mean", "seconds", "peak_memory")
         ),
-        *(without(facts(BASELINE, OLD), "results", 1, "images", 2, key) for key in ("image", "psnr")),
+        *(
+            without(facts(BASELINE, OLD), "results", 1, "images", 2, key)
+            for key in ("image", "psnr")
+        ),
     ],
 )
 def test_reports_that_are_not_whole(tmp_path, report):

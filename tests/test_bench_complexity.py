@@ -20,7 +20,11 @@ LIGHT_C = replace(LIGHT_A, d_state=10, conv_block="light_c")
 
 @pytest.mark.parametrize(
     ("scale", "parameters", "macs"),
-    [(2, 529_896, 122.1129), (3, 538_011, 55.0158), (4, 549_372, 31.6480)],  # printed: 530K/122.1, 538K/55.0, 549K/31.6
+    [
+        (2, 529_896, 122.1129),
+        (3, 538_011, 55.0158),
+        (4, 549_372, 31.6480),
+    ],  # printed: 530K/122.1, 538K/55.0, 549K/31.6
 )
 def test_the_printed_count_of_table_3(scale, parameters, macs):
     found = complexity(MambaIR(replace(LIGHT_A, upscale=scale)))
@@ -118,10 +122,16 @@ def test_products_agree_with_the_counter_of_pytorch(form, monkeypatch):
             rest += shape.numel()
         elif isinstance(module, ss2d.SpatialScan):
             pixels, D = shape[:3].numel(), module.Ds.numel() // 4
-            rest += pixels * (module.dt_projs_weight.numel() + 4 * (9 * D * module.A_logs.shape[1] + D))
+            rest += pixels * (
+                module.dt_projs_weight.numel() + 4 * (9 * D * module.A_logs.shape[1] + D)
+            )
             if hasattr(module, "Dsc"):
                 rest += pixels * D  # the mean over all pixels
-                rest += D * (module.dtc_projs_weight.numel() + 9 * module.Ac_logs.numel() + module.Dsc.numel())
+                rest += D * (
+                    module.dtc_projs_weight.numel()
+                    + 9 * module.Ac_logs.numel()
+                    + module.Dsc.numel()
+                )
     assert complexity(model).macs == counter.get_total_flops() // 2 + rest
 
 

@@ -33,10 +33,14 @@ class Blur(nn.Module):
 def test_gradients_by_hand():
     magnitude, rooted = field(restorer(Blur()), IMAGES)
     assert magnitude.shape == rooted.shape == (SIDE, SIDE)
-    factors = [image[5, 15].astype(float).sum() / 255 for image in IMAGES]  # of the centre crop's first pixel
+    factors = [
+        image[5, 15].astype(float).sum() / 255 for image in IMAGES
+    ]  # of the centre crop's first pixel
     kernel = np.abs([[1, 2, 3], [4, -16, 6], [7, 8, 9]])
     assert magnitude[59:62, 59:62] == pytest.approx(np.mean(factors) * kernel, rel=1e-5)
-    assert rooted[59:62, 59:62] == pytest.approx(np.mean(np.power(factors, 0.25)) * kernel**0.25, rel=1e-5)
+    assert rooted[59:62, 59:62] == pytest.approx(
+        np.mean(np.power(factors, 0.25)) * kernel**0.25, rel=1e-5
+    )
     assert np.count_nonzero(magnitude) == np.count_nonzero(rooted) == 9
 
 
@@ -55,7 +59,9 @@ def test_a_state_space_network_sees_far(tiny):
 
 def test_areas_by_hand():
     flat = np.ones((10, 10))
-    assert areas(flat, [0.2, 0.49, 0.5, 1]) == pytest.approx([0.25, 0.49, 0.81, 1])  # squares of side 5, 7, 9, all
+    assert areas(flat, [0.2, 0.49, 0.5, 1]) == pytest.approx(
+        [0.25, 0.49, 0.81, 1]
+    )  # squares of side 5, 7, 9, all
     point = np.zeros((10, 10))
     point[5, 5] = 3
     assert areas(point) == [0.01] * 4

@@ -28,11 +28,22 @@ def facts_of(rows, *words):
 
 
 def test_rows_of_the_forward(gpu_costs, gpu_report):
-    gpu_costs += [Cost(2e-3, 300), Cost(7e-3, 1000), Cost(9e-3, 0), Cost(1e-3, 0)]  # ours, theirs, vectorised; the scan
-    rows = list(gpu_report((1, 6), rates=Rates(bytes=36 * 4 * (14 + 4 * 5) / 0.4e-3))._forward("light"))
+    gpu_costs += [
+        Cost(2e-3, 300),
+        Cost(7e-3, 1000),
+        Cost(9e-3, 0),
+        Cost(1e-3, 0),
+    ]  # ours, theirs, vectorised; the scan
+    rows = list(
+        gpu_report((1, 6), rates=Rates(bytes=36 * 4 * (14 + 4 * 5) / 0.4e-3))._forward("light")
+    )
     assert not gpu_costs
     assert_printable(rows)
-    assert facts_of(rows, "light 1x6x6, forward, mamba-ssm / triton") == ("3.50 (7 / 2 ms)", ">= 3", True)
+    assert facts_of(rows, "light 1x6x6, forward, mamba-ssm / triton") == (
+        "3.50 (7 / 2 ms)",
+        ">= 3",
+        True,
+    )
     assert facts_of(rows, "memory") == ("0.30", "<= 0.35", True)
     assert facts_of(rows, "floor") == ("2.50 (1 / 0.4 ms)", "<= 2", False)
     assert facts_of(rows, "vectorised PyTorch / triton") == ("4.50 (9 / 2 ms)", "", None)
@@ -45,10 +56,16 @@ def test_rows_of_the_backward(gpu_costs, gpu_report, monkeypatch):
     rows = list(gpu_report((2, 4), (1, 6))._backward("light"))
     assert not gpu_costs
     assert_printable(rows)
-    assert facts_of(rows, "2x4x4", "mamba-ssm / triton", "+ backward, mamba") == ("1.50 (6 / 4 ms)", ">= 2", False)
+    assert facts_of(rows, "2x4x4", "mamba-ssm / triton", "+ backward, mamba") == (
+        "1.50 (6 / 4 ms)",
+        ">= 2",
+        False,
+    )
     assert facts_of(rows, "2x4x4", "memory") == ("0.25", "", None)
     assert facts_of(rows, "2x4x4", "vectorised PyTorch / triton") == ("2.00 (8 / 4 ms)", "", None)
-    assert not [row for row in rows if "vectorised" in row["what"] and "1x6x6" in row["what"]]  # it would take too long
+    assert not [
+        row for row in rows if "vectorised" in row["what"] and "1x6x6" in row["what"]
+    ]  # it would take too long
 
 
 def test_bars_hold_for_their_sides_alone(gpu_report):
@@ -59,7 +76,12 @@ def test_bars_hold_for_their_sides_alone(gpu_report):
 
 
 def test_what_cannot_be_measured_says_why(gpu_costs, gpu_report, monkeypatch):
-    gpu_costs += ["out of memory", Cost(1e-3, 5), RuntimeError("the kernel\nand where"), "out of memory"]
+    gpu_costs += [
+        "out of memory",
+        Cost(1e-3, 5),
+        RuntimeError("the kernel\nand where"),
+        "out of memory",
+    ]
     rows = list(gpu_report((1, 6))._forward("light"))
     assert [row["value"] for row in rows] == [
         "out of memory",
@@ -76,20 +98,41 @@ def test_what_cannot_be_measured_says_why(gpu_costs, gpu_report, monkeypatch):
     monkeypatch.setattr(gpu, "BACKENDS", (scan.BACKENDS[0], missing, scan.BACKENDS[2]))
     rows = list(gpu_report((1, 6))._forward("light"))
     assert rows[1]["value"] == "it is not installed"
-    assert facts_of(rows, "forward, mamba-ssm / triton") == ("not measured (it is not installed)", ">= 3", None)
+    assert facts_of(rows, "forward, mamba-ssm / triton") == (
+        "not measured (it is not installed)",
+        ">= 3",
+        None,
+    )
     assert facts_of(rows, "memory") == ("not measured (it is not installed)", "<= 0.35", None)
-    assert row_of(list(gpu_report()._machine()), "back end mamba-ssm")["value"] == "it is not installed"
+    assert (
+        row_of(list(gpu_report()._machine()), "back end mamba-ssm")["value"]
+        == "it is not installed"
+    )
 
 
 def test_rows_of_nets(gpu_costs, gpu_report):
     gpu_costs += [Cost(1e-3, 2**20), Cost(5e-3, 0)]
     rows = list(gpu_report((1, 6), (2, 4))._nets("light"))
     assert_printable(rows)
-    assert row_of(rows, "1x6x6, float16, triton")["value"] == "1 ms, 1 MiB, 0.036 megapixels of input a second"
-    assert facts_of(rows, "1x6x6, float16, mamba-ssm / triton") == ("5.00 (5 / 1 ms)", ">= 2.5", True)
+    assert (
+        row_of(rows, "1x6x6, float16, triton")["value"]
+        == "1 ms, 1 MiB, 0.036 megapixels of input a second"
+    )
+    assert facts_of(rows, "1x6x6, float16, mamba-ssm / triton") == (
+        "5.00 (5 / 1 ms)",
+        ">= 2.5",
+        True,
+    )
     assert row_of(rows, "1x6x6, float32, mamba-ssm / triton")["met"] is False
-    (row,) = (row for row in gpu_report()._training("light") if row["what"].endswith("step, mamba-ssm / triton"))
-    assert (row["what"][:33], row["value"]) == ("net light 16x4x4, float32, traini", "1.00 (1e+03 / 1e+03 ms)")
+    (row,) = (
+        row
+        for row in gpu_report()._training("light")
+        if row["what"].endswith("step, mamba-ssm / triton")
+    )
+    assert (row["what"][:33], row["value"]) == (
+        "net light 16x4x4, float32, traini",
+        "1.00 (1e+03 / 1e+03 ms)",
+    )
 
 
 def test_rows_of_the_engine(gpu_costs, gpu_report, monkeypatch):
@@ -100,7 +143,9 @@ def test_rows_of_the_engine(gpu_costs, gpu_report, monkeypatch):
         return made[-1]
 
     monkeypatch.setattr(gpu, "Restorer", restorer)
-    ways = [(what, "off" if tile == "off" else "40", *rest) for what, tile, *rest in gpu.ENGINE_WAYS]
+    ways = [
+        (what, "off" if tile == "off" else "40", *rest) for what, tile, *rest in gpu.ENGINE_WAYS
+    ]
     monkeypatch.setattr(gpu, "ENGINE_WAYS", ways)
     gpu_costs += [Cost(4e-3, 0), Cost(2e-3, 0), Cost(1e-3, 0)]
     rows = list(gpu_report((1, 60))._engine())
@@ -117,7 +162,9 @@ def test_rows_of_the_engine(gpu_costs, gpu_report, monkeypatch):
 
 
 def test_a_recording_that_fails_is_no_measurement_without_it(gpu_costs, gpu_report, monkeypatch):
-    monkeypatch.setattr(gpu.Restorer, "restore", lambda self, image: setattr(self.runner.graphs, "limit", 0))
+    monkeypatch.setattr(
+        gpu.Restorer, "restore", lambda self, image: setattr(self.runner.graphs, "limit", 0)
+    )
     values = {row["what"].split(", ")[-1]: row["value"] for row in gpu_report((1, 8))._engine()}
     assert values["CUDA graphs"] == "not measured (failed: RuntimeError: nothing could be recorded)"
 
@@ -130,12 +177,20 @@ def test_errors_against_float64(gpu_report, monkeypatch):
 
     assert all(0 < error < 1e-5 and met for error, met in rows())
     by = gpu._by
-    for factor, error in ((1.001, pytest.approx(1e-3, rel=0.1)), (torch.nan, pytest.approx(torch.nan, nan_ok=True))):
-        monkeypatch.setattr(gpu, "_by", lambda backend, f=factor: lambda *inputs: f * by(backend)(*inputs))
+    for factor, error in (
+        (1.001, pytest.approx(1e-3, rel=0.1)),
+        (torch.nan, pytest.approx(torch.nan, nan_ok=True)),
+    ):
+        monkeypatch.setattr(
+            gpu, "_by", lambda backend, f=factor: lambda *inputs: f * by(backend)(*inputs)
+        )
         assert rows() == [(error, False)] * 2
     monkeypatch.setattr(gpu, "gradients", lambda *_: 1 / 0)
     row = next(gpu_report()._errors("light"))
-    assert (row["value"], row["met"]) == ("not measured (failed: ZeroDivisionError: division by zero)", None)
+    assert (row["value"], row["met"]) == (
+        "not measured (failed: ZeroDivisionError: division by zero)",
+        None,
+    )
 
 
 # A run that is cut off

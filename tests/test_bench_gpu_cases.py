@@ -21,7 +21,9 @@ def test_the_floor_is_that_of_the_slowest_part():
     config = gpu_cases.NETS["denoise"]  # D = 216, N = 16, R = 12
     assert floor(config, 7, Rates(bytes=10)) == pytest.approx(7 * 4 * (2 * 216 + 4 * 44) / 10)
     assert floor(config, 7, Rates(exponentials=10)) == pytest.approx(7 * 2 * 4 * 216 * 17 / 10)
-    assert floor(config, 7, Rates(instructions=10)) == pytest.approx(7 * 4 * 216 * (9 * 16 + 2 * 24) / 10)
+    assert floor(config, 7, Rates(instructions=10)) == pytest.approx(
+        7 * 4 * 216 * (9 * 16 + 2 * 24) / 10
+    )
 
 
 def test_the_nets_are_the_published_ones():
@@ -34,7 +36,9 @@ def test_the_nets_are_the_published_ones():
 
 def test_a_training_step_learns():
     step = gpu_cases.training(TINY, torch.rand(2, 3, 4, 4), "numba")
-    model = next(c.cell_contents for c in step.__closure__ if isinstance(c.cell_contents, torch.nn.Module))
+    model = next(
+        c.cell_contents for c in step.__closure__ if isinstance(c.cell_contents, torch.nn.Module)
+    )
     before = [p.detach().clone() for p in model.parameters()]
     for _ in range(3):
         step()

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-triton = pytest.importorskip("triton", reason="triton is not installed: pip install 'mambair[test]' (on Linux)")
+triton = pytest.importorskip(
+    "triton", reason="triton is not installed: pip install 'mambair[test]' (on Linux)"
+)
 
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
@@ -26,15 +28,20 @@ def loop_with_most(name, kernel, tmp_path):
     binary = tmp_path / "kernel.cubin"
     binary.write_bytes(compiled.asm["cubin"])
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
-    text = subprocess.run([str(tool), "-c", str(binary)], capture_output=True, text=True, check=True).stdout
-    loops = [body for label, body in re.findall(r"(\.L_x_\d+):\n((?:(?!\.L_x_\d+:).)*)", text, re.DOTALL)]
+    text = subprocess.run(
+        [str(tool), "-c", str(binary)], capture_output=True, text=True, check=True
+    ).stdout
+    loops = [
+        body for label, body in re.findall(r"(\.L_x_\d+):\n((?:(?!\.L_x_\d+:).)*)", text, re.DOTALL)
+    ]
     instructions = (re.findall(r"\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9.]*)", body) for body in loops)
     return max(instructions, key=lambda found: found.count(name))
 
 
 # An exponential takes a processor as long as 8 other instructions, so a few of those beside it do not matter.
 @pytest.mark.parametrize(
-    ("kernel", "name", "beside"), [("exponentials", "MUFU.EX2", 1.2), ("multiply_adds", "FFMA", 0.1)]
+    ("kernel", "name", "beside"),
+    [("exponentials", "MUFU.EX2", 1.2), ("multiply_adds", "FFMA", 0.1)],
 )
 def test_the_work_is_there_and_little_else(monkeypatch, tmp_path, kernel, name, beside):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))

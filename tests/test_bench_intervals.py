@@ -34,7 +34,10 @@ def test_interval_by_hand():
 
 def test_the_interval_holds_the_mean_as_often_as_it_says():
     rng = np.random.default_rng(0)
-    held = sum(low < 0 < high for low, high in (interval(rng.standard_normal(5).tolist()) for _ in range(600)))
+    held = sum(
+        low < 0 < high
+        for low, high in (interval(rng.standard_normal(5).tolist()) for _ in range(600))
+    )
     assert 0.92 < held / 600 < 0.98
 
 

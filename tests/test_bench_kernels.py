@@ -65,7 +65,9 @@ def test_the_bundled_nets_have_to_be_faster_than_light_ones(untimed, monkeypatch
         return 4.0 if net.config.embed_dim == kernels.LIGHT.embed_dim else 1.0
 
     monkeypatch.setattr(kernels, "_seconds", seconds)
-    assert all(row["met"] and row["value"] == "4.0 (4000 / 1000 ms)" for row in kernels._tiny_rows(True))
+    assert all(
+        row["met"] and row["value"] == "4.0 (4000 / 1000 ms)" for row in kernels._tiny_rows(True)
+    )
 
 
 def floor(side, depths):
@@ -92,7 +94,11 @@ def test_the_floor_is_the_work_by_the_rates(untimed):
 @pytest.mark.parametrize("missing", ["spandrel", "einops"])
 def test_without_spandrel_its_row_says_how_to_get_it(untimed, monkeypatch, missing):
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == missing else find(name, *rest))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == missing else find(name, *rest),
+    )
     assert kernels._swinir_light() is None
     (row,) = (row for row in kernels._net_rows(True) if "SwinIR" in row["what"])
     assert row["met"] is None

@@ -72,7 +72,9 @@ def test_the_diffusion_index():
     point = np.zeros(100)
     point[3] = 2
     assert diffusion_index(point) == pytest.approx(1)
-    assert diffusion_index(np.array([1.0, 3.0])) == pytest.approx(100 * (1 - 0.25))  # Gini: (3 - 1) / (2 * 4)
+    assert diffusion_index(np.array([1.0, 3.0])) == pytest.approx(
+        100 * (1 - 0.25)
+    )  # Gini: (3 - 1) / (2 * 4)
 
 
 def test_a_state_space_network_reaches_further_than_a_local_one(tiny, monkeypatch):
@@ -85,7 +87,11 @@ def test_a_state_space_network_reaches_further_than_a_local_one(tiny, monkeypatc
 @pytest.mark.parametrize(
     ("window", "part", "inner"),
     [
-        (Window(120, 90, 16), (32, 17), Window(56, 56, 16)),  # its centre (64, 49) lies in the middle of 64 x 64
+        (
+            Window(120, 90, 16),
+            (32, 17),
+            Window(56, 56, 16),
+        ),  # its centre (64, 49) lies in the middle of 64 x 64
         (Window(0, 0, 16), (0, 0), Window(0, 0, 16)),
         (Window(240, 176, 16), (64, 32), Window(112, 112, 16)),
     ],

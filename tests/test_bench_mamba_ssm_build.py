@@ -39,7 +39,9 @@ def compiled(monkeypatch):
     given = {}
 
     def load(name, sources, *, build_directory, **options):
-        given.update(options, name=name, sources={Path(s).name: Path(s).read_text() for s in sources})
+        given.update(
+            options, name=name, sources={Path(s).name: Path(s).read_text() for s in sources}
+        )
         (Path(build_directory) / f"{name}.so").write_text("")
 
     monkeypatch.setattr(cpp_extension, "load", load)
@@ -59,17 +61,26 @@ def test_what_is_built(sdist, compiled, tmp_path):
     assert named["fwd_float.cu"] == [("fwd", "float", "float", "SSMParamsBase")]
     assert named["bwd_float.cu"] == [("bwd", "float", "float", "SSMParamsBwd")]
     every = {kernel for kernels in named.values() for kernel in kernels}
-    assert len(every) == sum(map(len, named.values())) == 2 * 3 * 2  # each once: of passes, inputs and weights
+    assert (
+        len(every) == sum(map(len, named.values())) == 2 * 3 * 2
+    )  # each once: of passes, inputs and weights
     assert "--use_fast_math" in compiled["extra_cuda_cflags"]
     assert len(set(compiled["extra_cuda_cflags"])) == len(compiled["extra_cuda_cflags"])
 
 
 def test_what_was_built_is_imported_without_the_rest(sdist, compiled, tmp_path):
     build(sdist, tmp_path / "site")
-    (tmp_path / "site" / "selective_scan_cuda.so").rename(tmp_path / "site" / "selective_scan_cuda.py")
-    program = "from mamba_ssm.ops.selective_scan_interface import selective_scan_fn as f; f('found')"
+    (tmp_path / "site" / "selective_scan_cuda.so").rename(
+        tmp_path / "site" / "selective_scan_cuda.py"
+    )
+    program = (
+        "from mamba_ssm.ops.selective_scan_interface import selective_scan_fn as f; f('found')"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", program], env={"PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
     )
     assert (done.stdout, done.stderr) == ("found\n", "")
 
@@ -79,19 +90,37 @@ def test_the_source_in_place_of_other_kernels_is_c(sdist, compiled, tmp_path):
     text = compiled["sources"]["others.cpp"]
     assert text.count("{") == text.count("}") == 2
     assert text.count('TORCH_CHECK(false, "built for real float32 alone")') == 2
-    assert len(re.findall(r"^#include [<\"][\w/.]+[>\"]$", text, re.MULTILINE)) == text.count("#include") == 6
+    assert (
+        len(re.findall(r"^#include [<\"][\w/.]+[>\"]$", text, re.MULTILINE))
+        == text.count("#include")
+        == 6
+    )
 
 
 def test_what_is_no_sdist(tmp_path, compiled):
-    fails(lambda: build(tmp_path / "none.tar.gz", tmp_path / "site"), CallError, "none.tar.gz", "sdist")
+    fails(
+        lambda: build(tmp_path / "none.tar.gz", tmp_path / "site"),
+        CallError,
+        "none.tar.gz",
+        "sdist",
+    )
     (tmp_path / "bad.tar.gz").write_bytes(b"bad")
-    fails(lambda: build(tmp_path / "bad.tar.gz", tmp_path / "site"), CallError, "bad.tar.gz", "sdist")
+    fails(
+        lambda: build(tmp_path / "bad.tar.gz", tmp_path / "site"), CallError, "bad.tar.gz", "sdist"
+    )
     with tarfile.open(tmp_path / "other.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "bad.tar.gz", "other-1.0/setup.py")
-    fails(lambda: build(tmp_path / "other.tar.gz", tmp_path / "site"), CallError, "other.tar.gz", "selective_scan.cpp")
+    fails(
+        lambda: build(tmp_path / "other.tar.gz", tmp_path / "site"),
+        CallError,
+        "other.tar.gz",
+        "selective_scan.cpp",
+    )
 
 
-@pytest.mark.parametrize("error", [RuntimeError("Error building\nlong log"), OSError("CUDA_HOME is not set")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Error building\nlong log"), OSError("CUDA_HOME is not set")]
+)
 def test_what_does_not_compile(sdist, monkeypatch, tmp_path, error):
     def load(*_, **__):
         raise error

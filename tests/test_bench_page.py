@@ -32,7 +32,9 @@ def bench(tmp_path_factory):
         crop = DRAGONFLY[16 * i : 16 * i + 80, 20 * i : 20 * i + 100]
         write_image(folder / f"<i>{i}.png", Image(crop))
     benchmark = open_benchmark(str(folder), scale=2)
-    candidates = [Candidate(name, benchmark.protocol, device="cpu") for name in ("tiny-x2", "tiny-x4")]
+    candidates = [
+        Candidate(name, benchmark.protocol, device="cpu") for name in ("tiny-x2", "tiny-x4")
+    ]
     return run(benchmark, candidates), benchmark, candidates
 
 
@@ -43,7 +45,9 @@ def html(bench):
 
 def data_of(html):
     """What the page shows."""
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1])
+    return json.loads(
+        re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1]
+    )
 
 
 def pixels(address):
@@ -122,7 +126,9 @@ def test_few_images_are_shown_once(bench):
 def test_gray_images_can_be_shown(bench, stored_gray):
     benchmark = open_benchmark(str(bench[1].folder), quality=10, images=2)
     candidates = [Candidate(stored_gray, benchmark.protocol, device="cpu")]
-    (worst, best) = data_of(page.build(run(benchmark, candidates), benchmark, candidates))["pictures"]
+    (worst, best) = data_of(page.build(run(benchmark, candidates), benchmark, candidates))[
+        "pictures"
+    ]
     assert [view["label"].split(" (")[0] for view in worst["views"]] == ["input", "gray", "truth"]
     shown = pixels(best["views"][-1]["src"])
     assert (shown == shown[..., :1]).all()
@@ -158,9 +164,13 @@ def test_the_page_needs_nothing_else_and_runs_without_errors(browser, html):
     loaded = "[...document.images].every(image => image.complete && image.naturalWidth > 0)"
     assert browser.evaluate(loaded)
     assert browser.messages == []
-    outside = [address for address in browser.requests if not address.startswith(("data:", "file:"))]
+    outside = [
+        address for address in browser.requests if not address.startswith(("data:", "file:"))
+    ]
     assert outside == []
-    assert [address for address in browser.requests if address.startswith("file:")] == browser.requests[:1]
+    assert [
+        address for address in browser.requests if address.startswith("file:")
+    ] == browser.requests[:1]
     assert not re.search(r"(?:src|href)=\"(?!data:)", html)
 
 
@@ -178,12 +188,17 @@ def test_tables_and_scatter_show_every_result(browser, bench):
     assert browser.evaluate("document.querySelectorAll('#summary tr.ours').length") == 3
     assert browser.evaluate("document.querySelectorAll('#scatter circle').length") == 8
     first = facts["results"][1]["mean"]["psnr"]
-    assert f"{first:.3f}" in browser.evaluate("document.querySelector('#summary tbody tr:nth-child(2)').textContent")
+    assert f"{first:.3f}" in browser.evaluate(
+        "document.querySelector('#summary tbody tr:nth-child(2)').textContent"
+    )
     # A dot further right has a higher PSNR of the baseline, one further up a larger gain.
     place = "c => [+c.getAttribute('cx'), +c.getAttribute('cy')]"
-    dots = browser.evaluate(f"[...document.querySelectorAll('#scatter circle')].slice(0, 4).map({place})")
+    dots = browser.evaluate(
+        f"[...document.querySelectorAll('#scatter circle')].slice(0, 4).map({place})"
+    )
     rows = [
-        (r["psnr"], s["psnr"] - r["psnr"]) for r, s in zip(*(x["images"] for x in facts["results"][:2]), strict=True)
+        (r["psnr"], s["psnr"] - r["psnr"])
+        for r, s in zip(*(x["images"] for x in facts["results"][:2]), strict=True)
     ]
     assert np.argsort([x for x, _ in dots]).tolist() == np.argsort([x for x, _ in rows]).tolist()
     assert np.argsort([-y for _, y in dots]).tolist() == np.argsort([y for _, y in rows]).tolist()
@@ -201,7 +216,9 @@ def test_the_slider_moves_by_mouse_and_keys(browser):
 
     def drag(start, end):
         browser.drag((x + start * width, y + height / 2), (x + end * width, y + height / 2))
-        bar = browser.evaluate(f"(b => b.x + b.width / 2)({STAGE}.querySelector('.bar').getBoundingClientRect())")
+        bar = browser.evaluate(
+            f"(b => b.x + b.width / 2)({STAGE}.querySelector('.bar').getBoundingClientRect())"
+        )
         return float(browser.evaluate(DIVIDER).rstrip("%")), 100 * (bar - x) / width
 
     for end in (0.2, 0.8):
@@ -223,21 +240,32 @@ def test_what_is_left_and_right_of_the_divider_is_what_was_chosen(browser, html)
     choose = "(side, i) => { const s = document.querySelector(`select.${side}`); s.value = i; s.onchange(); }"
     browser.evaluate(f"({choose})('left', 3)")
     browser.evaluate(f"({choose})('right', 0)")
-    browser.evaluate(f"(() => {{ const r = {STAGE}.querySelector('input'); r.value = 50; r.oninput(); }})()")
+    browser.evaluate(
+        f"(() => {{ const r = {STAGE}.querySelector('input'); r.value = 50; r.oninput(); }})()"
+    )
     browser.evaluate("Promise.all([...document.images].map(image => image.decode()))")
-    box = browser.evaluate(f"(b => [b.x + scrollX, b.y + scrollY, b.width, b.height])({STAGE}.getBoundingClientRect())")
+    box = browser.evaluate(
+        f"(b => [b.x + scrollX, b.y + scrollY, b.width, b.height])({STAGE}.getBoundingClientRect())"
+    )
     x, y, width, height = map(round, box)
     screen = np.asarray(PIL.Image.open(io.BytesIO(browser.screenshot())).convert("RGB"))
     stage = screen[y : y + height, x : x + width].astype(int)
     truth, blurred = (
-        np.asarray(PIL.Image.fromarray(pixels(picture["views"][i]["src"])).resize((width, height), PIL.Image.BILINEAR))
+        np.asarray(
+            PIL.Image.fromarray(pixels(picture["views"][i]["src"])).resize(
+                (width, height), PIL.Image.BILINEAR
+            )
+        )
         for i in (3, 0)
     )
     for columns, right, wrong in (
         (slice(0, width // 2 - 4), truth, blurred),
         (slice(width // 2 + 4, None), blurred, truth),
     ):
-        distance = [np.abs(stage[:, columns] - image[:, columns].astype(int)).mean() for image in (right, wrong)]
+        distance = [
+            np.abs(stage[:, columns] - image[:, columns].astype(int)).mean()
+            for image in (right, wrong)
+        ]
         assert distance[0] < 0.7 * distance[1]
 
 

@@ -31,7 +31,11 @@ def save(path, pixels):
 def pairs(folder, protocol):
     """Name, truth and input (None: to be made), relative to the folder."""
     return [
-        (s.name, s.truth.relative_to(folder).as_posix(), s.input and s.input.relative_to(folder).as_posix())
+        (
+            s.name,
+            s.truth.relative_to(folder).as_posix(),
+            s.input and s.input.relative_to(folder).as_posix(),
+        )
         for s in find_sources(folder, protocol)
     ]
 
@@ -49,9 +53,17 @@ ENLARGING = {
         ["DIV2K_valid_HR/0801.png", "DIV2K_valid_LR_bicubic/X2/0801x2.png"],
         [("0801", "DIV2K_valid_HR/0801.png", "DIV2K_valid_LR_bicubic/X2/0801x2.png")],
     ),
-    "BasicSR": (["GTmod12/a.png", "LRbicx2/a.png", "LRbicx4/a.png"], [("a", "GTmod12/a.png", "LRbicx2/a.png")]),
+    "BasicSR": (
+        ["GTmod12/a.png", "LRbicx2/a.png", "LRbicx4/a.png"],
+        [("a", "GTmod12/a.png", "LRbicx2/a.png")],
+    ),
     "RCAN": (
-        ["HR/x2/a_HR_x2.png", "LR/LRBI/x2/a_LRBI_x2.png", "HR/x3/a_HR_x3.png", "LR/LRBI/x3/a_LRBI_x3.png"],
+        [
+            "HR/x2/a_HR_x2.png",
+            "LR/LRBI/x2/a_LRBI_x2.png",
+            "HR/x3/a_HR_x3.png",
+            "LR/LRBI/x3/a_LRBI_x3.png",
+        ],
         [("a", "HR/x2/a_HR_x2.png", "LR/LRBI/x2/a_LRBI_x2.png")],
     ),
     "SelfExSR": (
@@ -67,18 +79,33 @@ ENLARGING = {
         ["img_x4.png", "my_real.png", "max2.png", "rain-in-may.png"],
         [(stem, f"{stem}.png", None) for stem in ("img_x4", "max2", "my_real", "rain-in-may")],
     ),
-    "equal names in several folders": (["a/1.png", "b/1.png"], [("a/1", "a/1.png", None), ("b/1", "b/1.png", None)]),
-    "equal names in one folder": (["a.png", "a.jpg"], [("a.jpg", "a.jpg", None), ("a.png", "a.png", None)]),
-    "small images alone": (["LR/a.png", "LR/b.png"], [("a", "LR/a.png", None), ("b", "LR/b.png", None)]),
+    "equal names in several folders": (
+        ["a/1.png", "b/1.png"],
+        [("a/1", "a/1.png", None), ("b/1", "b/1.png", None)],
+    ),
+    "equal names in one folder": (
+        ["a.png", "a.jpg"],
+        [("a.jpg", "a.jpg", None), ("a.png", "a.png", None)],
+    ),
+    "small images alone": (
+        ["LR/a.png", "LR/b.png"],
+        [("a", "LR/a.png", None), ("b", "LR/b.png", None)],
+    ),
 }
 EQUAL = {
     "input and target": (["input/1.png", "target/1.png"], [("1", "target/1.png", "input/1.png")]),
-    "MPRNet's SIDD": (["noisy/1.png", "groundtruth/1.png"], [("1", "groundtruth/1.png", "noisy/1.png")]),
+    "MPRNet's SIDD": (
+        ["noisy/1.png", "groundtruth/1.png"],
+        [("1", "groundtruth/1.png", "noisy/1.png")],
+    ),
     "Rain100H as first published": (
         ["rainy/rain-001.png", "rainy/norain-001.png"],
         [("001", "rainy/norain-001.png", "rainy/rain-001.png")],
     ),
-    "PolyU": (["chair_11_mean.JPG", "chair_11_Real.JPG"], [("chair_11", "chair_11_mean.JPG", "chair_11_Real.JPG")]),
+    "PolyU": (
+        ["chair_11_mean.JPG", "chair_11_Real.JPG"],
+        [("chair_11", "chair_11_mean.JPG", "chair_11_Real.JPG")],
+    ),
     "by their ends": (["a_gt.png", "a_noisy.png"], [("a", "a_gt.png", "a_noisy.png")]),
 }
 
@@ -104,9 +131,21 @@ def test_noise_and_jpeg_are_made_even_where_inputs_are_there(tmp_path):
 @pytest.mark.parametrize(
     ("files", "protocol", "words"),
     [
-        (["input/a.png", "target/a.png", "target/b.png"], DERAIN, ["without a partner: target/b.png"]),
-        (["input/a.png", "input/b.png", "target/a.png"], DERAIN, ["without a partner: input/b.png"]),
-        (["HR/a.png", "HR/b.png", "LR/X2/ax2.png"], super_resolution(2), ["without a partner: HR/b.png"]),
+        (
+            ["input/a.png", "target/a.png", "target/b.png"],
+            DERAIN,
+            ["without a partner: target/b.png"],
+        ),
+        (
+            ["input/a.png", "input/b.png", "target/a.png"],
+            DERAIN,
+            ["without a partner: input/b.png"],
+        ),
+        (
+            ["HR/a.png", "HR/b.png", "LR/X2/ax2.png"],
+            super_resolution(2),
+            ["without a partner: HR/b.png"],
+        ),
         (
             ["input/a.png", *(f"target/{c}.png" for c in "abcdef")],
             DERAIN,
@@ -119,7 +158,11 @@ def test_noise_and_jpeg_are_made_even_where_inputs_are_there(tmp_path):
             super_resolution(2),
             ["HR/a.jpg and HR/a.png stand for the same"],
         ),
-        (["GTmod4/a.png", "GTmod12/a.png", "LRbicx2/a.png"], super_resolution(2), ["GTmod12/a.png", "GTmod4/a.png"]),
+        (
+            ["GTmod4/a.png", "GTmod12/a.png", "LRbicx2/a.png"],
+            super_resolution(2),
+            ["GTmod12/a.png", "GTmod4/a.png"],
+        ),
         (["HR/x3/a_HR_x3.png"], super_resolution(2), ["no truths for x2"]),
         (["notes.txt"], super_resolution(2), ["holds no image"]),
     ],
@@ -154,7 +197,11 @@ def test_pairs_noise_and_gray(tmp_path):
     assert np.array_equal(sample.truth, PIXELS)
     assert np.array_equal(sample.input, PIXELS // 2)
     sample = load_sample(Source("a", truth), denoising(50))
-    assert (sample.truth.dtype, sample.input.dtype, sample.input.shape) == (np.uint8, np.float32, PIXELS.shape)
+    assert (sample.truth.dtype, sample.input.dtype, sample.input.shape) == (
+        np.uint8,
+        np.float32,
+        PIXELS.shape,
+    )
     gray = load_sample(Source("a", save(tmp_path / "g.png", PIXELS[..., 0])), jpeg(10))
     assert gray.truth.shape == gray.input.shape == (40, 52)
     assert np.array_equal(gray.truth, PIXELS[..., 0])
@@ -180,15 +227,44 @@ def test_the_digest_is_of_what_is_measured(tmp_path):
 def test_samples_that_cannot_be_measured(tmp_path):
     truth = save(tmp_path / "truth.png", PIXELS)
     low = save(tmp_path / "low.png", downscale(PIXELS, 3))
-    fails(lambda: load_sample(Source("a", truth, low), super_resolution(2)), CallError, low, "17x13", "26x20", "x2")
-    fails(lambda: load_sample(Source("a", truth, low), DERAIN), CallError, low, truth, "17x13", "52x40")
+    fails(
+        lambda: load_sample(Source("a", truth, low), super_resolution(2)),
+        CallError,
+        low,
+        "17x13",
+        "26x20",
+        "x2",
+    )
+    fails(
+        lambda: load_sample(Source("a", truth, low), DERAIN),
+        CallError,
+        low,
+        truth,
+        "17x13",
+        "52x40",
+    )
     small = save(tmp_path / "small.png", PIXELS[:14])
-    fails(lambda: load_sample(Source("a", small), super_resolution(2)), CallError, small, "52x14", "too small", "11")
+    fails(
+        lambda: load_sample(Source("a", small), super_resolution(2)),
+        CallError,
+        small,
+        "52x14",
+        "too small",
+        "11",
+    )
     load_sample(Source("a", save(tmp_path / "enough.png", PIXELS[:16])), super_resolution(2))
-    fails(lambda: load_sample(Source("a", save(tmp_path / "s.png", PIXELS[:10])), jpeg(10)), CallError, "too small")
+    fails(
+        lambda: load_sample(Source("a", save(tmp_path / "s.png", PIXELS[:10])), jpeg(10)),
+        CallError,
+        "too small",
+    )
     bad = tmp_path / "bad.png"
     bad.write_bytes(truth.read_bytes()[:500])
     for source in (Source("a", bad), Source("a", truth, bad)):
-        fails(lambda source=source: load_sample(source, DERAIN if source.input else jpeg(10)), ImageError, bad)
+        fails(
+            lambda source=source: load_sample(source, DERAIN if source.input else jpeg(10)),
+            ImageError,
+            bad,
+        )
     missing = Path(tmp_path / "missing.png")
     fails(lambda: load_sample(Source("a", missing), jpeg(10)), CallError, missing)

@@ -73,7 +73,9 @@ def test_lpips_is_the_usual_one(package):
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("no operator nms"), URLError("no host"), ImportError("no torchvision")], ids=repr
+    "error",
+    [RuntimeError("no operator nms"), URLError("no host"), ImportError("no torchvision")],
+    ids=repr,
 )
 def test_what_cannot_be_loaded(package, monkeypatch, error):
     def fail(**options):
@@ -81,7 +83,13 @@ def test_what_cannot_be_loaded(package, monkeypatch, error):
 
     package("lpips", "LPIPS")
     monkeypatch.setattr(sys.modules["lpips"], "LPIPS", fail)
-    fails(lambda: load_distance("lpips"), CallError, "lpips cannot be loaded", str(error), "torchvision")
+    fails(
+        lambda: load_distance("lpips"),
+        CallError,
+        "lpips cannot be loaded",
+        str(error),
+        "torchvision",
+    )
 
 
 def test_what_cannot_be_measured(monkeypatch):

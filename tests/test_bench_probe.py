@@ -13,7 +13,12 @@ KEYS = {"tiles", "scale", "backend", "device", "predicted", "measured", "process
 def test_a_model_in_a_process_of_its_own():
     found = measure(Probe("tiny-x2", 96, 64, device="cpu", backend="reference", repeats=2))
     assert found.keys() == KEYS
-    assert (found["tiles"], found["scale"], found["backend"], found["device"]) == (1, 2, "reference", "cpu")
+    assert (found["tiles"], found["scale"], found["backend"], found["device"]) == (
+        1,
+        2,
+        "reference",
+        "cpu",
+    )
     assert 2**20 < found["measured"] < found["process"] < 8 * 2**30
     assert 0.2 < found["predicted"] / found["measured"] < 5
     assert 0 < found["seconds"] < 60
@@ -28,7 +33,11 @@ def test_in_this_process_the_same_is_measured():
 def test_what_takes_long_is_not_repeated(monkeypatch):
     sizes = []
     restore = Restorer.restore
-    monkeypatch.setattr(Restorer, "restore", lambda self, image: sizes.append(image.shape[0]) or restore(self, image))
+    monkeypatch.setattr(
+        Restorer,
+        "restore",
+        lambda self, image: sizes.append(image.shape[0]) or restore(self, image),
+    )
     for patience, sides in ((60.0, [64, 48, 48]), (0.0, [64, 48])):
         monkeypatch.setattr(probe, "PATIENCE", patience)
         run(Probe(STAND_IN, 48, 48, device="cpu", repeats=2))
@@ -45,11 +54,17 @@ def test_a_named_tile_is_taken():
 
 
 def test_what_fails_there_is_told_here():
-    fails(lambda: measure(Probe("tiny-x9", 64, 64)), RestorationError, "tiny-x9", "no model is called")
+    fails(
+        lambda: measure(Probe("tiny-x9", 64, 64)), RestorationError, "tiny-x9", "no model is called"
+    )
     fails(lambda: run(Probe("tiny-x9", 64, 64)), CallError, "tiny-x9")
 
 
 def test_a_process_that_is_killed_says_nothing(monkeypatch):
     killed = subprocess.CompletedProcess([], -9, "", "")
     monkeypatch.setattr(probe.subprocess, "run", lambda command, **options: killed)
-    fails(lambda: measure(Probe("tiny-x2", 64, 64)), RestorationError, "tiny-x2: the process was killed")
+    fails(
+        lambda: measure(Probe("tiny-x2", 64, 64)),
+        RestorationError,
+        "tiny-x2: the process was killed",
+    )

@@ -17,7 +17,12 @@ TRUTH = np.random.default_rng(0).integers(0, 256, (24, 36, 3), dtype=np.uint8)
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_super_resolution(scale):
     protocol = super_resolution(scale)
-    assert (protocol.channel, protocol.border, protocol.scale, protocol.setting) == ("y", scale, scale, f"x{scale}")
+    assert (protocol.channel, protocol.border, protocol.scale, protocol.setting) == (
+        "y",
+        scale,
+        scale,
+        f"x{scale}",
+    )
     assert np.array_equal(protocol.make(TRUTH), downscale(TRUTH, scale))
     low = protocol.make(TRUTH)
     assert np.array_equal(protocol.enlarge(low, (24, 36)), bicubic(low, 24, 36))
@@ -28,7 +33,12 @@ def test_super_resolution(scale):
 @pytest.mark.parametrize("seed", [0, 7])
 def test_noise_is_drawn_as_published(seed):
     protocol = denoising(25, seed)
-    assert (protocol.channel, protocol.border, protocol.setting, protocol.seed) == ("rgb", 0, "sigma25", seed)
+    assert (protocol.channel, protocol.border, protocol.setting, protocol.seed) == (
+        "rgb",
+        0,
+        "sigma25",
+        seed,
+    )
     noisy = protocol.make(TRUTH)
     np.random.seed(seed)
     expected = TRUTH[:, :, ::-1] / 255 + np.random.normal(0, 25 / 255, TRUTH.shape)  # B, G, R

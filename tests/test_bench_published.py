@@ -12,7 +12,9 @@ def rows(path: Path):
 
 
 def test_figures_of_the_paper():
-    (found,) = (p for p in published(["light_sr"], "x2", "Urban100") if p.method == "MambaIR-light (v1)")
+    (found,) = (
+        p for p in published(["light_sr"], "x2", "Urban100") if p.method == "MambaIR-light (v1)"
+    )
     assert (found.psnr, found.ssim, found.channel) == (32.86, 0.9343, "Y")
     assert (found.parameters_k, found.macs_g) == (530, 122.1)
     assert "Table 3" in found.source
@@ -40,7 +42,9 @@ def test_every_figure_has_its_source():
         assert row["source"], row
         assert 10 < float(row["psnr"]) < 60, row
         assert not row["ssim"] or 0 < float(row["ssim"]) < 1, row
-        assert row["dataset"] == "DND" or set_named(row["dataset"]).name == row["dataset"], row  # DND hides its truths
+        assert row["dataset"] == "DND" or set_named(row["dataset"]).name == row["dataset"], (
+            row
+        )  # DND hides its truths
 
 
 def test_every_cost_belongs_to_a_figure():

@@ -46,7 +46,9 @@ def pairs(tmp_path):
     for kind, change in (("target", 0), ("input", 60)):
         (tmp_path / "rain" / kind).mkdir(parents=True)
         for name, crop in CROPS.items():
-            pixels = np.clip(crop.astype(int) + change * (np.arange(crop.shape[1]) % 7 == 0)[:, None], 0, 255)
+            pixels = np.clip(
+                crop.astype(int) + change * (np.arange(crop.shape[1]) % 7 == 0)[:, None], 0, 255
+            )
             write_image(tmp_path / "rain" / kind / f"{name}.png", Image(pixels.astype(np.uint8)))
     return tmp_path / "rain"
 
@@ -79,11 +81,22 @@ def bench(folder, models=("tiny-x2",), *, images=None, tiler="auto", **call):
 def test_super_resolution_by_hand(folder, model, scale):
     facts = bench(folder, [model], scale=scale)
     restorer = load_restorer(model, device="cpu")
-    assert (facts["dataset"], facts["setting"], facts["channel"], facts["border"]) == ("set", f"x{scale}", "y", scale)
+    assert (facts["dataset"], facts["setting"], facts["channel"], facts["border"]) == (
+        "set",
+        f"x{scale}",
+        "y",
+        scale,
+    )
     baseline, result = facts["results"]
-    assert (baseline["name"], result["name"], result["backend"]) == ("bicubic", model, restorer.backend)
+    assert (baseline["name"], result["name"], result["backend"]) == (
+        "bicubic",
+        model,
+        restorer.backend,
+    )
     assert [row["image"] for row in result["images"]] == ["a", "b", "c"]
-    for enlarged, row, whole in zip(baseline["images"], result["images"], CROPS.values(), strict=True):
+    for enlarged, row, whole in zip(
+        baseline["images"], result["images"], CROPS.values(), strict=True
+    ):
         high = modcrop(whole, scale)
         low = downscale(whole, scale)
         restored = restorer.restore(low)
@@ -139,7 +152,10 @@ def test_numbers_agree_with_the_saved_files(folder, tmp_path):
     """Computed from the PNGs with nothing of this package."""
     facts = bench(folder, ["tiny-x2"], scale=2, save=tmp_path / "out")
     for row, whole in zip(facts["results"][1]["images"], CROPS.values(), strict=True):
-        saved = np.asarray(PIL.Image.open(tmp_path / "out" / "set-x2" / "tiny-x2" / f"{row['image']}.png"), np.float64)
+        saved = np.asarray(
+            PIL.Image.open(tmp_path / "out" / "set-x2" / "tiny-x2" / f"{row['image']}.png"),
+            np.float64,
+        )
         truth = whole[: len(saved), : saved.shape[1]].astype(np.float64)
         weights = np.array([65.481, 128.553, 24.966]) / 255
         error = ((saved - truth) @ weights)[2:-2, 2:-2]
@@ -164,7 +180,10 @@ def test_tilers_give_their_own_numbers(folder, tmp_path):
     write_image(folder / "large.png", Image(np.tile(OSPREY, (4, 1, 1))[:420]))
     whole, parts = (bench(folder, scale=2, tiler=tiler) for tiler in ("whole", "published"))
     assert (whole["tiler"], parts["tiler"]) == ("whole", "published")
-    images = [{row["image"]: row["psnr"] for row in facts["results"][1]["images"]} for facts in (whole, parts)]
+    images = [
+        {row["image"]: row["psnr"] for row in facts["results"][1]["images"]}
+        for facts in (whole, parts)
+    ]
     assert images[0]["a"] == images[1]["a"]  # under 200 pixels there is one part
     assert images[0]["large"] != images[1]["large"]
 
@@ -175,7 +194,12 @@ def test_tilers_give_their_own_numbers(folder, tmp_path):
 def test_denoising(folder, stored):
     for seed in (0, 5):
         facts = bench(folder, [stored("denoise")], noise=25.0, seed=seed)
-        assert (facts["task"], facts["setting"], facts["channel"], facts["seed"]) == ("denoise", "sigma25", "rgb", seed)
+        assert (facts["task"], facts["setting"], facts["channel"], facts["seed"]) == (
+            "denoise",
+            "sigma25",
+            "rgb",
+            seed,
+        )
         assert f"seed {seed}" in facts["inputs"]
         np.random.seed(seed)
         noisy = CROPS["a"][:, :, ::-1] / 255 + np.random.normal(0, 25 / 255, CROPS["a"].shape)
@@ -191,7 +215,9 @@ def test_denoising(folder, stored):
 def test_jpeg(folder, stored, form):
     facts = bench(folder, [stored(form)], quality=10)
     assert (facts["task"], facts["setting"], facts["channel"]) == ("dejpeg", "q10", "gray")
-    gray = np.floor(16 + CROPS["a"] @ np.array([65.481, 128.553, 24.966]) / 255 + 0.5).astype(np.uint8)
+    gray = np.floor(16 + CROPS["a"] @ np.array([65.481, 128.553, 24.966]) / 255 + 0.5).astype(
+        np.uint8
+    )
     expected = scores(compress(gray, 10), gray, channel="gray", border=0)
     row = facts["results"][0]["images"][0]
     assert (row["psnr"], row["ssim"]) == pytest.approx(expected)
@@ -203,7 +229,11 @@ def test_deraining_reads_both_and_offers_a_border(pairs, stored):
     means = []
     for border in (None, 4):
         facts = bench(pairs, [model], pairs="derain", border=border)
-        assert (facts["task"], facts["border"], facts["inputs"]) == ("derain", border or 0, "read from files")
+        assert (facts["task"], facts["border"], facts["inputs"]) == (
+            "derain",
+            border or 0,
+            "read from files",
+        )
         rainy = read_rgb(pairs / "input" / "a.png")
         expected = psnr_y(rainy, CROPS["a"], border=border or 0)
         assert facts["results"][0]["images"][0]["psnr"] == expected
@@ -236,12 +266,16 @@ def test_deep_tiff_and_large_files_take_part(folder):
 @pytest.fixture
 def known(folder, monkeypatch):
     """The folder as the known set Toy, beside it a published figure."""
-    row = DataSet("Toy", "upscale", 3, "none", "toys.example", digest_of(map(hash_of, CROPS.values())))
+    row = DataSet(
+        "Toy", "upscale", 3, "none", "toys.example", digest_of(map(hash_of, CROPS.values()))
+    )
     monkeypatch.setattr(sets, "SETS", (row,))
     monkeypatch.setenv("MAMBAIR_DATA", str(folder.parent))
     folder.rename(folder.parent / "toy")
     figures = published(["light_sr"], "x2", "Set5")
-    monkeypatch.setattr(quality, "published", lambda tables, setting, name: [figures[0]] if name == "Toy" else [])
+    monkeypatch.setattr(
+        quality, "published", lambda tables, setting, name: [figures[0]] if name == "Toy" else []
+    )
     return folder.parent / "toy"
 
 
@@ -263,7 +297,9 @@ def test_a_known_set_is_checked_and_stands_beside_what_is_published(known):
 
 
 def test_members_of_a_larger_set(known, monkeypatch):
-    row = DataSet("Part", "denoise", 2, "none", "toys.example", part_of="Toy", members=frozenset("ac"))
+    row = DataSet(
+        "Part", "denoise", 2, "none", "toys.example", part_of="Toy", members=frozenset("ac")
+    )
     monkeypatch.setattr(sets, "SETS", (*sets.SETS, row))
     benchmark = open_benchmark("Part", noise=25)
     assert [source.name for source in benchmark.sources] == ["a", "c"]
@@ -354,14 +390,18 @@ def test_a_kept_result_whose_image_is_wanted_is_computed_again(folder, tmp_path,
     bench(folder, scale=2, cache=cache)
     bench(folder, scale=2, cache=cache, save=tmp_path / "out")
     assert len(seen) == 6
-    assert sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.png")) == [
-        f"set-x2/{name}/{image}.png" for name in ("bicubic", "tiny-x2") for image in "abc"
-    ]
+    assert sorted(
+        p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.png")
+    ) == [f"set-x2/{name}/{image}.png" for name in ("bicubic", "tiny-x2") for image in "abc"]
     bench(folder, scale=2, cache=cache, save=tmp_path / "out")
     assert len(seen) == 6
     saved = saved_image(tmp_path / "out", open_benchmark(str(folder), scale=2), "tiny-x2", "b")
     whole = saved.read_bytes()
-    for spoil in (saved.unlink, lambda: saved.write_bytes(whole[:-100]), lambda: write_image(saved, Image(CROPS["b"]))):
+    for spoil in (
+        saved.unlink,
+        lambda: saved.write_bytes(whole[:-100]),
+        lambda: write_image(saved, Image(CROPS["b"])),
+    ):
         spoil()
         seen.clear()
         bench(folder, scale=2, cache=cache, save=tmp_path / "out")
@@ -369,7 +409,9 @@ def test_a_kept_result_whose_image_is_wanted_is_computed_again(folder, tmp_path,
         assert saved.read_bytes() == whole
 
 
-def test_saved_images_are_those_of_the_figures_whatever_was_saved_there_before(folder, tmp_path, stored):
+def test_saved_images_are_those_of_the_figures_whatever_was_saved_there_before(
+    folder, tmp_path, stored
+):
     """Runs of other noise and of another network of the same name come between."""
     (tmp_path / "other").mkdir()
     other = Path(stored("denoise", embed_dim=16)).rename(tmp_path / "other" / "denoise.safetensors")
@@ -389,7 +431,10 @@ def test_saved_images_are_those_of_the_figures_whatever_was_saved_there_before(f
         for result in facts["results"]:
             for row in result["images"]:
                 saved = read_rgb(saved_image(tmp_path / "out", place, result["name"], row["image"]))
-                assert scores(saved, CROPS[row["image"]], channel="rgb", border=0) == (row["psnr"], row["ssim"]), call
+                assert scores(saved, CROPS[row["image"]], channel="rgb", border=0) == (
+                    row["psnr"],
+                    row["ssim"],
+                ), call
         means.append([result["mean"]["psnr"] for result in facts["results"]])
     assert means[0] == means[2] == means[4] == means[6]
     assert len({mean[1] for mean in means}) == 4
@@ -397,7 +442,12 @@ def test_saved_images_are_those_of_the_figures_whatever_was_saved_there_before(f
 
 def test_a_broken_cache_is_an_error(folder, tmp_path):
     (tmp_path / "rows.sqlite").write_text("no data base" * 1000)
-    fails(lambda: bench(folder, scale=2, cache=tmp_path / "rows.sqlite"), CacheError, "rows.sqlite", "delete it")
+    fails(
+        lambda: bench(folder, scale=2, cache=tmp_path / "rows.sqlite"),
+        CacheError,
+        "rows.sqlite",
+        "delete it",
+    )
 
 
 # The rest
@@ -405,7 +455,12 @@ def test_a_broken_cache_is_an_error(folder, tmp_path):
 
 def test_progress_rises_over_the_whole_run(folder):
     said = []
-    bench(folder, ["tiny-x2", "tiny-x4"], scale=2, progress=lambda share, label: said.append((share, label)))
+    bench(
+        folder,
+        ["tiny-x2", "tiny-x4"],
+        scale=2,
+        progress=lambda share, label: said.append((share, label)),
+    )
     shares = [share for share, _ in said]
     assert shares == sorted(shares)
     assert shares[0] == 0
@@ -414,7 +469,9 @@ def test_progress_rises_over_the_whole_run(folder):
         f"{model} {image}" for image in "abc" for model in ("tiny-x2", "tiny-x4")
     ]
     pixels = [crop.shape[0] * crop.shape[1] for crop in CROPS.values()]
-    assert next(share for share, label in said if label == "tiny-x2 b") == pytest.approx(pixels[0] / sum(pixels))
+    assert next(share for share, label in said if label == "tiny-x2 b") == pytest.approx(
+        pixels[0] / sum(pixels)
+    )
 
 
 def test_without_models_the_baseline_is_measured(folder):
@@ -424,7 +481,9 @@ def test_without_models_the_baseline_is_measured(folder):
 
 
 def test_metrics_of_other_packages_stand_beside(folder, monkeypatch):
-    monkeypatch.setattr(quality, "load_distance", lambda name: lambda a, b: float(np.abs(a.astype(int) - b).mean()))
+    monkeypatch.setattr(
+        quality, "load_distance", lambda name: lambda a, b: float(np.abs(a.astype(int) - b).mean())
+    )
     facts = bench(folder, scale=2, metrics=["lpips"])
     baseline, result = facts["results"]
     assert 0 < result["mean"]["lpips"] < baseline["mean"]["lpips"]
@@ -441,15 +500,32 @@ def test_equal_images_have_an_infinite_psnr(folder):
 
 
 def test_what_cannot_be_measured(folder, tmp_path, stored):
-    fails(lambda: bench(tmp_path / "none", scale=2), CallError, "none is no data set and not a folder")
+    fails(
+        lambda: bench(tmp_path / "none", scale=2), CallError, "none is no data set and not a folder"
+    )
     fails(lambda: bench(folder, ["tiny-x2"], scale=4), CallError, "2 times, not 4")
     (tmp_path / "copy").mkdir()
-    (tmp_path / "copy" / "tiny-x2.safetensors").write_bytes(Path(stored("light_c", upscale=2)).read_bytes())
+    (tmp_path / "copy" / "tiny-x2.safetensors").write_bytes(
+        Path(stored("light_c", upscale=2)).read_bytes()
+    )
     same = [str(tmp_path / "copy" / "tiny-x2.safetensors"), "tiny-x2"]
-    fails(lambda: bench(folder, same, scale=2), CallError, "two results would be called tiny-x2", "rename")
-    for name, form, call in (("bicubic", "light_c", {"scale": 4}), ("input", "denoise", {"noise": 25.0})):
+    fails(
+        lambda: bench(folder, same, scale=2),
+        CallError,
+        "two results would be called tiny-x2",
+        "rename",
+    )
+    for name, form, call in (
+        ("bicubic", "light_c", {"scale": 4}),
+        ("input", "denoise", {"noise": 25.0}),
+    ):
         file = Path(stored(form)).rename(tmp_path / f"{name}.safetensors")
-        fails(lambda: bench(folder, [str(file)], **call), CallError, f"would be called {name}", "rename")  # noqa: B023
+        fails(
+            lambda: bench(folder, [str(file)], **call),
+            CallError,
+            f"would be called {name}",
+            "rename",
+        )
     (folder / "d.png").write_bytes(b"\x89PNG no image")
     fails(lambda: bench(folder, scale=2), ImageError, "d.png", "not an image")
     whole = (folder / "a.png").read_bytes()

@@ -9,7 +9,14 @@ from mambair_cli.bench import report
 
 BASELINE = result("bicubic", {"a": 28.0, "b": 30.0})
 TINY = result("tiny|x4", {"a": 31.25, "b": 32.25}, seconds=2.0)
-FIGURE = {"table": "light_sr", "method": "CARN", "psnr": 32.13, "ssim": 0.8937, "channel": "Y", "source": "Table 3"}
+FIGURE = {
+    "table": "light_sr",
+    "method": "CARN",
+    "psnr": 32.13,
+    "ssim": 0.8937,
+    "channel": "Y",
+    "source": "Table 3",
+}
 FIGURE |= {"parameters_k": 1592.0, "macs_g": 90.9}
 MAMBAIR = FIGURE | {"method": "MambaIR+"}
 BARE = FIGURE | {"method": "IPT", "ssim": None, "parameters_k": None, "macs_g": None}
@@ -17,10 +24,17 @@ FACTS = facts(BASELINE, TINY, published=[FIGURE, BARE])
 
 
 def test_the_headline_says_what_was_measured():
-    assert report.headline(FACTS) == "Set5 x4 (all 5 images, pixels as known); Y, border 4; inputs: read from files"
-    noisy = facts(BASELINE, setting="sigma25", channel="rgb", border=0, inputs="noise, seed 7", seed=7)
+    assert (
+        report.headline(FACTS)
+        == "Set5 x4 (all 5 images, pixels as known); Y, border 4; inputs: read from files"
+    )
+    noisy = facts(
+        BASELINE, setting="sigma25", channel="rgb", border=0, inputs="noise, seed 7", seed=7
+    )
     assert report.headline(noisy).endswith("RGB, border 0; inputs: noise, seed 7")
-    assert report.headline(facts(BASELINE, dataset="Rain100H", setting="-")).startswith("Rain100H (all")
+    assert report.headline(facts(BASELINE, dataset="Rain100H", setting="-")).startswith(
+        "Rain100H (all"
+    )
 
 
 def test_a_row_for_each_image_then_means_and_intervals():
@@ -40,7 +54,16 @@ def test_the_summary_stands_beside_what_is_published():
     assert rows[0] == ("bicubic", "29.000", "0.2900", *[""] * 7, "this run")
     cost = ("150", "174", "8.6", "12.1", "2.0", "0.500", "256")
     assert rows[1] == ("tiny|x4", "31.750", "0.3175", *cost, "this run, numba on cpu, float32")
-    assert rows[2] == ("CARN", "32.13", "0.8937", "1592", "", "90.9", *[""] * 4, "light_sr: Table 3")
+    assert rows[2] == (
+        "CARN",
+        "32.13",
+        "0.8937",
+        "1592",
+        "",
+        "90.9",
+        *[""] * 4,
+        "light_sr: Table 3",
+    )
     assert rows[3] == ("IPT", "32.13", *[""] * 8, "light_sr: Table 3")
 
 
@@ -66,13 +89,20 @@ def test_what_a_reader_has_to_know():
     assert notes[0].startswith("4.0 s, of these 3.8 s (95 %) in networks; 2 thread(s), tiler auto")
     assert any("Y resized alone" in note for note in notes)
     assert any("--tiler published" in note for note in notes)
-    assert not any("--tiler" in note for note in report.footnotes({**printed, "tiler": "published"}))
+    assert not any(
+        "--tiler" in note for note in report.footnotes({**printed, "tiler": "published"})
+    )
     assert not any("--tiler" in note for note in report.footnotes(FACTS))
     assert not any("whole set" in note for note in notes)
     assert any("whole set" in note for note in report.footnotes({**FACTS, "complete": False}))
     assert len(report.footnotes({**FACTS, "published": [], "complete": False})) == 2
     assert not any("Y resized" in note for note in report.footnotes({**FACTS, "setting": "q10"}))
-    rain = {**FACTS, "setting": "-", "border": 0, "published": [FIGURE | {"table": "derain", "method": "VmambaIR"}]}
+    rain = {
+        **FACTS,
+        "setting": "-",
+        "border": 0,
+        "published": [FIGURE | {"table": "derain", "method": "VmambaIR"}],
+    }
     assert any("--border 4" in note for note in report.footnotes(rain))
     assert not any("--border" in note for note in report.footnotes({**rain, "border": 4}))
 
@@ -104,7 +134,8 @@ def test_csv_has_full_precision():
 
 
 @pytest.mark.parametrize(
-    ("metric", "value", "text"), [("psnr", 28.0006, "28.001"), ("ssim", 0.81113, "0.8111"), ("psnr", None, "")]
+    ("metric", "value", "text"),
+    [("psnr", 28.0006, "28.001"), ("ssim", 0.81113, "0.8111"), ("psnr", None, "")],
 )
 def test_numbers(metric, value, text):
     assert report.number(metric, value) == text

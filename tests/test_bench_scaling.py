@@ -29,7 +29,10 @@ def test_attention_by_hand(windowed):
             part = tokens[0, 8:, 16:].reshape(-1, WIDTH)
             expected, found = attention_by_hand(module, part), found[0, 8:, 16:].reshape(-1, WIDTH)
         else:
-            expected, found = attention_by_hand(module, tokens[0].flatten(0, 1)), found[0].flatten(0, 1)
+            expected, found = (
+                attention_by_hand(module, tokens[0].flatten(0, 1)),
+                found[0].flatten(0, 1),
+            )
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -53,14 +56,20 @@ def test_costs_grow_as_they_must(monkeypatch):
 
 
 def test_what_takes_too_long_is_counted_only(monkeypatch):
-    monkeypatch.setattr(scaling, "_seconds", lambda module, side, device: 5.0 if side == 16 else 0.1)
+    monkeypatch.setattr(
+        scaling, "_seconds", lambda module, side, device: 5.0 if side == 16 else 0.1
+    )
     found = costs((8, 16, 32, 64))
     assert [cost.seconds for cost in found[:4]] == [0.1, 5.0, None, None]
     assert all(cost.macs > 0 for cost in found)
 
 
 def test_the_figure(tmp_path):
-    found = [Cost(name, side, side**2, None if side > 32 else side / 1e3) for name in "ab" for side in (16, 32, 64)]
+    found = [
+        Cost(name, side, side**2, None if side > 32 else side / 1e3)
+        for name in "ab"
+        for side in (16, 32, 64)
+    ]
     draw(found, tmp_path / "cost.svg", "cpu")
     text = (tmp_path / "cost.svg").read_text()
     assert text.count("<svg") == 1

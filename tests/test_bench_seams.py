@@ -55,7 +55,9 @@ def test_a_seam_is_measured_in_steps_of_8_bits(monkeypatch, tmp_path):
         def plan(self, height, width):
             return tiling.plan(height, width, (8, 5), 1)
 
-    monkeypatch.setattr(seams, "load_restorer", lambda name, tile, tile_overlap=0: Shifted(tile, tile_overlap))
+    monkeypatch.setattr(
+        seams, "load_restorer", lambda name, tile, tile_overlap=0: Shifted(tile, tile_overlap)
+    )
     write_image(tmp_path / "photo.png", Image(read_rgb(DATA / "photo.png")[:8, :9]))
     for row in seams.seams("x", tmp_path / "photo.png"):
         error = np.ones((8, 9))
@@ -64,6 +66,8 @@ def test_a_seam_is_measured_in_steps_of_8_bits(monkeypatch, tmp_path):
         assert row["tiles"] == 2
         assert row["max"] == pytest.approx(3.5, abs=1e-4)
         assert row["mean"] == pytest.approx(error.mean(), abs=1e-4)
-        assert row["psnr"] == pytest.approx(20 * math.log10(255) - 10 * math.log10((error**2).mean()), abs=1e-3)
+        assert row["psnr"] == pytest.approx(
+            20 * math.log10(255) - 10 * math.log10((error**2).mean()), abs=1e-3
+        )
         assert row["border"] == pytest.approx(2, abs=1e-4)
         assert row["inside"] == pytest.approx(0.5, abs=1e-4)

@@ -55,13 +55,17 @@ def test_rows():
         assert len(row.members) in (0, row.images)
         assert len(row.names) in (0, row.images)
         assert bool(row.names) == bool(row.download)
-        assert not row.download or (row.digest and row.download.startswith("https://"))  # what is fetched is checked
+        assert not row.download or (
+            row.digest and row.download.startswith("https://")
+        )  # what is fetched is checked
         assert row.sizes.keys() <= row.members or not row.members
     asked = "Set5 Set14 B100 Urban100 Manga109 CBSD68 Kodak24 McMaster classic5 LIVE1 SIDD Rain100H Rain100L Test100"
     assert {*asked.split(), "Test1200", "Test2800"} <= {row.name for row in SETS}
 
 
-@pytest.mark.parametrize(("name", "found"), [("set5", "Set5"), ("BSD-100", "B100"), ("urban_100", "Urban100")])
+@pytest.mark.parametrize(
+    ("name", "found"), [("set5", "Set5"), ("BSD-100", "B100"), ("urban_100", "Urban100")]
+)
 def test_names_in_any_spelling(name, found):
     assert set_named(name).name == found
 
@@ -81,7 +85,8 @@ def test_the_known_pixels(name):
     check_files(row, folder, {stem: image.shape[:2] for stem, image in images.items()})
     assert row.sizes.keys() <= images.keys()
     assert (
-        describe_copy(row, [hash_of(image) for image in images.values()]) == f"all {row.images} images, pixels as known"
+        describe_copy(row, [hash_of(image) for image in images.values()])
+        == f"all {row.images} images, pixels as known"
     )
 
 
@@ -89,7 +94,11 @@ def test_the_known_pixels(name):
 
 
 def test_a_set_is_found_in_each_place_first_come_first_served(places):
-    order = [places / "cache" / "data" / "Set5", Path("set5"), places / "variable" / "benchmark" / "SET5"]
+    order = [
+        places / "cache" / "data" / "Set5",
+        Path("set5"),
+        places / "variable" / "benchmark" / "SET5",
+    ]
     order += [places / "variable" / "Set-5", places / "root" / "Set5"]
     for folder in order:
         folder.mkdir(parents=True)
@@ -120,10 +129,22 @@ def test_any_folder(places):
 
 
 def test_what_cannot_be_found(places, monkeypatch):
-    message = fails(lambda: find_set("Manga109"), CallError, "manga109.org", "--data-root", "MAMBAIR_DATA", "HR/*.png")
+    message = fails(
+        lambda: find_set("Manga109"),
+        CallError,
+        "manga109.org",
+        "--data-root",
+        "MAMBAIR_DATA",
+        "HR/*.png",
+    )
     assert str(places / "variable") in message
     fails(lambda: find_set("Rain100H"), CallError, "MPRNet", "Rain100H/input", "Rain100H/target")
-    fails(lambda: find_set("Kodak24"), CallError, "mambair bench download Kodak24 fetches it, or get it from", "FFDNet")
+    fails(
+        lambda: find_set("Kodak24"),
+        CallError,
+        "mambair bench download Kodak24 fetches it, or get it from",
+        "FFDNet",
+    )
     fails(lambda: find_set("Urban10"), CallError, "Urban10", "did you mean Urban100?")
     fails(lambda: find_set("my/photos"), CallError, "my/photos", "Set5", "Test2800")
     fails(lambda: find_set("Set5", places / "none"), CallError, places / "none", "not a folder")
@@ -152,12 +173,26 @@ def test_a_right_copy_passes():
     ],
 )
 def test_a_wrong_copy_is_named(sizes, words):
-    fails(lambda: check_files(ROW, Path("toys"), sizes), CallError, "toys.example", "by its path", *words)
+    fails(
+        lambda: check_files(ROW, Path("toys"), sizes),
+        CallError,
+        "toys.example",
+        "by its path",
+        *words,
+    )
 
 
 def test_the_common_wrong_copies():
-    fails(lambda: check_files(set_named("Urban100"), Path("u"), {"img_001": (322, 512)}), CallError, "at half size")
-    fails(lambda: check_files(set_named("Kodak24"), Path("k"), {"kodim01": (512, 768)}), CallError, "500x500 crops")
+    fails(
+        lambda: check_files(set_named("Urban100"), Path("u"), {"img_001": (322, 512)}),
+        CallError,
+        "at half size",
+    )
+    fails(
+        lambda: check_files(set_named("Kodak24"), Path("k"), {"kodim01": (512, 768)}),
+        CallError,
+        "500x500 crops",
+    )
 
 
 def test_a_copy_in_words():
@@ -172,7 +207,11 @@ def test_a_copy_in_words():
 def test_a_hash_is_of_pixels_and_size_alone(tmp_path):
     for name in ("a.png", "b.webp", "c.bmp"):
         write_image(tmp_path / name, Image(PIXELS), quality=None)
-    assert hash_of(read_rgb(tmp_path / "a.png")) == hash_of(read_rgb(tmp_path / "c.bmp")) == hash_of(PIXELS)
+    assert (
+        hash_of(read_rgb(tmp_path / "a.png"))
+        == hash_of(read_rgb(tmp_path / "c.bmp"))
+        == hash_of(PIXELS)
+    )
     assert hash_of(PIXELS.reshape(14, 12, 3)) != hash_of(PIXELS)
 
 
@@ -185,7 +224,13 @@ def shop(places, monkeypatch):
     write_image(Path("image.png"), Image(PIXELS))
     with serving(Path("image.png").read_bytes()) as server:
         row = DataSet(
-            "Toy", "upscale", 2, "free", "toys.example", names=("a.png", "b.png"), download=server.url + "/{}"
+            "Toy",
+            "upscale",
+            2,
+            "free",
+            "toys.example",
+            names=("a.png", "b.png"),
+            download=server.url + "/{}",
         )
         row = replace(row, digest=digest_of([hash_of(PIXELS)] * 2))
         monkeypatch.setattr(sets, "SETS", (row,))
@@ -206,10 +251,22 @@ def test_a_set_is_fetched_once_and_found_from_then_on(shop, places):
 
 def test_what_is_fetched_must_be_what_is_known(shop, monkeypatch):
     monkeypatch.setattr(sets, "SETS", (replace(shop[0], digest="0" * 64),))
-    fails(lambda: download_set("Toy"), ImageError, "not the Toy that is known", "toys.example", "nothing was kept")
+    fails(
+        lambda: download_set("Toy"),
+        ImageError,
+        "not the Toy that is known",
+        "toys.example",
+        "nothing was kept",
+    )
     monkeypatch.setattr(sets, "SETS", (shop[0],))
     shop[1].script.append(answer(200, b"no image"))
-    fails(lambda: download_set("Toy"), ImageError, "not the Toy that is known", "a.png", "Toy/HR/*.png")
+    fails(
+        lambda: download_set("Toy"),
+        ImageError,
+        "not the Toy that is known",
+        "a.png",
+        "Toy/HR/*.png",
+    )
     assert download_set("Toy").name == "Toy"
 
 
@@ -227,12 +284,26 @@ def test_a_wrong_file_does_not_stay(shop, places, wrong):
 
 def test_what_cannot_be_fetched(shop, monkeypatch):
     shop[1].script.append(answer(404))
-    fails(lambda: download_set("Toy"), DownloadError, "404", "a.png", "toys.example", "Toy/HR/*.png", "--data-root")
+    fails(
+        lambda: download_set("Toy"),
+        DownloadError,
+        "404",
+        "a.png",
+        "toys.example",
+        "Toy/HR/*.png",
+        "--data-root",
+    )
     fails(
         lambda: find_set("Toy"), CallError, "Toy is not in", "mambair bench download Toy"
     )  # what is not whole is not there
     download_set("Toy")
     assert find_set("Toy")[1].name == "Toy"
     monkeypatch.setattr(sets, "SETS", SETS)
-    fails(lambda: download_set("Urban100"), CallError, "cannot be fetched", "SelfExSR", "Creative Commons")
+    fails(
+        lambda: download_set("Urban100"),
+        CallError,
+        "cannot be fetched",
+        "SelfExSR",
+        "Creative Commons",
+    )
     fails(lambda: download_set("Toy"), CallError, "Toy is no data set", "Kodak24")

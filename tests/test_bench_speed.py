@@ -25,16 +25,24 @@ def probes(monkeypatch):
 
 def test_a_row_for_each_model_back_end_and_size(probes):
     said = []
-    rows = speed.speed(["a", "b"], [], "cpu", "fp32", (64, 128), lambda share, label: said.append((share, label)))
+    rows = speed.speed(
+        ["a", "b"], [], "cpu", "fp32", (64, 128), lambda share, label: said.append((share, label))
+    )
     assert [(r["model"], r["backend"], r["width"]) for r in rows] == [
-        (model, backend, side) for model in "ab" for backend in ("numba", "reference") for side in (64, 128)
+        (model, backend, side)
+        for model in "ab"
+        for backend in ("numba", "reference")
+        for side in (64, 128)
     ]
     assert [r["growth"] for r in rows] == pytest.approx([1, 2] * 4)
     assert [r["seconds_per_megapixel"] for r in rows] == pytest.approx(
         [0.25, 0.5] * 4
     )  # of the output, 4 times as many
     assert {r["process"] for r in rows} == {2**28}
-    assert all((probe.tile, probe.device, probe.dtype, probe.repeats) == ("off", "cpu", "fp32", 3) for probe in probes)
+    assert all(
+        (probe.tile, probe.device, probe.dtype, probe.repeats) == ("off", "cpu", "fp32", 3)
+        for probe in probes
+    )
     assert said[0] == (0, "a numba 64x64")
     assert said[1] == (pytest.approx(1 / 20), "a numba 128x128")
 

@@ -20,7 +20,9 @@ def split(image, scale=1, operator=None):
     return restore_split(image, scale, restore), seen
 
 
-@pytest.mark.parametrize("shape", [(30, 40, 3), (199, 199, 3), (200, 401, 3), (1, 205), (407, 211), (600, 3, 1)])
+@pytest.mark.parametrize(
+    "shape", [(30, 40, 3), (199, 199, 3), (200, 401, 3), (1, 205), (407, 211), (600, 3, 1)]
+)
 @pytest.mark.parametrize("scale", [1, 2, 3])
 def test_what_looks_at_single_pixels_is_the_same_in_parts(shape, scale):
     image = RNG.integers(0, 256, shape, dtype=np.uint8)

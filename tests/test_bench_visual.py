@@ -41,5 +41,9 @@ def test_the_figure(tmp_path, count):
 
 def test_a_gray_figure_finds_its_spot(tmp_path):
     gray = jpeg(10).prepare(PHOTO)
-    draw("osprey", [View("truth", gray), View("a", gray), View("b", gray // 2, 6.0, 0.4)], tmp_path / "v.svg")
+    draw(
+        "osprey",
+        [View("truth", gray), View("a", gray), View("b", gray // 2, 6.0, 0.4)],
+        tmp_path / "v.svg",
+    )
     assert "<image" in (tmp_path / "v.svg").read_text()

@@ -29,12 +29,20 @@ def keep(name, file="net.pth", **changes):
 def test_the_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("MAMBAIR_HOME", str(tmp_path))
     assert models_folder() == tmp_path / "models"
-    for empty in (lambda: monkeypatch.setenv("MAMBAIR_HOME", ""), lambda: monkeypatch.delenv("MAMBAIR_HOME")):
+    for empty in (
+        lambda: monkeypatch.setenv("MAMBAIR_HOME", ""),
+        lambda: monkeypatch.delenv("MAMBAIR_HOME"),
+    ):
         empty()
-        assert models_folder() == Path(platformdirs.user_cache_dir("mambair", appauthor=False)) / "models"
+        assert (
+            models_folder()
+            == Path(platformdirs.user_cache_dir("mambair", appauthor=False)) / "models"
+        )
 
 
-@pytest.mark.parametrize(("value", "offline"), [("1", True), ("True", True), ("0", False), ("", False), (None, False)])
+@pytest.mark.parametrize(
+    ("value", "offline"), [("1", True), ("True", True), ("0", False), ("", False), (None, False)]
+)
 def test_offline(monkeypatch, value, offline):
     if value is not None:
         monkeypatch.setenv("HF_HUB_OFFLINE", value)
@@ -69,12 +77,20 @@ def test_a_damaged_record(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"file": 5}, {"sha256": 1}, {"scale": "2"}, {"parameters": 1.5}, {"task": []}], ids=str
+    "changes",
+    [{"file": 5}, {"sha256": 1}, {"scale": "2"}, {"parameters": 1.5}, {"task": []}],
+    ids=str,
 )
 def test_a_record_of_other_types(monkeypatch, tmp_path, changes):
     monkeypatch.setenv("MAMBAIR_HOME", str(tmp_path))
     keep("a", **changes)
-    fails(lambda: cached_file("a"), CheckpointError, record_file("a"), f"its {next(iter(changes))} is", "delete it")
+    fails(
+        lambda: cached_file("a"),
+        CheckpointError,
+        record_file("a"),
+        f"its {next(iter(changes))} is",
+        "delete it",
+    )
 
 
 def test_the_cache_of_hugging_face(monkeypatch, tmp_path):
@@ -91,7 +107,11 @@ def test_the_cache_of_hugging_face(monkeypatch, tmp_path):
     assert find_in_hub(url) == hub / "snapshots" / "bcd" / "a" / "b.pth"
     assert find_in_hub(url.replace("main", "v1")) == hub / "snapshots" / "abc" / "a" / "b.pth"
     assert find_in_hub(url.replace("main", "abc")) == hub / "snapshots" / "abc" / "a" / "b.pth"
-    assert find_in_hub(url.replace("main", "other")) is find_in_hub(url.replace("main", "absent")) is None
+    assert (
+        find_in_hub(url.replace("main", "other"))
+        is find_in_hub(url.replace("main", "absent"))
+        is None
+    )
     assert find_in_hub(url.replace("b.pth", "c.pth")) is None
     assert find_in_hub(url.replace("some", "other")) is None
     assert find_in_hub("https://example.org/some/where/resolve/main/a/b.pth") is None

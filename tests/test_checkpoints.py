@@ -82,14 +82,18 @@ def test_damaged_bundled_weights(tmp_path, monkeypatch, damage):
         content[-1] ^= 1
         (tmp_path / name).write_bytes(content)
     monkeypatch.setattr(checkpoints, "bundled_folder", lambda: tmp_path)
-    fails(lambda: find_checkpoint(row.name), CheckpointError, tmp_path / name, "install mambair again")
+    fails(
+        lambda: find_checkpoint(row.name), CheckpointError, tmp_path / name, "install mambair again"
+    )
 
 
 def test_files_are_found_by_their_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("bare").write_bytes(b"")
     assert find_checkpoint("bare") == find_checkpoint(Path("bare")) == Path("bare")
-    Path("tiny-x4").write_bytes(b"")  # the registered model comes first; ./tiny-x4 would be this file
+    Path("tiny-x4").write_bytes(
+        b""
+    )  # the registered model comes first; ./tiny-x4 would be this file
     assert find_checkpoint("tiny-x4").parent == bundled_folder()
 
 
@@ -116,7 +120,9 @@ def test_names_of_nothing(tmp_path, monkeypatch, name, words):
     monkeypatch.chdir(tmp_path)
     for folder in ("folder", "folder.pth"):
         Path(folder).mkdir()
-    fails(lambda: load_network(find_checkpoint(name)), CallError, name.split("\0")[0] or ".", *words)
+    fails(
+        lambda: load_network(find_checkpoint(name)), CallError, name.split("\0")[0] or ".", *words
+    )
 
 
 # Fetching
@@ -132,11 +138,19 @@ def test_a_model_is_fetched_once(home, server, row, told):
     assert len(told) == 2
     record = read_record("small-x4")
     assert (record.file, record.sha256, record.source) == ("small-x4.pth", sha256(path), server.url)
-    assert (record.task, record.arch, record.scale, record.parameters) == ("upscale", "mambair", 4, row.parameters)
+    assert (record.task, record.arch, record.scale, record.parameters) == (
+        "upscale",
+        "mambair",
+        4,
+        row.parameters,
+    )
     assert find_checkpoint("small-x4") == pull(row) == path
     assert len(server.requests) == 1
     assert known_task("small-x4") == "upscale"
-    assert {p.name for p in path.parent.iterdir()} - {".small-x4.lock"} == {"small-x4.pth", "small-x4.json"}
+    assert {p.name for p in path.parent.iterdir()} - {".small-x4.lock"} == {
+        "small-x4.pth",
+        "small-x4.json",
+    }
 
 
 def test_a_name_is_enough(home, server, row, caplog):
@@ -156,7 +170,14 @@ def test_a_later_download_must_be_the_same(home, server, row, told):
     remove("small-x4")
     assert cached_file("small-x4") is None
     server.content = OTHER
-    fails(lambda: pull(row, tell=told.append), DownloadError, first, "of the first download", home / "models", "delete")
+    fails(
+        lambda: pull(row, tell=told.append),
+        DownloadError,
+        first,
+        "of the first download",
+        home / "models",
+        "delete",
+    )
     assert cached_file("small-x4") is None
     assert not list((home / "models").glob(".*.new*"))
     server.content = CONTENT
@@ -173,7 +194,13 @@ def test_a_known_hash_must_be_met(home, server, row, monkeypatch, told):
     server.script = [answer(200, OTHER)]
     known = replace(row, sha256=hashlib.sha256(CONTENT).hexdigest())
     use(monkeypatch, known)
-    fails(lambda: pull(known, tell=told.append), DownloadError, server.url, "has the SHA-256", known.sha256)
+    fails(
+        lambda: pull(known, tell=told.append),
+        DownloadError,
+        server.url,
+        "has the SHA-256",
+        known.sha256,
+    )
     assert cached_file("small-x4") is None
     pull(known, tell=told.append)
     assert not any("not known" in message for message in told)
@@ -181,7 +208,14 @@ def test_a_known_hash_must_be_met(home, server, row, monkeypatch, told):
 
 def test_a_broken_download_goes_on_in_the_next_call(home, server, row, told):
     server.script = [lambda handler: server.serve(handler, break_after=1000), answer(404)]
-    fails(lambda: pull(row), DownloadError, "small-x4 cannot be fetched", "HTTP 404", "by hand", "--name small-x4")
+    fails(
+        lambda: pull(row),
+        DownloadError,
+        "small-x4 cannot be fetched",
+        "HTTP 404",
+        "by hand",
+        "--name small-x4",
+    )
     pull(row)
     assert server.requests[-1]["Range"] == "bytes=1000-"
     assert find_checkpoint("small-x4").read_bytes() == CONTENT
@@ -209,14 +243,28 @@ def test_the_next_address_is_tried(home, server, row, monkeypatch, told):
         (saved(network(upscale=2).state_dict()), "is no small-x4: it is mambair x2"),
         (saved(network(d_state=3).state_dict()), "is no small-x4: it is mambair x4"),
         (saved(STATE | {"norm.weight": STATE["norm.weight"] * float("nan")}), "not finite"),
-        (saved({key: value for key, value in STATE.items() if key != "norm.weight"}), "missing: norm.weight"),
+        (
+            saved({key: value for key, value in STATE.items() if key != "norm.weight"}),
+            "missing: norm.weight",
+        ),
     ],
-    ids=["nothing", "text", "cut", "another net", "another scale", "another shape", "no numbers", "a part missing"],
+    ids=[
+        "nothing",
+        "text",
+        "cut",
+        "another net",
+        "another scale",
+        "another shape",
+        "no numbers",
+        "a part missing",
+    ],
 )
 def test_wrong_bytes_leave_nothing(home, server, row, told, content, words):
     """Also where no hash is known."""
     server.content = content
-    message = fails(lambda: pull(row, tell=told.append), DownloadError, server.url, words, "--name small-x4")
+    message = fails(
+        lambda: pull(row, tell=told.append), DownloadError, server.url, words, "--name small-x4"
+    )
     assert str(home) not in message
     assert {path.name for path in (home / "models").iterdir()} <= {".small-x4.lock"}
     server.content = CONTENT
@@ -231,13 +279,24 @@ def test_a_body_that_is_much_too_long(home, server, row, told):
 def test_a_model_without_an_address(home, row, monkeypatch):
     nowhere = replace(row, urls=())
     use(monkeypatch, nowhere)
-    fails(lambda: pull(nowhere), DownloadError, "no address", "mambair models import FILE --name small-x4")
+    fails(
+        lambda: pull(nowhere),
+        DownloadError,
+        "no address",
+        "mambair models import FILE --name small-x4",
+    )
 
 
 @pytest.mark.parametrize("value", ["1", "true", "YES", "on"])
 def test_offline(home, server, row, monkeypatch, value):
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
-    fails(lambda: find_checkpoint("small-x4"), DownloadError, "--offline", "HF_HUB_OFFLINE", "--name small-x4")
+    fails(
+        lambda: find_checkpoint("small-x4"),
+        DownloadError,
+        "--offline",
+        "HF_HUB_OFFLINE",
+        "--name small-x4",
+    )
     assert not server.requests
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     path = find_checkpoint("small-x4")
@@ -258,7 +317,9 @@ def test_two_processes_fetch_it_once(home, server, row, told):
     first = threading.Thread(target=pull, args=(row,))
     first.start()
     assert started.wait(10)
-    second = threading.Thread(target=pull, args=(row,), kwargs={"tell": lambda text: (told.append(text), go.set())})
+    second = threading.Thread(
+        target=pull, args=(row,), kwargs={"tell": lambda text: (told.append(text), go.set())}
+    )
     second.start()
     for thread in (first, second):
         thread.join(20)
@@ -299,12 +360,18 @@ def read_only(folder):
 
 
 @pytest.mark.parametrize("variable", ["HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"])
-def test_the_cache_of_hugging_face_is_used(home, server, row, tmp_path, monkeypatch, told, variable):
+def test_the_cache_of_hugging_face_is_used(
+    home, server, row, tmp_path, monkeypatch, told, variable
+):
     for name in ("HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, str(tmp_path / "hf"))
-    hub = {"HF_HOME": "hf/hub", "HF_HUB_CACHE": "hf", "XDG_CACHE_HOME": "hf/huggingface/hub"}[variable]
-    hosted = replace(row, urls=("https://huggingface.co/some/where/resolve/main/a/b.pth", server.url))
+    hub = {"HF_HOME": "hf/hub", "HF_HUB_CACHE": "hf", "XDG_CACHE_HOME": "hf/huggingface/hub"}[
+        variable
+    ]
+    hosted = replace(
+        row, urls=("https://huggingface.co/some/where/resolve/main/a/b.pth", server.url)
+    )
     use(monkeypatch, hosted)
     snapshot = tmp_path / hub / "models--some--where" / "snapshots" / "abc" / "a"
     snapshot.mkdir(parents=True)
@@ -338,7 +405,12 @@ def test_a_file_is_imported(home, file):
     assert path.read_bytes() == file.read_bytes() == CONTENT
     assert find_checkpoint("my-net") == path
     record = read_record("my-net")
-    assert (record.source, record.task, record.scale, record.sha256) == (str(file), None, 4, sha256(file))
+    assert (record.source, record.task, record.scale, record.sha256) == (
+        str(file),
+        None,
+        4,
+        sha256(file),
+    )
     assert [r.name for r in list_records()] == ["my-net"]
     assert known_task("my-net") is None
     fails(lambda: find_checkpoint("my-nit"), CallError, "did you mean my-net?")
@@ -359,7 +431,9 @@ def test_the_suffix_tells_how_to_read_it(home, tmp_path):
 
 def test_the_task_of_an_imported_file(home, tmp_path):
     model = network("denoise")
-    weights.save_network(tmp_path / "net.safetensors", model, model.state_dict(), {"task": "derain"})
+    weights.save_network(
+        tmp_path / "net.safetensors", model, model.state_dict(), {"task": "derain"}
+    )
     import_file(tmp_path / "net.safetensors", "my-rain")
     assert known_task("my-rain") == known_task(str(tmp_path / "net.safetensors")) == "derain"
 
@@ -376,7 +450,9 @@ def test_a_file_is_imported_as_a_known_model(home, server, row, file, told):
     fails(lambda: import_file(file, "small-x4"), CheckpointError, file, "no small-x4", "x3")
 
 
-@pytest.mark.parametrize("name", ["", "-a", "a.pth", "A", "a b", "a/b", "../a", "ä", "x" * 65, "con\n"])
+@pytest.mark.parametrize(
+    "name", ["", "-a", "a.pth", "A", "a b", "a/b", "../a", "ä", "x" * 65, "con\n"]
+)
 def test_names_that_cannot_be_used(home, file, name):
     with pytest.raises(CallError, match="small letters"):
         import_file(file, name)
@@ -387,7 +463,9 @@ def test_names_that_are_taken(home, file):
     fails(lambda: import_file(file, "tiny-x4"), CallError, "tiny-x4 is bundled")
     import_file(file, "my-net")
     fails(lambda: import_file(file, "my-net"), CallError, "my-net", "mambair models remove my-net")
-    fails(lambda: import_file(file.parent / "missing.pth", "b"), CallError, "missing.pth is missing")
+    fails(
+        lambda: import_file(file.parent / "missing.pth", "b"), CallError, "missing.pth is missing"
+    )
     fails(lambda: import_file(file.parent, "b"), CallError, "is a folder")
     file.write_bytes(b"nonsense")
     fails(lambda: import_file(file, "b"), CheckpointError, file, "no checkpoint")
@@ -409,8 +487,20 @@ def test_damaged_files_are_found(home, file):
     paths["changed"].write_bytes(OTHER)
     paths["gone"].unlink()
     again = "remove {0}, then fetch or import it again"
-    fails(lambda: find_checkpoint("changed"), CheckpointError, paths["changed"], "damaged", again.format("changed"))
-    fails(lambda: find_checkpoint("gone"), CheckpointError, paths["gone"], "is missing", again.format("gone"))
+    fails(
+        lambda: find_checkpoint("changed"),
+        CheckpointError,
+        paths["changed"],
+        "damaged",
+        again.format("changed"),
+    )
+    fails(
+        lambda: find_checkpoint("gone"),
+        CheckpointError,
+        paths["gone"],
+        "is missing",
+        again.format("gone"),
+    )
     found = {name: problem for name, _, problem in verify()}
     bundled = [model.name for model in MODELS if model.bundled]
     assert [name for name, problem in found.items() if problem is None] == [*bundled, "good"]
@@ -425,7 +515,12 @@ def test_damaged_files_are_found(home, file):
 def test_a_damaged_record(home, file, text):
     import_file(file, "my-net")
     (home / "models" / "my-net.json").write_text(text)
-    fails(lambda: find_checkpoint("my-net"), CheckpointError, home / "models" / "my-net.json", "delete it")
+    fails(
+        lambda: find_checkpoint("my-net"),
+        CheckpointError,
+        home / "models" / "my-net.json",
+        "delete it",
+    )
 
 
 def test_records_are_plain_json(home, file):

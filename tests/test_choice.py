@@ -6,7 +6,15 @@ from failing import fails
 
 from mambair_cli import registry
 from mambair_cli.cache import Record, record_file
-from mambair_cli.choice import Choice, better_model, check_task, find_models, gain, is_here, parse_choice
+from mambair_cli.choice import (
+    Choice,
+    better_model,
+    check_task,
+    find_models,
+    gain,
+    is_here,
+    parse_choice,
+)
 from mambair_cli.errors import CallError
 from mambair_cli.registry import MODELS, REAL, TASKS, model_named
 
@@ -29,10 +37,20 @@ def test_the_smallest_sufficient_models_are_found(monkeypatch, scale, names):
 
 
 def test_another_task_has_other_models(monkeypatch):
-    assert [find_models(task)[0].name for task in TASKS] == ["tiny-x2", "tiny-denoise", "tiny-derain", "tiny-dejpeg"]
+    assert [find_models(task)[0].name for task in TASKS] == [
+        "tiny-x2",
+        "tiny-denoise",
+        "tiny-derain",
+        "tiny-dejpeg",
+    ]
     fails(lambda: find_models("denoise", 2), CallError, "denoise", "x2", "-m")
     monkeypatch.setattr(registry, "MODELS", tuple(m for m in MODELS if m.name != "tiny-denoise"))
-    fails(lambda: find_models("denoise"), CallError, "no bundled model for denoise yet", "--task denoise")
+    fails(
+        lambda: find_models("denoise"),
+        CallError,
+        "no bundled model for denoise yet",
+        "--task denoise",
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,7 +79,9 @@ def test_the_nearest_level_that_is_strong_enough(monkeypatch, task, level, name)
 
 def test_real_photographs_have_models_of_their_own(monkeypatch):
     assert find_models("denoise", real=True) == [model_named("tiny-denoise-real")]
-    monkeypatch.setattr(registry, "MODELS", tuple(m for m in MODELS if not (m.bundled and m.degradation == REAL)))
+    monkeypatch.setattr(
+        registry, "MODELS", tuple(m for m in MODELS if not (m.bundled and m.degradation == REAL))
+    )
     words = "no bundled model for upscale --degradation real", "give one with -m"
     fails(lambda: find_models("upscale", 4, real=True), CallError, *words)
     monkeypatch.undo()
@@ -108,7 +128,9 @@ def test_what_the_option_of_a_task_does_not_take(task, setting, words):
 def test_an_option_and_a_model_exclude_each_other():
     words = "--noise chooses among the bundled models, and -m names another"
     fails(lambda: parse_choice(TASKS["denoise"], "auto", "mambair-denoise-25"), CallError, words)
-    assert parse_choice(TASKS["denoise"], None, "mambair-denoise-25") == Choice("denoise", "mambair-denoise-25")
+    assert parse_choice(TASKS["denoise"], None, "mambair-denoise-25") == Choice(
+        "denoise", "mambair-denoise-25"
+    )
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -119,16 +141,23 @@ def test_only_bundled_models_are_chosen(monkeypatch, task):
 
 
 def test_the_cheapest_model_that_is_better(monkeypatch, tmp_path):
-    tiny, light, none_known = (model_named(name) for name in ("tiny-x4", "mambair-light-c-x4", "mambair-light-b-x4"))
+    tiny, light, none_known = (
+        model_named(name) for name in ("tiny-x4", "mambair-light-c-x4", "mambair-light-b-x4")
+    )
     assert better_model(tiny) == light
-    assert better_model(light) == model_named("mambair-classic-x4")  # light-b is 0.09 dB better, and nowhere to be had
+    assert better_model(light) == model_named(
+        "mambair-classic-x4"
+    )  # light-b is 0.09 dB better, and nowhere to be had
     assert better_model(model_named("mambair-classic-x4")) is None
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert better_model(tiny) is None
     monkeypatch.setenv("MAMBAIR_HOME", str(tmp_path))
     file, record = tmp_path / "models" / "net.pth", record_file(none_known.name)
     file.parent.mkdir()
-    for text in ("{", json.dumps(asdict(Record(none_known.name, "net.pth", "0", "", "upscale", "mambair", 4, 1)))):
+    for text in (
+        "{",
+        json.dumps(asdict(Record(none_known.name, "net.pth", "0", "", "upscale", "mambair", 4, 1))),
+    ):
         assert not is_here(none_known)
         record.write_text(text)
         assert better_model(tiny) is None
@@ -162,7 +191,12 @@ def test_a_network_that_fits_the_command(command, task, scale):
 @pytest.mark.parametrize(
     ("command", "task", "scale", "words"),
     [
-        ("upscale", None, 1, "does not enlarge; use mambair denoise or derain or dejpeg INPUT -m 'a net.pth'"),
+        (
+            "upscale",
+            None,
+            1,
+            "does not enlarge; use mambair denoise or derain or dejpeg INPUT -m 'a net.pth'",
+        ),
         ("upscale", "denoise", 1, "is for denoise; use mambair denoise INPUT -m 'a net.pth'"),
         ("denoise", None, 4, "enlarges 4 times; use mambair upscale INPUT -m 'a net.pth'"),
         ("denoise", "upscale", 4, "is for upscale; use mambair upscale INPUT -m 'a net.pth'"),

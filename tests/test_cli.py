@@ -65,9 +65,17 @@ def test_names_that_stdout_cannot_encode(folder):
     name = b"\xc3\xbc\xff[red].png"
     os.rename(b"photo.png", name)  # noqa: PTH104
     code, out, err = run("--verbose", "upscale", name, "-s", "2", **ASCII)
-    assert (code, err) == (0, "mambair: scan back end on cpu: numba\n")  # the one thing that is decided
-    assert re.fullmatch(rf"\\udcc3\\udcbc\\udcff\[red\]_x2\.png: 24x18 -> 48x36, tiny-x2, {TAIL}", out)
-    assert sorted(os.fsencode(path.name) for path in folder.iterdir()) == [name, b"\xc3\xbc\xff[red]_x2.png"]
+    assert (code, err) == (
+        0,
+        "mambair: scan back end on cpu: numba\n",
+    )  # the one thing that is decided
+    assert re.fullmatch(
+        rf"\\udcc3\\udcbc\\udcff\[red\]_x2\.png: 24x18 -> 48x36, tiny-x2, {TAIL}", out
+    )
+    assert sorted(os.fsencode(path.name) for path in folder.iterdir()) == [
+        name,
+        b"\xc3\xbc\xff[red]_x2.png",
+    ]
     fails(run("upscale", b"no" + name, **ASCII), 2, r"no\udcc3\udcbc\udcff[red].png: no such file")
 
 
@@ -97,12 +105,27 @@ for line in sys.stdin.read().splitlines():
         heavy = {"torch", "numba", "numpy", "cv2", "PIL"} & sys.modules.keys()
         print(line, "->", stop.code, *sorted(heavy), file=sys.stderr)
 """
-    lines = ["--help", "--version", "upscale --help", "train --help", "bench --help", "bench tiling --help"]
+    lines = [
+        "--help",
+        "--version",
+        "upscale --help",
+        "train --help",
+        "bench --help",
+        "bench tiling --help",
+    ]
     lines += ["bench figure --help", "bench figure erf --help"]
-    lines += ["models list", "models list --markdown", "models path", "models info mambair-classic-x4", "doctor --help"]
+    lines += [
+        "models list",
+        "models list --markdown",
+        "models path",
+        "models info mambair-classic-x4",
+        "doctor --help",
+    ]
     start = program()
     start["args"][1:] = ["-c", code]
-    done = subprocess.run(**start, input="\n".join(lines), capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        **start, input="\n".join(lines), capture_output=True, text=True, timeout=60, check=True
+    )
     assert done.stderr.splitlines() == [f"{line} -> 0" for line in lines]
 
 
@@ -117,7 +140,10 @@ def test_python_m(folder):
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("", "upscale denoise derain dejpeg doctor train models bench --version --verbose -v --help"),
+        (
+            "",
+            "upscale denoise derain dejpeg doctor train models bench --version --verbose -v --help",
+        ),
         (
             "upscale",
             "INPUT --output -o --scale -s --model -m --glob --overwrite --format --quality --suffix --tile"
@@ -148,10 +174,16 @@ def test_python_m(folder):
         ("bench compare", "A.json B.json --json"),
         ("bench download", "NAME"),
         ("bench figure", "erf complexity lam visual"),
-        ("bench figure erf", "--output -o --dataset --data-root --model -m --images --device --backend"),
+        (
+            "bench figure erf",
+            "--output -o --dataset --data-root --model -m --images --device --backend",
+        ),
         ("bench figure complexity", "--output -o --device"),
         ("bench figure lam", "IMAGE --output -o --model -m --at --side --device --backend"),
-        ("bench figure visual", "IMAGE --output -o --model -m --scale -s --noise --jpeg --at --side"),
+        (
+            "bench figure visual",
+            "IMAGE --output -o --model -m --scale -s --noise --jpeg --at --side",
+        ),
         ("bench scan", "--quick --json"),
         ("bench tiling", "IMAGE --model -m --json"),
     ],
@@ -191,7 +223,10 @@ def test_doctor(call, monkeypatch):
     monkeypatch.setattr(
         doctor,
         "BACKENDS",
-        (replace(doctor.BACKENDS[0], unavailable=lambda device, dtype: reason), doctor.BACKENDS[-1]),
+        (
+            replace(doctor.BACKENDS[0], unavailable=lambda device, dtype: reason),
+            doctor.BACKENDS[-1],
+        ),
     )
     facts = json.loads(works(call("doctor", "--json")))
     assert facts["backends"] == {"numba": reason, "reference": None}

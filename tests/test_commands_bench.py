@@ -38,7 +38,9 @@ def test_bench(call, pictures):
 def test_bench_writes_its_reports(call, pictures):
     options = ["--csv", "r.csv", "--markdown", "r.md", "--html", "r.html", "--save", "out"]
     models = ["-m", "tiny-x2", "-m", "tiny-x4"]
-    out = works(call("bench", "--dataset", pictures, "-s", 2, *models, "--images", 2, *options, "--json"))
+    out = works(
+        call("bench", "--dataset", pictures, "-s", 2, *models, "--images", 2, *options, "--json")
+    )
     facts = json.loads(out)
     assert Path("r.csv").read_text("utf-8") == report.csv_rows(facts)
     assert Path("r.md").read_text("utf-8") == report.markdown(facts)
@@ -58,7 +60,9 @@ def test_bench_fails_below_a_bar(call, pictures):
         (reached - 0.01, (0, "")),
         (reached + 0.01, (1, f"mambair: below {reached + 0.01:g} dB: tiny-x2\n")),
     ):
-        code, out, err = call("bench", "--dataset", pictures, "-s", 2, "--fail-below", bar, "--json")
+        code, out, err = call(
+            "bench", "--dataset", pictures, "-s", 2, "--fail-below", bar, "--json"
+        )
         assert (code, err) == expected
         assert json.loads(out)["results"][1]["mean"]["psnr"] == reached
 
@@ -69,7 +73,13 @@ def test_bench_keeps_results_unless_they_shall_be_fresh(call, pictures, monkeypa
     again = json.loads(works(call(*arguments)))
     assert again["network_seconds"] == 0 < first["network_seconds"]
     assert json.loads(works(call(*arguments, "--fresh")))["network_seconds"] > 0
-    other = json.loads(works(call(*arguments, "--tiler", "published", "--ensemble", "--channel", "rgb", "--border", 0)))
+    other = json.loads(
+        works(
+            call(
+                *arguments, "--tiler", "published", "--ensemble", "--channel", "rgb", "--border", 0
+            )
+        )
+    )
     assert other["network_seconds"] > 0
     assert (other["channel"], other["border"], other["tiler"], other["results"][1]["name"]) == (
         "rgb",
@@ -89,7 +99,9 @@ def test_bench_keeps_results_unless_they_shall_be_fresh(call, pictures, monkeypa
 )
 def test_bench_of_other_tasks(call, pictures, task, model, arguments):
     """The options reach the protocol, and the bundled model of the task is taken."""
-    facts = json.loads(works(call("bench", "--dataset", pictures, "--images", 1, *arguments, "--json")))
+    facts = json.loads(
+        works(call("bench", "--dataset", pictures, "--images", 1, *arguments, "--json"))
+    )
     assert (facts["task"], facts["results"][1]["name"]) == (task, model)
     assert facts["seed"] == (3 if task == "denoise" else None)
 
@@ -101,16 +113,24 @@ def test_bench_of_pairs_that_are_none(call, pictures):
 def test_bench_without_scikit_image(call, pictures, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *more: None if name == "skimage" else find(name, *more)
+        importlib.util,
+        "find_spec",
+        lambda name, *more: None if name == "skimage" else find(name, *more),
     )
     visual = "figure", "visual", DATA / "osprey.png", "-s", 2, "-o", "visual.png"
     for arguments in (("--dataset", pictures, "-s", 2), visual):
-        failing(call("bench", *arguments), 2, "SSIM needs one more package: pip install 'mambair[bench]'")
+        failing(
+            call("bench", *arguments),
+            2,
+            "SSIM needs one more package: pip install 'mambair[bench]'",
+        )
 
 
 def test_bench_download(call, monkeypatch):
     asked = []
-    monkeypatch.setattr(sets, "download_set", lambda name, progress: asked.append(name) or Path("cache/Kodak24"))
+    monkeypatch.setattr(
+        sets, "download_set", lambda name, progress: asked.append(name) or Path("cache/Kodak24")
+    )
     assert works(call("bench", "download", "Kodak24")) == "cache/Kodak24\n"
     assert asked == ["Kodak24"]
 
@@ -118,11 +138,15 @@ def test_bench_download(call, monkeypatch):
 def test_bench_compare(call, folder):
     baseline = result("bicubic", {"[red]a": 28.0, "b": 30.0})
     for name, gain in (("A", 0.0), ("B", 0.252)):
-        network = result(f"net{name}", {"[red]a": 31 + gain, "b": 33 + 2 * gain}, seconds=2.0 + gain)
+        network = result(
+            f"net{name}", {"[red]a": 31 + gain, "b": 33 + 2 * gain}, seconds=2.0 + gain
+        )
         Path(f"{name}.json").write_text(json.dumps(facts(baseline, network)))
     (gain,) = json.loads(works(call("bench", "compare", "A.json", "B.json", "--json")))
     assert gain["mean"]["psnr"] == pytest.approx(0.378)
-    lines = [line.split() for line in works(call("bench", "compare", "A.json", "B.json")).splitlines()]
+    lines = [
+        line.split() for line in works(call("bench", "compare", "A.json", "B.json")).splitlines()
+    ]
     assert lines[0] == ["netB", "-", "netA", "PSNR", "SSIM"]
     assert lines[1] == ["[red]a", "+0.2520", "+0.0025"]
     assert lines[3] == ["mean", "+0.3780", "+0.0038"]
@@ -142,7 +166,9 @@ def test_bench_speed(call, monkeypatch):
 
     monkeypatch.setattr(speed, "speed", measured)
     assert json.loads(works(call("bench", "speed", "-m", "tiny-x2", "--quick", "--json"))) == [row]
-    lines = works(call("bench", "speed", "--backend", "numba", "--device", "cpu", "--dtype", "fp32")).splitlines()
+    lines = works(
+        call("bench", "speed", "--backend", "numba", "--device", "cpu", "--dtype", "fp32")
+    ).splitlines()
     assert lines[1].split() == ["tiny-x2", "numba", "cpu", "64x64", "0.123", "7.53", "1.00", "256"]
     bundled = [model.name for model in MODELS if model.bundled]
     assert asked == [
@@ -152,8 +178,13 @@ def test_bench_speed(call, monkeypatch):
 
 
 def test_bench_tiling(call, pictures):
-    rows = json.loads(works(call("bench", "tiling", DATA / "osprey.png", "-m", "tiny-x2", "--json")))
-    assert all({"tile", "overlap", "tiles", "max", "mean", "psnr", "border", "inside"} == row.keys() for row in rows)
+    rows = json.loads(
+        works(call("bench", "tiling", DATA / "osprey.png", "-m", "tiny-x2", "--json"))
+    )
+    assert all(
+        {"tile", "overlap", "tiles", "max", "mean", "psnr", "border", "inside"} == row.keys()
+        for row in rows
+    )
     assert len(rows) > 3
     # All tiles hold this one whole: equal to the untiled result, so that its PSNR is no number of JSON.
     *_, last = json.loads(works(call("bench", "tiling", "set/c.png", "--json")))
@@ -164,11 +195,23 @@ def test_bench_tiling(call, pictures):
 
 
 def test_bench_memory(call, monkeypatch):
-    row = {"model": "tiny-x2", "megapixels": 0.25, "limit": 2**30, "tiles": 3, "predicted": 2**29, "measured": 2**28}
+    row = {
+        "model": "tiny-x2",
+        "megapixels": 0.25,
+        "limit": 2**30,
+        "tiles": 3,
+        "predicted": 2**29,
+        "measured": 2**28,
+    }
     row |= {"process": 3 * 2**28, "seconds": 1.26}
     asked = []
-    monkeypatch.setattr(memory, "memory", lambda name: asked.append(name) or [row, row | {"limit": 0}])
-    assert json.loads(works(call("bench", "memory", "-m", "tiny-x2", "--json"))) == [row, row | {"limit": 0}]
+    monkeypatch.setattr(
+        memory, "memory", lambda name: asked.append(name) or [row, row | {"limit": 0}]
+    )
+    assert json.loads(works(call("bench", "memory", "-m", "tiny-x2", "--json"))) == [
+        row,
+        row | {"limit": 0},
+    ]
     lines = works(call("bench", "memory")).splitlines()
     assert asked == ["tiny-x2", "tiny-x4"]
     assert lines[1].split() == ["tiny-x2", "0.25", "3", "512", "256", "2.00", "768", "1024", "1.3"]
@@ -177,7 +220,10 @@ def test_bench_memory(call, monkeypatch):
 
 @pytest.mark.parametrize(
     ("command", "report"),
-    [("scan", "mambair_cli.bench.kernels.scan_report"), ("train", "mambair_cli.training.speed.step_report")],
+    [
+        ("scan", "mambair_cli.bench.kernels.scan_report"),
+        ("train", "mambair_cli.training.speed.step_report"),
+    ],
 )
 def test_bars(call, monkeypatch, command, report):
     rows = [

@@ -14,8 +14,24 @@ def test_figure_erf(call, folder, monkeypatch):
     for place, side in (("HR/a", 30), ("HR/b", 30), ("LR/X4/ax4", 7), ("LR/X4/bx4", 7)):
         path = Path("set") / f"{place}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_image(path, Image(read_rgb(DATA / "photo.png")[:side, :40]))  # the small ones would be refused
-    out = works(call("bench", "figure", "erf", "--dataset", "set", "--images", 2, "-m", "tiny-x2", "-o", "erf.png"))
+        write_image(
+            path, Image(read_rgb(DATA / "photo.png")[:side, :40])
+        )  # the small ones would be refused
+    out = works(
+        call(
+            "bench",
+            "figure",
+            "erf",
+            "--dataset",
+            "set",
+            "--images",
+            2,
+            "-m",
+            "tiny-x2",
+            "-o",
+            "erf.png",
+        )
+    )
     assert re.fullmatch(r"tiny-x2: 20 % in [\d.]+ %.*, 99 % in [\d.]+ % of the area\n", out)
     assert read_rgb(Path("erf.png")).shape[1] > 500
 
@@ -32,7 +48,18 @@ def test_figure_complexity(call, folder, monkeypatch):
 
 def test_figure_lam(call, folder, monkeypatch):
     monkeypatch.setattr(lam, "STEPS", 2)
-    arguments = ["bench", "figure", "lam", DATA / "osprey.png", "-m", "tiny-x2", "--backend", "numba", "--side", 8]
+    arguments = [
+        "bench",
+        "figure",
+        "lam",
+        DATA / "osprey.png",
+        "-m",
+        "tiny-x2",
+        "--backend",
+        "numba",
+        "--side",
+        8,
+    ]
     out = works(call(*arguments, "-o", "lam.png", "--at", 20, 30))
     assert re.fullmatch(r"tiny-x2: diffusion index \d+\.\d\d\n", out)
     assert works(call(*arguments, "-o", "lam.png")) != out
@@ -44,7 +71,9 @@ def test_figure_visual(call, folder):
     lines = works(call(*arguments, "--at", 5, 6, "--side", 20)).splitlines()
     assert [line.split(":")[0] for line in lines] == ["bicubic", "tiny-x2"]
     assert all(re.fullmatch(r".*: \d\d\.\d{3} dB, 0\.\d{4}", line) for line in lines)
-    assert works(call(*arguments)).splitlines() == lines  # the spot is found, the scores are of the image
+    assert (
+        works(call(*arguments)).splitlines() == lines
+    )  # the spot is found, the scores are of the image
 
 
 @each_call(
@@ -56,8 +85,17 @@ def test_figure_visual(call, folder):
     ("bench  figure  lam  deep.png  -o  a.png  -m  tiny-x2  -m  tiny-x4", 2, "different scales"),
     ("bench  figure  lam  deep.png  -o  a.png  --side  999", 2, "999", "leaves the image"),
     ("bench  figure  lam  deep.png  -o  a.png  --at  20  20", 2, "20 20", "leaves the image"),
-    ("bench  figure  visual  deep.png  -o  a.png  -s  2  --at  20  20", 2, "20 20", "leaves the image"),
-    ("bench  figure  visual  deep.png  -o  a.png  --noise  25  -m  tiny-x2", 2, "enlarges 2 times, not 1"),
+    (
+        "bench  figure  visual  deep.png  -o  a.png  -s  2  --at  20  20",
+        2,
+        "20 20",
+        "leaves the image",
+    ),
+    (
+        "bench  figure  visual  deep.png  -o  a.png  --noise  25  -m  tiny-x2",
+        2,
+        "enlarges 2 times, not 1",
+    ),
     ("bench  figure  visual  text.png  -o  a.png", 1, "text.png"),
     ("bench  figure  visual", 2, "mambair bench figure visual --help"),
 )
@@ -68,7 +106,12 @@ def test_bad_calls(call, bad, line, code, words):
 def test_without_matplotlib(call, folder, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *more: None if name == "matplotlib" else find(name, *more)
+        importlib.util,
+        "find_spec",
+        lambda name, *more: None if name == "matplotlib" else find(name, *more),
     )
     code, _, err = call("bench", "figure", "complexity", "-o", "a.png")
-    assert (code, err) == (2, "mambair: figures need one more package: pip install 'mambair[bench]'\n")
+    assert (code, err) == (
+        2,
+        "mambair: figures need one more package: pip install 'mambair[bench]'\n",
+    )

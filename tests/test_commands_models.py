@@ -42,7 +42,10 @@ def server(monkeypatch):
         running.url += ".safetensors"
         tiny = model_named("tiny-x2")
         changed = {"config": tiny.config, "parameters": tiny.parameters, "urls": (running.url,)}
-        rows = [registry.Model(**vars(row) | changed) if row.name == "mambair-light-c-x2" else row for row in MODELS]
+        rows = [
+            registry.Model(**vars(row) | changed) if row.name == "mambair-light-c-x2" else row
+            for row in MODELS
+        ]
         for target in ("registry", "weights", "checkpoints", "commands.models"):
             monkeypatch.setattr(f"mambair_cli.{target}.MODELS", tuple(rows))
         yield running
@@ -88,8 +91,13 @@ def test_the_list_as_json(call, home):
 @pytest.mark.parametrize("task", TASKS)
 def test_the_list_of_a_task(call, home, task):
     expected = [model.name for model in MODELS if model.task == task]
-    assert [facts["name"] for facts in json.loads(works(call("models", "list", "--task", task, "--json")))] == expected
-    assert [line.split()[0] for line in works(call("models", "list", "--task", task)).splitlines()[1:]] == expected
+    assert [
+        facts["name"]
+        for facts in json.loads(works(call("models", "list", "--task", task, "--json")))
+    ] == expected
+    assert [
+        line.split()[0] for line in works(call("models", "list", "--task", task)).splitlines()[1:]
+    ] == expected
 
 
 def test_the_list_has_imported_models(call, home, net):
@@ -109,7 +117,9 @@ def test_the_list_has_imported_models(call, home, net):
 def test_the_tables_of_readme():
     """`mambair models list --markdown` printed what README has between its markers."""
     readme = (ROOT / "README.md").read_text("utf-8")
-    block = re.search("<!-- mambair models list --markdown -->\n\n(.*?)\n\n<!-- end -->", readme, re.DOTALL)
+    block = re.search(
+        "<!-- mambair models list --markdown -->\n\n(.*?)\n\n<!-- end -->", readme, re.DOTALL
+    )
     assert block, "README has no place for the tables"
     tables = "\n\n".join("\n".join(module._markdown(TASKS[task])) for task in TASKS)
     assert block[1] == tables, "write the output of `mambair models list --markdown` into README"
@@ -166,7 +176,12 @@ def test_what_is_known_of_a_bundled_model(call, home):
 
 def test_what_a_file_holds(call, home, net):
     facts = json.loads(works(call("models", "info", net, "--json")))
-    assert (facts["arch"], facts["scale"], facts["wrapping"], facts["dtype"]) == ("mambair", 4, "params", "float32")
+    assert (facts["arch"], facts["scale"], facts["wrapping"], facts["dtype"]) == (
+        "mambair",
+        4,
+        "params",
+        "float32",
+    )
     text = plain(works(call("models", "info", net)))
     assert "wrapping params" in text
     assert f"sha256 {facts['sha256']}" in text
@@ -174,7 +189,9 @@ def test_what_a_file_holds(call, home, net):
     shutil.copy(bundled_folder() / "tiny-x4.safetensors", "unknown.safetensors")
     assert "like tiny-x4" in plain(works(call("models", "info", "unknown.safetensors")))
     works(call("models", "import", net, "--name", "my-net"))
-    assert json.loads(works(call("models", "info", "my-net", "--json")))["sha256"] == facts["sha256"]
+    assert (
+        json.loads(works(call("models", "info", "my-net", "--json")))["sha256"] == facts["sha256"]
+    )
 
 
 # Pull
@@ -191,7 +208,9 @@ def test_a_model_is_pulled(call, home, server, monkeypatch):
     assert works(call("models", "pull", "mambair-light-c-x2")) == out
     assert works(call("models", "path", "mambair-light-c-x2")) == out
     assert len(server.requests) == 1
-    (line,) = [line for line in works(call("models", "list")).splitlines() if "mambair-light-c-x2" in line]
+    (line,) = [
+        line for line in works(call("models", "list")).splitlines() if "mambair-light-c-x2" in line
+    ]
     assert line.split()[-1] == "here"
     facts = json.loads(works(call("models", "info", "mambair-light-c-x2", "--json")))
     assert (facts["state"], facts["dtype"], facts["verified"]) == ("here", "float16", False)
@@ -214,7 +233,9 @@ def test_a_restoration_fetches_what_it_needs(call, home, server, monkeypatch):
 
 def test_nothing_is_fetched_for_another_command(call, home, server):
     fails(
-        call("denoise", "photo.png", "-m", "mambair-light-c-x2"), 2, "use mambair upscale INPUT -m mambair-light-c-x2"
+        call("denoise", "photo.png", "-m", "mambair-light-c-x2"),
+        2,
+        "use mambair upscale INPUT -m mambair-light-c-x2",
     )
     assert not server.requests
 
@@ -235,7 +256,12 @@ def test_a_pull_that_fails(call, home, server):
     ("models  info  other.pth", 1, "other.pth", "another architecture"),
     ("models  pull  nonsense", 2, "nonsense", "mambair models list"),
     ("models  pull  photo.png", 2, "photo.png", "mambair models list"),
-    ("models  pull  mambair-light-b-x2", 1, "no address", "mambair models import FILE --name mambair-light-b-x2"),
+    (
+        "models  pull  mambair-light-b-x2",
+        1,
+        "no address",
+        "mambair models import FILE --name mambair-light-b-x2",
+    ),
     ("models  path  mambair-classic-x2", 2, "mambair models pull mambair-classic-x2"),
     ("models  path  mambair-light-b-x2", 2, "mambair models import"),
     ("models  path  tiny-x5", 2, "no model is called 'tiny-x5'; did you mean tiny-x4?"),
@@ -288,14 +314,20 @@ def test_all_files_are_verified(call, home, net):
 
 def test_the_folder_of_the_cache(call, home):
     assert works(call("models", "path")) == f"{home / 'models'}\n"
-    assert works(call("models", "path", "tiny-x2")) == f"{bundled_folder() / 'tiny-x2.safetensors'}\n"
+    assert (
+        works(call("models", "path", "tiny-x2")) == f"{bundled_folder() / 'tiny-x2.safetensors'}\n"
+    )
     assert not home.exists()
 
 
 def test_a_file_is_converted(call, home, net):
     assert works(call("models", "convert", net, "out.safetensors")) == "out.safetensors\n"
-    assert all(torch.equal(value, STATE[key]) for key, value in load_file("out.safetensors").items())
-    assert works(call("models", "convert", net, "out.safetensors")) == "out.safetensors\n"  # is replaced
+    assert all(
+        torch.equal(value, STATE[key]) for key, value in load_file("out.safetensors").items()
+    )
+    assert (
+        works(call("models", "convert", net, "out.safetensors")) == "out.safetensors\n"
+    )  # is replaced
     first = works(call("upscale", "photo.png", "-m", net, "-o", "a.png"))
     assert works(call("upscale", "photo.png", "-m", "out.safetensors", "-o", "b.png"))[:1] == "b"
     assert first[:1] == "a"

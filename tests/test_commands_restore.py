@@ -41,7 +41,12 @@ KINDS = {  # a file; depth and colour type of the PNG that it becomes; pixels th
     "8-bit.png": (cv2.imencode(".png", PHOTO[..., ::-1])[1].tobytes(), (8, 2), PHOTO, None),
     "16-bit.png": (cv2.imencode(".png", DEEP[..., ::-1])[1].tobytes(), (16, 2), DEEP, None),
     "gray.png": (PIL.Image.fromarray(GRAY), (8, 0), GRAY, None),
-    "gray 16-bit.png": (cv2.imencode(".png", DEEP[..., 0])[1].tobytes(), (16, 0), DEEP[..., 0], None),
+    "gray 16-bit.png": (
+        cv2.imencode(".png", DEEP[..., 0])[1].tobytes(),
+        (16, 0),
+        DEEP[..., 0],
+        None,
+    ),
     "gray+alpha.png": (
         PIL.Image.merge("LA", [*map(PIL.Image.fromarray, (GRAY, ALPHA))]),
         (8, 4),
@@ -94,9 +99,15 @@ def test_kinds_of_images(call, folder, name, task):
     height, width = pixels.shape[:2]
     to_scale = ["-s", 2] if scale == 2 else []
     code, out, err = call(task, name, *to_scale, "-o", "out.png", "--json", "--quiet")
-    assert (code, err) == (0, f"mambair: {name}: its CMYK colours become RGB\n" if name == "cmyk.jpg" else "")
+    assert (code, err) == (
+        0,
+        f"mambair: {name}: its CMYK colours become RGB\n" if name == "cmyk.jpg" else "",
+    )
     facts = json.loads(out)
-    assert (facts["size_in"], facts["size_out"]) == ([width, height], [scale * width, scale * height])
+    assert (facts["size_in"], facts["size_out"]) == (
+        [width, height],
+        [scale * width, scale * height],
+    )
     header = struct.unpack(">IIBB", Path("out.png").read_bytes()[16:26])
     assert header == (scale * width, scale * height, depth, colour_type)
     result = cv2.imread("out.png", cv2.IMREAD_UNCHANGED)
@@ -109,15 +120,22 @@ def test_kinds_of_images(call, folder, name, task):
         shown = result
     full = 65535 if depth == 16 else 255
     error = np.abs(shrunk(shown, pixels) - pixels / full)
-    assert error.mean() < (0.02 * scope if min(height, width) > 3 else 0.15 * scope)  # where most is border, nets err
+    assert error.mean() < (
+        0.02 * scope if min(height, width) > 3 else 0.15 * scope
+    )  # where most is border, nets err
     if depth == 16:  # its lower bits are alive
         assert len(np.unique(result % 257)) > 100
-    assert {name: body for name, body in contents(folder).items() if "out.png" not in name} == before
+    assert {
+        name: body for name, body in contents(folder).items() if "out.png" not in name
+    } == before
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_what_files_hold_in_folders(call, folder, task):
-    exif, profile = PIL.Image.Exif(), PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB")).tobytes()
+    exif, profile = (
+        PIL.Image.Exif(),
+        PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB")).tobytes(),
+    )
     exif[271] = "a camera"
     Path("in/deeper").mkdir(parents=True)
     held = {"exif": exif, "icc_profile": profile, "dpi": (300, 300)}
@@ -240,8 +258,15 @@ def test_any_size(call, folder, options, size, model, name):
 
 def test_options_of_the_engine(call, folder, monkeypatch):
     made, original = [], upscaler.Upscaler
-    monkeypatch.setattr(upscaler, "Upscaler", lambda *arguments: made.append(arguments) or original(*arguments))
-    amounts = {"4GB": 4 * 2**30, "7.5 gib": 15 * 2**29, "9000m": 9000 * 2**20, "9000000kB": 9216 * 10**6}
+    monkeypatch.setattr(
+        upscaler, "Upscaler", lambda *arguments: made.append(arguments) or original(*arguments)
+    )
+    amounts = {
+        "4GB": 4 * 2**30,
+        "7.5 gib": 15 * 2**29,
+        "9000m": 9000 * 2**20,
+        "9000000kB": 9216 * 10**6,
+    }
     for text, amount in amounts.items():
         upscale(call, "photo.png", "-s", 2, "-o", "out.png", "--memory-limit", text)
         assert made.pop()[1].memory_limit == amount
@@ -268,7 +293,9 @@ def test_the_defaults_are_those_of_the_engine():
 def test_backends(call, folder):
     results = []
     for name in ("numba", "reference", "auto"):
-        facts = upscale(call, "photo.png", "-s", 2, "-o", "out.png", "--backend", name, "--device", "cpu")
+        facts = upscale(
+            call, "photo.png", "-s", 2, "-o", "out.png", "--backend", name, "--device", "cpu"
+        )
         assert facts["backend"] == ("numba" if name == "auto" else name)
         assert facts["device"] == "cpu"
         results.append(read_image(Path("out.png")).pixels.astype(int))
@@ -278,7 +305,11 @@ def test_backends(call, folder):
 
 def test_facts(call, folder):
     facts = upscale(call, "photo.png", "-s", 2, "-o", "out.png")
-    better, light, tiny = facts.pop("better"), model_named("mambair-light-c-x2"), model_named("tiny-x2")
+    better, light, tiny = (
+        facts.pop("better"),
+        model_named("mambair-light-c-x2"),
+        model_named("tiny-x2"),
+    )
     seconds = facts.pop("seconds")
     assert seconds < better.pop("seconds") < seconds * light.gmacs / tiny.gmacs + 0.1
     assert better == {
@@ -309,7 +340,8 @@ def test_the_gain_is_of_the_models_own_scale(call, folder):
 @pytest.mark.parametrize("options", [["--quiet"], ["-m", "tiny-x2"], ["--offline"]])
 def test_nothing_better_is_said(call, folder, options):
     assert re.search(
-        r"numba on cpu, \d+\.\d s\n", works(call("upscale", "photo.png", "-s", 2, "-o", "out.png", *options))
+        r"numba on cpu, \d+\.\d s\n",
+        works(call("upscale", "photo.png", "-s", 2, "-o", "out.png", *options)),
     )
 
 

@@ -91,7 +91,9 @@ def test_each_image_of_a_folder_gets_its_own(call, models):
     low, high = (file["level"] for file in facts["files"])
     assert (low, high) == (pytest.approx(10, abs=2), pytest.approx(40, abs=2))
     assert json.loads(works(call(*arguments, "--json")))["skipped"] == 2
-    facts = json.loads(works(call(*arguments, "--json", "--noise", "50")))  # other results: done anew
+    facts = json.loads(
+        works(call(*arguments, "--json", "--noise", "50"))
+    )  # other results: done anew
     assert (facts["ok"], facts["model"]) == (2, "mambair-denoise-50")
     out = works(call(*arguments, "--overwrite"))
     assert f"mambair-denoise-15, mambair-denoise-50 (sigma {low} to {high} measured), " in out
@@ -115,7 +117,10 @@ def test_a_folder_by_a_file_where_nothing_is_bundled(call, empty_folder, monkeyp
     save_network(empty_folder / "net.safetensors", model, model.state_dict(), {})
     Path("in").mkdir()
     noisy(25).save("in/a.png")
-    assert json.loads(works(call(task, "in", "-m", "net.safetensors", "-o", "out", "--json")))["ok"] == 1
+    assert (
+        json.loads(works(call(task, "in", "-m", "net.safetensors", "-o", "out", "--json")))["ok"]
+        == 1
+    )
 
 
 @pytest.mark.parametrize("options", [[], ["--width", 200]])
@@ -123,14 +128,21 @@ def test_what_has_no_model_is_told_before_the_work(call, empty_folder, monkeypat
     monkeypatch.setattr(registry, "MODELS", ())
     Path("in").mkdir()
     noisy(25).save("in/a.png")
-    fails(call("upscale", "in", "--degradation", "real", *options, "-o", "out"), 2, "no bundled model for upscale")
+    fails(
+        call("upscale", "in", "--degradation", "real", *options, "-o", "out"),
+        2,
+        "no bundled model for upscale",
+    )
     assert not Path("out").exists()
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("denoise in.png --noise loud", "--noise takes auto or real or a number from 0 to 255, not 'loud'"),
+        (
+            "denoise in.png --noise loud",
+            "--noise takes auto or real or a number from 0 to 255, not 'loud'",
+        ),
         ("denoise in.png --noise 25 -m mambair-denoise-25", "-m names another"),
         ("dejpeg in.png --jpeg 0", "--jpeg takes auto or a number from 1 to 100, not '0'"),
         ("upscale in.png --degradation rain", "--degradation takes bicubic or real, not 'rain'"),

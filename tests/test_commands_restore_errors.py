@@ -68,7 +68,9 @@ UPSCALE = [  # options after `upscale photo.png -o out.png`; exit code, words of
 
 @pytest.mark.parametrize(("options", "code", "words"), [(o, c, w) for o, c, *w in UPSCALE])
 def test_bad_options_of_upscale(call, bad, options, code, words):
-    split = options.split(" ", 1 if options.startswith("-m") else -1)  # names of models may hold spaces
+    split = options.split(
+        " ", 1 if options.startswith("-m") else -1
+    )  # names of models may hold spaces
     check_bad(call, bad, ["upscale", "photo.png", "-o", "out.png", *split], code, words)
 
 
@@ -108,7 +110,9 @@ def test_the_malicious_pickle_would_run(bad_files, folder):
 
 
 def test_a_malicious_pickle_in_the_real_program(bad):
-    check_bad(run, bad, ["upscale", "photo.png", "-m", "evil 4.pth"], 1, ["evil 4.pth", "could run code"])
+    check_bad(
+        run, bad, ["upscale", "photo.png", "-m", "evil 4.pth"], 1, ["evil 4.pth", "could run code"]
+    )
 
 
 def test_an_output_that_cannot_be_created(call, folder, monkeypatch):
@@ -139,12 +143,18 @@ def test_bad_outputs_are_found_before_the_work(call, bad, monkeypatch):
     ("error", "code", "words"),
     [
         (KeyboardInterrupt(), 130, ["mambair: interrupted\n"]),
-        (OSError(errno.ENOSPC, "No space left on device"), 1, ["out.png: cannot be written: No space left"]),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            1,
+            ["out.png: cannot be written: No space left"],
+        ),
     ],
     ids=["interrupt", "full disk"],
 )
 @pytest.mark.parametrize("place", ["read", "network", "encode", "write", "replace"])
-def test_an_output_is_there_whole_or_not_at_all(call, folder, monkeypatch, existing, error, code, words, place):
+def test_an_output_is_there_whole_or_not_at_all(
+    call, folder, monkeypatch, existing, error, code, words, place
+):
     if existing:
         Path("out.png").write_bytes(existing)
     before = contents(folder)

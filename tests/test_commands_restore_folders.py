@@ -47,13 +47,24 @@ def test_the_summary(call):
     assert (code, err) == (0, "")
     header, ok, skipped, failed, last = (line.split() for line in out.splitlines())
     assert header == ["files", "seconds", "megapixels"]
-    assert (ok[:2], skipped, failed) == (["ok", "2"], ["skipped", "0", "0.0", "0.0"], ["failed", "0", "0.0", "0.0"])
+    assert (ok[:2], skipped, failed) == (
+        ["ok", "2"],
+        ["skipped", "0", "0.0", "0.0"],
+        ["failed", "0", "0.0", "0.0"],
+    )
     assert re.fullmatch(f"out: tiny-x2, {TAIL}", " ".join(last) + "\n")
     Path("in/two\nlines.png").write_text("no image")
     code, out, err = call("upscale", "in", "-o", "out", "-s", 2)
     assert code == 1
-    assert err == "mambair: in/two\\nlines.png: not an image that can be read; convert it to PNG or JPEG\n"
-    assert [line.split()[:2] for line in out.splitlines()[1:4]] == [["ok", "0"], ["skipped", "2"], ["failed", "1"]]
+    assert (
+        err
+        == "mambair: in/two\\nlines.png: not an image that can be read; convert it to PNG or JPEG\n"
+    )
+    assert [line.split()[:2] for line in out.splitlines()[1:4]] == [
+        ["ok", "0"],
+        ["skipped", "2"],
+        ["failed", "1"],
+    ]
 
 
 def test_what_would_have_been_better_is_said_of_whole_runs(call, monkeypatch):
@@ -62,7 +73,14 @@ def test_what_would_have_been_better_is_said_of_whole_runs(call, monkeypatch):
     assert facts["better"]["model"] == "mambair-light-c-x2"
     facts = json.loads(call("upscale", "in", "-o", "out", "-s", 2, "--json")[1])
     assert (facts["skipped"], facts["better"]) == (2, None)
-    better = {"model": "large", "here": True, "gain": 1.25, "dataset": "Set14", "scale": 2, "seconds": 72000}
+    better = {
+        "model": "large",
+        "here": True,
+        "gain": 1.25,
+        "dataset": "Set14",
+        "scale": 2,
+        "seconds": 72000,
+    }
     monkeypatch.setattr(restore, "_better", lambda *_: better)
     out = call("upscale", "in", "-o", "out", "-s", 2)[1]
     assert out.endswith("; 1.2 dB better on Set14 x2: -m large, about 1,200 min\n")
@@ -91,8 +109,15 @@ def test_json(call):
         "tiles": 1, "level": None, "models": ["tiny-x2"], "error": None, "notes": [],
     }  # fmt: skip
     assert bad["error"] in err
-    assert json.loads(call("upscale", "in/a.png", "-o", "out/", "-s", 2, "--json")[1])["skipped"] == 1
-    assert json.loads(call("upscale", "in/a.png", "-o", "out/", "-s", 2, "--json", "--overwrite")[1])["ok"] == 1
+    assert (
+        json.loads(call("upscale", "in/a.png", "-o", "out/", "-s", 2, "--json")[1])["skipped"] == 1
+    )
+    assert (
+        json.loads(call("upscale", "in/a.png", "-o", "out/", "-s", 2, "--json", "--overwrite")[1])[
+            "ok"
+        ]
+        == 1
+    )
 
 
 def test_what_decides_whether_a_result_is_finished(call):
@@ -110,7 +135,23 @@ def test_what_decides_whether_a_result_is_finished(call):
 
 def test_options_of_names(call):
     make("in/a.png", "in/b.bmp")
-    assert call("upscale", "in", "-o", "out", "-s", 2, "--format", "webp", "--suffix", "_big", "--glob", "a*")[0] == 0
+    assert (
+        call(
+            "upscale",
+            "in",
+            "-o",
+            "out",
+            "-s",
+            2,
+            "--format",
+            "webp",
+            "--suffix",
+            "_big",
+            "--glob",
+            "a*",
+        )[0]
+        == 0
+    )
     assert files_in() == [MANIFEST, "a_big.webp"]
     assert call("upscale", "in/a.png", "-s", 2, "--format", "tiff")[0] == 0
     assert call("upscale", "in/a.png", "-s", 2, "--suffix", "-big")[0] == 0
@@ -126,28 +167,49 @@ def test_a_width_that_some_files_exceed(call):
     code, out, err = call("upscale", "in", "-o", "out", "--width", 32)
     assert code == 1
     assert err == "mambair: in/b.png: would become 0.5 times as large; possible is 1 to 16 times\n"
-    assert [line.split()[:2] for line in out.splitlines()[1:4]] == [["ok", "1"], ["skipped", "0"], ["failed", "1"]]
+    assert [line.split()[:2] for line in out.splitlines()[1:4]] == [
+        ["ok", "1"],
+        ["skipped", "0"],
+        ["failed", "1"],
+    ]
 
 
 def test_what_was_finished_otherwise_is_restored_again(call):
     make("in/a.png")
-    options = [(), ("-s", 3), ("-s", 1.5), ("--width", 32), ("--height", 32), ("--width", 32, "--height", 32)]
+    options = [
+        (),
+        ("-s", 3),
+        ("-s", 1.5),
+        ("--width", 32),
+        ("--height", 32),
+        ("--width", 32, "--height", 32),
+    ]
     options += [("--ensemble",), ("--alpha", "bicubic"), ("--quality", 50), ("-m", "tiny-x2")]
     for asked in options:
         for status in ("ok", "skipped"):
             facts = json.loads(call("upscale", "in", "-o", "out", *asked, "--json")[1])
             assert facts[status] == 1, (asked, status)
-    assert json.loads(call("upscale", "in", "-o", "out", "-s", 2, "-m", "tiny-x2", "--json")[1])["skipped"] == 1
+    assert (
+        json.loads(call("upscale", "in", "-o", "out", "-s", 2, "-m", "tiny-x2", "--json")[1])[
+            "skipped"
+        ]
+        == 1
+    )
 
 
 def test_notes_are_said(call):
     PIL.Image.fromarray(pixels_of(0)).save(
-        "a.png", icc_profile=PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB")).tobytes()
+        "a.png",
+        icc_profile=PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB")).tobytes(),
     )
     make("b.png")
     restorer = Doubler()
-    restorer.restore_image = lambda image, *rest: Image(doubled(image.pixels), icc_profile=image.icc_profile)
-    code, _, err = call("upscale", "a.png", "b.png", "-o", "out", "--format", "bmp", restorer=restorer)
+    restorer.restore_image = lambda image, *rest: Image(
+        doubled(image.pixels), icc_profile=image.icc_profile
+    )
+    code, _, err = call(
+        "upscale", "a.png", "b.png", "-o", "out", "--format", "bmp", restorer=restorer
+    )
     assert code == 0
     assert re.fullmatch(r"mambair: out/a\.bmp: BMP has no [^\n]*colour profile[^\n]*\n", err)
 
@@ -160,9 +222,15 @@ def test_an_interrupted_command_says_what_is_done(call):
     make(*(f"in/{i}.png" for i in range(5)))
     code, out, err = call("upscale", "in", "-o", "out", "-s", 2, restorer=Doubler(at_work))
     assert (code, err) == (130, "mambair: interrupted\n")
-    assert [line.split()[:2] for line in out.splitlines()[1:4]] == [["ok", "1"], ["skipped", "0"], ["failed", "0"]]
+    assert [line.split()[:2] for line in out.splitlines()[1:4]] == [
+        ["ok", "1"],
+        ["skipped", "0"],
+        ["failed", "0"],
+    ]
     assert out.splitlines()[4].split() == ["not", "tried", "4"]
-    code, out, err = call("upscale", "in", "-o", "out", "-s", 2, "--json", restorer=Doubler(at_work))
+    code, out, err = call(
+        "upscale", "in", "-o", "out", "-s", 2, "--json", restorer=Doubler(at_work)
+    )
     assert (code, err) == (130, "mambair: interrupted\n")
     facts = json.loads(out)
     assert (facts["skipped"], facts["ok"], facts["not_tried"]) == (1, 0, 4)
@@ -174,7 +242,9 @@ def test_a_full_disk_in_the_command(call, monkeypatch):
     code, _, err = call("upscale", "a.png", "b.png", "c.png", "-o", "out")
     assert code == 1
     assert "mambair: out/a.png: cannot be written: No space left on device\n" in err
-    assert err.endswith("mambair: stopped, as nothing more can be written; make room and run it again\n")
+    assert err.endswith(
+        "mambair: stopped, as nothing more can be written; make room and run it again\n"
+    )
     assert files_in() == [MANIFEST]
 
 
@@ -193,7 +263,9 @@ def pipe(call, monkeypatch, data, *arguments):
 def test_stdin_and_stdout(call, monkeypatch):
     make("a.png")
     data = Path("a.png").read_bytes()
-    code, out, err = pipe(call, monkeypatch, data, "upscale", "-", "-o", "-", "--format", "tif", "-s", 2)
+    code, out, err = pipe(
+        call, monkeypatch, data, "upscale", "-", "-o", "-", "--format", "tif", "-s", 2
+    )
     assert code == 0
     assert re.fullmatch(f"-: 16x16 -> 32x32, tiny-x2, {TAIL}", err)
     Path("piped.tif").write_bytes(out)
@@ -216,7 +288,9 @@ def test_stdin_and_stdout(call, monkeypatch):
 def test_the_real_program_in_a_pipe():
     make("a.png")
     command = program("upscale", "-", "-o", "-", "-s", "2", "--format", "ppm")
-    done = subprocess.run(**command, input=Path("a.png").read_bytes(), capture_output=True, check=True, timeout=120)
+    done = subprocess.run(
+        **command, input=Path("a.png").read_bytes(), capture_output=True, check=True, timeout=120
+    )
     assert done.stdout[:13] == b"P6 32 32 255\n"
     assert len(done.stdout) == 13 + 32 * 32 * 3
     assert done.stderr.startswith(b"-: 16x16 -> 32x32, tiny-x2")

@@ -24,7 +24,17 @@ schedule = {iterations = 6, warmup = 0.1}
 
 def test_train(call, pictures):
     Path("recipe.toml").write_text(RECIPE)
-    line = ["train", "--recipe", "recipe.toml", "--data", pictures, "--out", "run", "--iterations", 2]
+    line = [
+        "train",
+        "--recipe",
+        "recipe.toml",
+        "--data",
+        pictures,
+        "--out",
+        "run",
+        "--iterations",
+        2,
+    ]
     line += ["--set", "data.batch=1", "--set", "data.patch=8"]
     code, out, err = call(*line)
     assert (code, out) == (0, "run/model.safetensors\n")
@@ -35,7 +45,10 @@ def test_train(call, pictures):
     before = contents(Path("run"))
     fails(call(*line), 2, "run holds a run already", "--resume")
     assert contents(Path("run")) == before
-    assert call("train", "--resume", "--data", pictures, "--out", "run")[:2] == (0, "run/model.safetensors\n")
+    assert call("train", "--resume", "--data", pictures, "--out", "run")[:2] == (
+        0,
+        "run/model.safetensors\n",
+    )
     assert upscale(call, "photo.png", "-m", "run/model.safetensors")["size_out"] == [48, 36]
     assert upscale(call, "photo.png", "-m", "run/best.safetensors")["size_out"] == [48, 36]
 
@@ -45,15 +58,31 @@ def test_what_was_trained_is_for_its_own_task(call, pictures, monkeypatch):
     Path("recipe.toml").write_text(
         RECIPE.replace("scale = 2", "scale = 1")
         .replace("pixelshuffledirect", "")
-        .replace("validation = 1", 'validation = 1, degradation = {kind = "rain", angle = [-25, 25]}')
+        .replace(
+            "validation = 1", 'validation = 1, degradation = {kind = "rain", angle = [-25, 25]}'
+        )
     )
-    line = ["train", "--recipe", "recipe.toml", "--data", pictures, "--out", "run", "--iterations", 1]
+    line = [
+        "train",
+        "--recipe",
+        "recipe.toml",
+        "--data",
+        pictures,
+        "--out",
+        "run",
+        "--iterations",
+        1,
+    ]
     assert call(*line)[0] == 0
     assert call("models", "import", "run/model.safetensors", "--name", "my-rain")[0] == 0
     for file in ("run/model.safetensors", "run/best.safetensors", "my-rain"):
         assert call("derain", "photo.png", "-m", file)[0] == 0
         for other in ("upscale", "denoise", "dejpeg"):
-            fails(call(other, "photo.png", "-m", file), 2, f"{file} is for derain; use mambair derain INPUT -m {file}")
+            fails(
+                call(other, "photo.png", "-m", file),
+                2,
+                f"{file} is for derain; use mambair derain INPUT -m {file}",
+            )
     assert "my-rain" in call("models", "list", "--task", "derain")[1]
     assert "my-rain" not in call("models", "list", "--task", "denoise")[1]
 
@@ -69,14 +98,42 @@ def test_train_passes_its_options_on(call, folder, monkeypatch):
     monkeypatch.setattr(loop, "train", train)
     line = ["train", "--recipe", "recipe.toml", "--data", "d", "--out", "o"]
     fails(call(*line), 130, "mambair: interrupted\n")
-    line += ["--resume", "--init", "i.pth", "--val", "v", "--low", "l", "--val-low", "w", "--set", "data.batch=7"]
-    line += ["--device", "cpu", "--precision", "bf16", "--device-batch", 3, "--workers", 2, "--cache", 0.5]
+    line += [
+        "--resume",
+        "--init",
+        "i.pth",
+        "--val",
+        "v",
+        "--low",
+        "l",
+        "--val-low",
+        "w",
+        "--set",
+        "data.batch=7",
+    ]
+    line += [
+        "--device",
+        "cpu",
+        "--precision",
+        "bf16",
+        "--device-batch",
+        3,
+        "--workers",
+        2,
+        "--cache",
+        0.5,
+    ]
     fails(call(*line, "--recompute", "--tensorboard", "--vgg", "vgg.pth", "--compile"), 130)
     config = read_recipe("recipe.toml")
     seven = replace(config, data=replace(config.data, batch=(7,)))
     settings = Settings("cpu", "bf16", 3, 2, 2**29, True, True, Path("vgg.pth"), True)
     assert asked == [
-        (config, Folders(Path("d")), Path("o"), {"resume": False, "init": "", "settings": Settings()}),
+        (
+            config,
+            Folders(Path("d")),
+            Path("o"),
+            {"resume": False, "init": "", "settings": Settings()},
+        ),
         (
             seven,
             Folders(Path("d"), Path("v"), Path("l"), Path("w")),
@@ -90,17 +147,24 @@ def test_train_passes_its_options_on(call, folder, monkeypatch):
     ("folders", "settings"),
     [
         (Folders(Path("d")), Settings()),
-        (Folders(Path("my d"), Path("v"), Path("l"), Path("w")), Settings("cpu", "bf16", 3, 2, 2**29, vgg=Path("g"))),
+        (
+            Folders(Path("my d"), Path("v"), Path("l"), Path("w")),
+            Settings("cpu", "bf16", 3, 2, 2**29, vgg=Path("g")),
+        ),
         (Folders(Path("d")), Settings(cache=0, recompute=True, tensorboard=True, compile=True)),
     ],
     ids=["plain", "values", "flags"],
 )
-def test_the_printed_command_resumes_with_the_same_options(call, folder, monkeypatch, folders, settings):
+def test_the_printed_command_resumes_with_the_same_options(
+    call, folder, monkeypatch, folders, settings
+):
     Path("recipe.toml").write_text(RECIPE)
     Path("o").mkdir()
     Path("o/recipe.json").write_text(json.dumps(asdict(read_recipe("recipe.toml"))))
     asked = []
-    monkeypatch.setattr(loop, "train", lambda *run, **options: asked.append((run, options)) or Path())
+    monkeypatch.setattr(
+        loop, "train", lambda *run, **options: asked.append((run, options)) or Path()
+    )
     assert call(*shlex.split(how_to_resume(folders, Path("o"), settings))[1:])[0] == 0
     run = (read_recipe("recipe.toml"), folders, Path("o"))
     assert asked == [(run, {"resume": True, "init": "", "settings": settings})]
@@ -116,7 +180,9 @@ def test_the_list_of_recipes(call):
 def test_a_dry_run_writes_nothing(call, pictures):
     Path("recipe.toml").write_text(RECIPE)
     before = contents(Path())
-    code, out, _ = call("train", "--recipe", "recipe.toml", "--data", pictures, "--dry-run", "--device", "cpu")
+    code, out, _ = call(
+        "train", "--recipe", "recipe.toml", "--data", pictures, "--dry-run", "--device", "cpu"
+    )
     assert code == 0
     assert re.search(r"time +\d+\.\d\d s an iteration", out)
     assert re.search(r"in all +0\.0 hours", out)
@@ -130,7 +196,17 @@ def test_options_of_basicsr(call, pictures):
         "datasets: {train: {gt_size: 16, batch_size_per_gpu: 2, colour: 3}}\n"
         "train: {total_iter: 1, scheduler: {type: MultiStepLR, milestones: []}}\n"
     )
-    line = ["train", "--import-yaml", "options.yml", "--data", pictures, "--out", "run", "--set", "data.validation=1"]
+    line = [
+        "train",
+        "--import-yaml",
+        "options.yml",
+        "--data",
+        pictures,
+        "--out",
+        "run",
+        "--set",
+        "data.validation=1",
+    ]
     code, out, err = call(*line)
     assert (code, out) == (0, "run/model.safetensors\n")
     assert "mambair: datasets.train.colour: 3 has no counterpart\n" in err
@@ -142,7 +218,12 @@ def test_options_of_basicsr(call, pictures):
     ("train  --recipe  tiny-x2  --out  run", 2, "give --data DIR, a folder of photographs\n"),
     ("train  --recipe  tiny-x2  --data  empty", 2, "mambair: give --out DIR"),
     ("train  --recipe  tiny-x9  --data  empty  --out  run", 2, "'tiny-x9'", "did you mean 'tiny-x"),
-    ("train  --recipe  tiny-x2  --data  .  --out  run  --set  data.pach=3", 2, "'pach'", "did you mean 'patch'"),
+    (
+        "train  --recipe  tiny-x2  --data  .  --out  run  --set  data.pach=3",
+        2,
+        "'pach'",
+        "did you mean 'patch'",
+    ),
     ("train  --recipe  tiny-x2  --data  .  --out  run  --precision  fp8", 2, "--precision", "fp8"),
     ("train  --recipe  classic-x3  --data  .  --out  run", 2, "'classic-x2'", "--init"),
     ("train  --recipe  tiny-x2  --data  .  --out  run  --low  empty", 2, "empty holds no image"),
@@ -151,7 +232,12 @@ def test_options_of_basicsr(call, pictures):
     ("train  --recipe  tiny-x2  --data  missing  --out  run", 2, "missing is not a folder"),
     ("train  --recipe  tiny-x2  --data  empty  --out  run", 2, "empty holds no image"),
     ("train  --recipe  tiny-x2  --data  .  --out  run  --val  empty", 2, "empty holds no image"),
-    ("train  --recipe  tiny-x2  --data  .  --out  run  --resume", 2, "run holds no checkpoint", "resume"),
+    (
+        "train  --recipe  tiny-x2  --data  .  --out  run  --resume",
+        2,
+        "run holds no checkpoint",
+        "resume",
+    ),
     ("train  --recipe  tiny-x2  --data  .  --out  run  --device-batch  0", 2, "--device-batch"),
 )
 def test_bad_calls(call, bad, line, code, words):

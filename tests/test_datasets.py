@@ -26,7 +26,11 @@ def test_list_images_is_recursive_and_sorted(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "folder.png").mkdir()
-    assert list_images(tmp_path) == [tmp_path / "a.png", tmp_path / "b.PNG", tmp_path / "sub" / "c.jpg"]
+    assert list_images(tmp_path) == [
+        tmp_path / "a.png",
+        tmp_path / "b.PNG",
+        tmp_path / "sub" / "c.jpg",
+    ]
 
 
 def test_list_images_needs_a_folder_with_images(tmp_path):
@@ -48,7 +52,14 @@ def test_read_rgb_brings_every_kind_to_8_bit_rgb(tmp_path):
     assert np.array_equal(gray, rgb[..., [0, 0, 0]])
     assert np.array_equal(read_rgb(save(tmp_path, "16.png", rgb.astype(np.uint16) * 257)), rgb)
     nearly = np.array([[0, 128, 129, 65535 - 129, 65535 - 128, 65535]], np.uint16)
-    assert read_rgb(save(tmp_path, "round.png", nearly))[0, :, 0].tolist() == [0, 0, 1, 254, 255, 255]
+    assert read_rgb(save(tmp_path, "round.png", nearly))[0, :, 0].tolist() == [
+        0,
+        0,
+        1,
+        254,
+        255,
+        255,
+    ]
     assert np.array_equal(read_rgb(save(tmp_path, "f.tif", (rgb / 255).astype(np.float32))), rgb)
     rgba = Image(rgb, alpha=np.zeros((5, 7), np.uint8))
     write_image(tmp_path / "alpha.png", rgba)

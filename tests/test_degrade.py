@@ -98,8 +98,16 @@ def test_results_are_those_of_files(degradation):
 @every_degradation
 def test_wrong_images(degradation):
     good = flat(0.5, 8, 8)
-    fails(lambda: degradation(good.astype(np.float64), rng()), ValueError, "expected float32, got float64")
-    fails(lambda: degradation((good * 255).astype(np.uint8), rng()), ValueError, "expected float32, got uint8")
+    fails(
+        lambda: degradation(good.astype(np.float64), rng()),
+        ValueError,
+        "expected float32, got float64",
+    )
+    fails(
+        lambda: degradation((good * 255).astype(np.uint8), rng()),
+        ValueError,
+        "expected float32, got uint8",
+    )
     fails(lambda: degradation(good.tolist(), rng()), ValueError, "expected float32, got list")
     fails(lambda: degradation(good[..., 0], rng()), ValueError, "H x W x 3", "(8, 8)")
     fails(lambda: degradation(good[..., :1], rng()), ValueError, "H x W x 3", "(8, 8, 1)")
@@ -110,7 +118,9 @@ def test_wrong_images(degradation):
         fails(lambda wrong=wrong: degradation(wrong, rng()), ValueError, "[0, 1]")
 
 
-@pytest.mark.parametrize("value", [(3,), (3, 2), 3, "34", (1, "2"), (float("nan"), 1), (0, float("inf")), [0, 1], None])
+@pytest.mark.parametrize(
+    "value", [(3,), (3, 2), 3, "34", (1, "2"), (float("nan"), 1), (0, float("inf")), [0, 1], None]
+)
 def test_wrong_ranges(value):
     fails(lambda: Noise(sigma=value), CallError, "noise: sigma must be two numbers from 0 to 255")
 
@@ -121,7 +131,12 @@ def test_every_range_of_every_degradation_has_limits():
         assert ranges == set(degradation.LIMITS)
         for name, (low, high) in degradation.LIMITS.items():
             for value in ((low - 1, high), (low, high + 1)):
-                fails(lambda d=degradation, n=name, v=value: replace(d, **{n: v}), CallError, name, f"{low:g}")
+                fails(
+                    lambda d=degradation, n=name, v=value: replace(d, **{n: v}),
+                    CallError,
+                    name,
+                    f"{low:g}",
+                )
 
 
 def test_a_new_degradation_needs_its_method_alone():
@@ -154,7 +169,11 @@ def test_noise_is_white_gaussian_and_not_clipped(sigma):
     assert abs(noise.mean()) < 0.02 * sigma
     assert abs((noise**3).mean()) / sigma**3 < 0.05  # not skewed, so not clipped
     assert (noise**4).mean() / sigma**4 == pytest.approx(3, abs=0.1)
-    for a, b in ((noise[1:], noise[:-1]), (noise[:, 1:], noise[:, :-1]), (noise[..., 0], noise[..., 2])):
+    for a, b in (
+        (noise[1:], noise[:-1]),
+        (noise[:, 1:], noise[:, :-1]),
+        (noise[..., 0], noise[..., 2]),
+    ):
         assert abs((a * b).mean()) / sigma**2 < 0.02
 
 
@@ -169,7 +188,12 @@ def test_noise_levels_are_drawn_uniformly():
 
 
 def test_published_noise_by_value():
-    drawn = [1.764052345967664, 0.4001572083672233, 0.9787379841057392, 2.240893199201458]  # of seed 0, as is known
+    drawn = [
+        1.764052345967664,
+        0.4001572083672233,
+        0.9787379841057392,
+        2.240893199201458,
+    ]  # of seed 0, as is known
     noise = published_noise(2, 2, 25)
     assert (noise.shape, noise.dtype) == ((2, 2, 3), np.float64)
     expected = np.array(drawn) * 25 / 255
@@ -188,7 +212,9 @@ def test_compress_is_pillows_encoder(quality, subsampling):
     pixels = to_pixels(photo())
     buffer = io.BytesIO()
     PIL.Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=subsampling)
-    assert np.array_equal(compress(pixels, quality, subsampling), np.asarray(PIL.Image.open(buffer)))
+    assert np.array_equal(
+        compress(pixels, quality, subsampling), np.asarray(PIL.Image.open(buffer))
+    )
     buffer = io.BytesIO()
     PIL.Image.fromarray(pixels[..., 1]).save(buffer, "JPEG", quality=quality)
     assert np.array_equal(compress(pixels[..., 1], quality), np.asarray(PIL.Image.open(buffer)))
@@ -205,11 +231,15 @@ def test_compress_needs_pixels_and_a_quality():
 def test_jpeg_qualities_subsamplings_and_block_positions_vary():
     image = photo()[:40, :40]
     of_result = {}
-    for up, left, quality, subsampling in itertools.product(range(8), range(8), (30, 31), (FULL_CHROMA, HALF_CHROMA)):
+    for up, left, quality, subsampling in itertools.product(
+        range(8), range(8), (30, 31), (FULL_CHROMA, HALF_CHROMA)
+    ):
         padded = np.pad(to_pixels(image), ((up, 0), (left, 0), (0, 0)), "symmetric")
         result = compress(padded, quality, subsampling)[up:, left:]
         of_result[result.tobytes()] = up, left, quality, subsampling
-    found = {of_result[to_pixels(Jpeg((30, 31))(image, rng(seed))).tobytes()] for seed in range(100)}
+    found = {
+        of_result[to_pixels(Jpeg((30, 31))(image, rng(seed))).tobytes()] for seed in range(100)
+    }
     assert [len(set(choices)) for choices in zip(*found, strict=True)] == [8, 8, 2, 2]
     assert len({(up, left) for up, left, *_ in found}) > 40
 
@@ -224,8 +254,14 @@ def test_jpeg_is_worse_at_lower_quality():
 @pytest.mark.skipif(not EVAL.exists(), reason="needs the evaluation images")
 @pytest.mark.parametrize(("quality", "published"), [(10, (27.82, 0.7595)), (20, (30.12, 0.8344))])
 def test_published_baselines_of_jpeg(quality, published):
-    images = [np.asarray(PIL.Image.open(file)) for file in sorted((EVAL / "classic5" / "HR").iterdir())]
-    scores = [(psnr(spoilt, image), ssim(spoilt, image)) for image in images for spoilt in [compress(image, quality)]]
+    images = [
+        np.asarray(PIL.Image.open(file)) for file in sorted((EVAL / "classic5" / "HR").iterdir())
+    ]
+    scores = [
+        (psnr(spoilt, image), ssim(spoilt, image))
+        for image in images
+        for spoilt in [compress(image, quality)]
+    ]
     assert np.mean(scores, 0) == pytest.approx(published, abs=(5e-3 if quality == 10 else 1e-2))
 
 
@@ -240,7 +276,10 @@ def lag(noise, down, right):
 
 
 def sensor_noise(sensor, value, seeds=12, side=128):
-    noise = [(sensor(flat(value, side, side), rng(seed)) - np.float32(value)) * 255 for seed in range(seeds)]
+    noise = [
+        (sensor(flat(value, side, side), rng(seed)) - np.float32(value)) * 255
+        for seed in range(seeds)
+    ]
     return [n - n.mean((0, 1)) for n in noise]
 
 
@@ -252,28 +291,44 @@ def test_sensor_noise_is_correlated_as_a_cameras():
     first, second = (np.mean([(lag(n, 0, d) + lag(n, d, 0)) / 2 for n in noise], 0) for d in (1, 2))
     assert first == pytest.approx([0.71, 0.65, 0.72], abs=0.06)
     assert second == pytest.approx([0.39, 0.27, 0.42], abs=0.08)
-    assert np.mean([np.corrcoef(n[..., 0].ravel(), n[..., 1].ravel())[0, 1] for n in noise]) == pytest.approx(
-        0.65, abs=0.12
-    )
+    assert np.mean(
+        [np.corrcoef(n[..., 0].ravel(), n[..., 1].ravel())[0, 1] for n in noise]
+    ) == pytest.approx(0.65, abs=0.12)
 
 
 def test_chroma_noise_is_coarser_than_luma_noise():
-    noise = np.mean([[lag(n.mean(2), 0, 2), lag(n[..., 0] - n[..., 1], 0, 2)] for n in sensor_noise(Sensor(), 0.4)], 0)
+    noise = np.mean(
+        [
+            [lag(n.mean(2), 0, 2), lag(n[..., 0] - n[..., 1], 0, 2)]
+            for n in sensor_noise(Sensor(), 0.4)
+        ],
+        0,
+    )
     assert noise[1] > noise[0] + 0.3
 
 
 def test_sensor_noise_depends_on_light_as_photons_do():
-    plain = replace(Sensor(), read=(1e-6, 1e-6), contrast=(0, 0), quality=(100, 100), shot=(1e-3, 1e-3))
+    plain = replace(
+        Sensor(), read=(1e-6, 1e-6), contrast=(0, 0), quality=(100, 100), shot=(1e-3, 1e-3)
+    )
     dark, bright = (np.mean([n.std() for n in sensor_noise(plain, v)]) for v in (0.3, 0.8))
     light = np.array([0.3, 0.8]) ** 2.2
-    linear = np.array([dark, bright]) * 2.2 * light / np.array([0.3, 0.8])  # the tone curve's slope undone
+    linear = (
+        np.array([dark, bright]) * 2.2 * light / np.array([0.3, 0.8])
+    )  # the tone curve's slope undone
     assert (linear[1] / linear[0]) ** 2 == pytest.approx(light[1] / light[0], rel=0.15)
 
 
 def test_sensor_noise_grows_with_gain_of_its_sensor():
-    levels = [np.mean([n.std() for n in sensor_noise(replace(Sensor(), shot=(s, s)), 0.5)]) for s in (5e-4, 2e-3, 8e-3)]
+    levels = [
+        np.mean([n.std() for n in sensor_noise(replace(Sensor(), shot=(s, s)), 0.5)])
+        for s in (5e-4, 2e-3, 8e-3)
+    ]
     assert levels[0] < 0.75 * levels[1] < 0.75**2 * levels[2]
-    read = [np.mean([n.std() for n in sensor_noise(replace(Sensor(), read=(r, r)), 0.1)]) for r in (5e-4, 5e-3)]
+    read = [
+        np.mean([n.std() for n in sensor_noise(replace(Sensor(), read=(r, r)), 0.1)])
+        for r in (5e-4, 5e-3)
+    ]
     assert read[0] < 0.8 * read[1]
 
 

@@ -46,7 +46,20 @@ def pretend(monkeypatch, gpus, mps=False):
 
 @pytest.mark.parametrize(
     "name",
-    ["", "gpu", "CUDA", "xpu", "cpu:0", "mps:0", "cpu:", "cuda:", "cuda:x", "cuda:-1", "cuda:²", "auto:0"],
+    [
+        "",
+        "gpu",
+        "CUDA",
+        "xpu",
+        "cpu:0",
+        "mps:0",
+        "cpu:",
+        "cuda:",
+        "cuda:x",
+        "cuda:-1",
+        "cuda:²",
+        "auto:0",
+    ],
 )
 @pytest.mark.parametrize("gpus", [0, 2])
 def test_unknown_devices(monkeypatch, gpus, name):
@@ -68,7 +81,9 @@ def test_devices_that_are_not_there(monkeypatch, gpus, name, words):
     fails(lambda: resolve_device(name), BackendError, *words)
 
 
-@pytest.mark.parametrize(("build", "reason"), [(None, "without CUDA"), ("12.4", "no GPU is visible")])
+@pytest.mark.parametrize(
+    ("build", "reason"), [(None, "without CUDA"), ("12.4", "no GPU is visible")]
+)
 def test_why_cuda_is_not_there(monkeypatch, build, reason):
     pretend(monkeypatch, 0)
     monkeypatch.setattr(torch.version, "cuda", build)
@@ -94,10 +109,27 @@ def test_names_of_types(name, device, dtype):
 
 
 def test_types_that_there_are_not(monkeypatch):
-    fails(lambda: resolve_dtype("int8", torch.device("cpu")), CallError, "'int8'", "auto, fp32, fp16, bf16")
-    fails(lambda: resolve_dtype("fp16", torch.device("mps")), BackendError, "mps", "fp16", "--dtype fp32")
+    fails(
+        lambda: resolve_dtype("int8", torch.device("cpu")),
+        CallError,
+        "'int8'",
+        "auto, fp32, fp16, bf16",
+    )
+    fails(
+        lambda: resolve_dtype("fp16", torch.device("mps")),
+        BackendError,
+        "mps",
+        "fp16",
+        "--dtype fp32",
+    )
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
-    fails(lambda: resolve_dtype("bf16", torch.device("cuda")), BackendError, "cuda", "bf16", "--dtype fp32")
+    fails(
+        lambda: resolve_dtype("bf16", torch.device("cuda")),
+        BackendError,
+        "cuda",
+        "bf16",
+        "--dtype fp32",
+    )
     assert resolve_dtype("fp16", torch.device("cuda")) == torch.float16
 
 
@@ -136,10 +168,14 @@ def test_free_memory(tmp_path, monkeypatch, files, free):
     assert free_memory(torch.device("cpu")) == free
 
 
-@pytest.mark.parametrize("files", [{}, {"proc/meminfo": "MemTotal: 9000 kB\n"}], ids=["no file", "no figure"])
+@pytest.mark.parametrize(
+    "files", [{}, {"proc/meminfo": "MemTotal: 9000 kB\n"}], ids=["no file", "no figure"]
+)
 def test_free_memory_of_other_systems(tmp_path, monkeypatch, files):
     monkeypatch.setattr(devices, "Path", proc_and_cgroup(tmp_path, files))
-    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}.get, raising=False)
+    monkeypatch.setattr(
+        os, "sysconf", {"SC_PHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}.get, raising=False
+    )
     assert free_memory(torch.device("cpu")) == 1000 * 4096 // 2
     monkeypatch.delattr(os, "sysconf")
     assert free_memory(torch.device("cpu")) == 4 * 2**30
@@ -157,7 +193,9 @@ def test_used_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 123)
     assert used_memory(torch.device("cuda")) == 123
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096}.get, raising=False)
-    monkeypatch.setattr(devices, "Path", proc_and_cgroup(tmp_path, {"proc/self/statm": "90 50 7 1 0 3 0\n"}))
+    monkeypatch.setattr(
+        devices, "Path", proc_and_cgroup(tmp_path, {"proc/self/statm": "90 50 7 1 0 3 0\n"})
+    )
     assert used_memory(cpu) == 50 * 4096
     monkeypatch.setattr(devices, "Path", proc_and_cgroup(tmp_path / "none", {}))
     assert used_memory(cpu) == 2**29
@@ -190,5 +228,7 @@ def test_the_peak_of_memory_begins_anew():
         np.ones(size, np.uint8)  # written to, and gone at once
         return devices.peak_memory(cpu) - before
 
-    assert peak_of(block) > 0.6 * block  # each CPU of the host may keep a hundred or more pages uncounted
+    assert (
+        peak_of(block) > 0.6 * block
+    )  # each CPU of the host may keep a hundred or more pages uncounted
     assert peak_of(2**20) < 0.3 * block

@@ -35,8 +35,14 @@ def test_versions(facts):
 
 
 def test_every_dependency_is_reported(facts):
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]
-    names = {re.match(r"[\w-]+", line)[0] for line in project["dependencies"] if "python_version" not in line}
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))[
+        "project"
+    ]
+    names = {
+        re.match(r"[\w-]+", line)[0]
+        for line in project["dependencies"]
+        if "python_version" not in line
+    }
     assert set(facts["versions"]) == {"mambair", "python", *names}
 
 
@@ -117,7 +123,10 @@ def test_a_gpu_that_pytorch_cannot_use(machine):
     assert report()["faster"] == "pip install --force-reinstall torch==2.7.1"
     machine(gpu=True, system="Windows")
     command = report()["faster"]
-    assert command == "pip install --force-reinstall torch==2.7.1 --index-url https://download.pytorch.org/whl/cu126"
+    assert (
+        command
+        == "pip install --force-reinstall torch==2.7.1 --index-url https://download.pytorch.org/whl/cu126"
+    )
 
 
 def test_a_faster_back_end_that_is_missing(machine, monkeypatch):
@@ -126,7 +135,9 @@ def test_a_faster_back_end_that_is_missing(machine, monkeypatch):
     assert report()["faster"] == "pip install numba"
     slow = BACKENDS[-1]
     first = replace(
-        slow, name="kernels", unavailable=lambda device, dtype: "some-kernels is not installed, which others bring"
+        slow,
+        name="kernels",
+        unavailable=lambda device, dtype: "some-kernels is not installed, which others bring",
     )
     monkeypatch.setattr(doctor, "BACKENDS", (first, slow))
     assert report()["faster"] == "pip install some-kernels"

@@ -123,7 +123,10 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(fetch, server):
     [
         ({"ETag": '"x"', "Last_Modified": "Tue, 20 Feb 2024 08:00:00 GMT"}, '"x"'),
         ({"Last_Modified": "Tue, 20 Feb 2024 08:00:00 GMT"}, "Tue, 20 Feb 2024 08:00:00 GMT"),
-        ({"ETag": 'W/"x"', "Last_Modified": "Tue, 20 Feb 2024 08:00:00 GMT"}, "Tue, 20 Feb 2024 08:00:00 GMT"),
+        (
+            {"ETag": 'W/"x"', "Last_Modified": "Tue, 20 Feb 2024 08:00:00 GMT"},
+            "Tue, 20 Feb 2024 08:00:00 GMT",
+        ),
         ({"ETag": 'W/"x"'}, None),
         ({}, None),
     ],
@@ -139,7 +142,9 @@ def test_what_tells_whether_it_is_the_same_file(fetch, server, headers, version)
 
 def test_a_part_of_another_address_is_not_used(fetch, server, tmp_path, waits):
     server.script = [broken(server, 1000), answer(404)]
-    fails(lambda: download(f"{server.url}2", tmp_path / "file.pth", limit=LIMIT), DownloadError, "404")
+    fails(
+        lambda: download(f"{server.url}2", tmp_path / "file.pth", limit=LIMIT), DownloadError, "404"
+    )
     fetch()
     assert "Range" not in server.requests[-1]
 
@@ -165,7 +170,13 @@ def test_a_range_that_the_server_lacks(fetch, server):
 
 def test_connections_that_always_break(server, tmp_path, waits):
     server.script = [hang_up] * 100
-    fails(lambda: download(server.url, tmp_path / "f", limit=LIMIT), DownloadError, server.url, "no answer", "later")
+    fails(
+        lambda: download(server.url, tmp_path / "f", limit=LIMIT),
+        DownloadError,
+        server.url,
+        "no answer",
+        "later",
+    )
     assert len(server.requests) == FAILURES
     assert waits == [2, 4, 8, 16]
 
@@ -174,7 +185,11 @@ def test_connections_that_break_at_the_same_place(server, tmp_path, waits):
     """A server that always begins at the start does not count as progress."""
     server.version = None
     server.script = [broken(server, 1000)] * 100
-    fails(lambda: download(server.url, tmp_path / "f", limit=LIMIT), DownloadError, "1,000 of 700,000 bytes")
+    fails(
+        lambda: download(server.url, tmp_path / "f", limit=LIMIT),
+        DownloadError,
+        "1,000 of 700,000 bytes",
+    )
     assert len(server.requests) == FAILURES + 1
 
 
@@ -197,7 +212,12 @@ def test_a_server_that_falls_silent(server, tmp_path, waits, monkeypatch):
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 501])
 def test_a_refusal_is_final(server, tmp_path, waits, status):
     server.script = [answer(status)]
-    fails(lambda: download(server.url, tmp_path / "f", limit=LIMIT), DownloadError, server.url, f"HTTP {status}")
+    fails(
+        lambda: download(server.url, tmp_path / "f", limit=LIMIT),
+        DownloadError,
+        server.url,
+        f"HTTP {status}",
+    )
     assert len(server.requests) == 1
     assert not list(tmp_path.iterdir())
 
@@ -211,7 +231,12 @@ def test_a_passing_trouble(fetch, server, waits, status):
 
 def test_500_for_ever(server, tmp_path, waits):
     server.script = [answer(500)] * 100
-    fails(lambda: download(server.url, tmp_path / "f", limit=LIMIT), DownloadError, "HTTP 500", "later")
+    fails(
+        lambda: download(server.url, tmp_path / "f", limit=LIMIT),
+        DownloadError,
+        "HTTP 500",
+        "later",
+    )
     assert len(server.requests) == FAILURES
 
 
@@ -234,7 +259,12 @@ def test_a_retry_after_that_says_nothing(fetch, server, waits):
 
 def test_a_retry_after_that_is_too_long(server, tmp_path, waits):
     server.script = [answer(429, Retry_After="3600")]
-    fails(lambda: download(server.url, tmp_path / "f", limit=LIMIT), DownloadError, "HTTP 429", "60 minutes")
+    fails(
+        lambda: download(server.url, tmp_path / "f", limit=LIMIT),
+        DownloadError,
+        "HTTP 429",
+        "60 minutes",
+    )
     assert not waits
     assert LONGEST_WAIT < 3600
 
@@ -253,7 +283,13 @@ def test_a_retry_after_that_is_too_long(server, tmp_path, waits):
 )
 def test_a_web_page(server, tmp_path, waits, page):
     server.script = [page]
-    fails(lambda: download(server.url, tmp_path / "f", limit=LIMIT), DownloadError, server.url, "web page", "browser")
+    fails(
+        lambda: download(server.url, tmp_path / "f", limit=LIMIT),
+        DownloadError,
+        server.url,
+        "web page",
+        "browser",
+    )
     assert not (tmp_path / "f").exists()
     assert len(server.requests) == 1
     download(server.url, tmp_path / "f", limit=LIMIT)
@@ -262,7 +298,10 @@ def test_a_web_page(server, tmp_path, waits, page):
 
 def test_a_length_over_the_limit_is_refused_before_a_byte(server, tmp_path, waits):
     fails(
-        lambda: download(server.url, tmp_path / "f", limit=len(CONTENT) - 1), DownloadError, "700,000 bytes", "699,999"
+        lambda: download(server.url, tmp_path / "f", limit=len(CONTENT) - 1),
+        DownloadError,
+        "700,000 bytes",
+        "699,999",
     )
     assert not list(tmp_path.iterdir())
     download(server.url, tmp_path / "f", limit=len(CONTENT))
@@ -282,7 +321,12 @@ def test_a_body_without_end(server, tmp_path, waits):
             endless(handler)
 
     server.script = [until_hung_up]
-    fails(lambda: download(server.url, tmp_path / "f", limit=LIMIT), DownloadError, "does not end", "1,000,000")
+    fails(
+        lambda: download(server.url, tmp_path / "f", limit=LIMIT),
+        DownloadError,
+        "does not end",
+        "1,000,000",
+    )
     assert not list(tmp_path.iterdir())
     assert sum(sent) < 100 * LIMIT
 
@@ -296,16 +340,27 @@ def test_more_than_the_length_says_is_not_taken(fetch, server):
 
 
 def test_redirections_are_followed(fetch, server):
-    server.script = [answer(status, Location=f"/step{status}") for status in (301, 302, 303, 307, 308)]
+    server.script = [
+        answer(status, Location=f"/step{status}") for status in (301, 302, 303, 307, 308)
+    ]
     server.script += [broken(server, 1000), answer(302, Location="/elsewhere")]
     fetch()
-    assert [request["path"] for request in server.requests][-3:] == ["/step308", "/file", "/elsewhere"]
+    assert [request["path"] for request in server.requests][-3:] == [
+        "/step308",
+        "/file",
+        "/elsewhere",
+    ]
     assert server.requests[-1]["Range"] == "bytes=1000-"
 
 
 def test_a_circle_of_redirections(server, tmp_path, waits):
     server.script = [answer(302, Location=f"/{i % 2}") for i in range(100)]
-    fails(lambda: download(server.url, tmp_path / "f", limit=LIMIT), DownloadError, server.url, "circle")
+    fails(
+        lambda: download(server.url, tmp_path / "f", limit=LIMIT),
+        DownloadError,
+        server.url,
+        "circle",
+    )
     assert len(server.requests) <= 12
 
 
@@ -317,10 +372,17 @@ def test_redirections_to_something_else(server, tmp_path, waits, place):
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-@pytest.mark.parametrize("place", ["https://[bad/x", f"http://{'a' * 70}.org/x"], ids=["brackets", "long"])
+@pytest.mark.parametrize(
+    "place", ["https://[bad/x", f"http://{'a' * 70}.org/x"], ids=["brackets", "long"]
+)
 def test_redirections_to_an_address_that_is_none(server, tmp_path, waits, place, status):
     server.script = [answer(status, Location=place)]
-    fails(lambda: download(server.url, tmp_path / "f", limit=LIMIT), DownloadError, server.url, "address that is none")
+    fails(
+        lambda: download(server.url, tmp_path / "f", limit=LIMIT),
+        DownloadError,
+        server.url,
+        "address that is none",
+    )
     assert len(server.requests) == 1
     assert not list(tmp_path.iterdir())
 
@@ -331,7 +393,12 @@ def test_encryption_is_not_given_up():
     def turn(place):
         return module._Redirects().redirect_request(request, io.BytesIO(), 302, "", {}, place)
 
-    fails(lambda: turn("http://example.org/file"), DownloadError, "without encryption", "http://example.org/file")
+    fails(
+        lambda: turn("http://example.org/file"),
+        DownloadError,
+        "without encryption",
+        "http://example.org/file",
+    )
     assert turn("https://example.com/file").full_url == "https://example.com/file"
 
 
@@ -344,7 +411,10 @@ def test_an_unknown_host(tmp_path, waits, monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     fails(
-        lambda: download("http://no.such.host/f", tmp_path / "f", limit=1), DownloadError, "no.such.host", "connected?"
+        lambda: download("http://no.such.host/f", tmp_path / "f", limit=1),
+        DownloadError,
+        "no.such.host",
+        "connected?",
     )
     assert not waits
 
@@ -365,7 +435,12 @@ def test_a_wrong_certificate(tmp_path, waits, monkeypatch):
         raise urllib.error.URLError(error)
 
     monkeypatch.setattr(urllib.request.OpenerDirector, "open", distrust)
-    fails(lambda: download("https://x/f", tmp_path / "f", limit=1), DownloadError, "https://x/f", "self-signed")
+    fails(
+        lambda: download("https://x/f", tmp_path / "f", limit=1),
+        DownloadError,
+        "https://x/f",
+        "self-signed",
+    )
     assert not waits
 
 

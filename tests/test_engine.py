@@ -45,7 +45,11 @@ def output_of(model, image):
 def by_hand(model, image):
     """What `restore` must return for a whole image: the module's output, clipped, in the image's type."""
     white, out = WHITE[image.dtype.name], output_of(model, image).clip(0, 1)
-    return out if white == 1 else np.floor(out * np.float32(white) + np.float32(0.5)).astype(image.dtype)
+    return (
+        out
+        if white == 1
+        else np.floor(out * np.float32(white) + np.float32(0.5)).astype(image.dtype)
+    )
 
 
 # One image
@@ -119,9 +123,15 @@ def test_odd_sizes_of_a_net_that_needs_multiples(form, size, tile):
 @pytest.mark.parametrize(
     "image",
     [
-        *(np.zeros(shape, np.uint8) for shape in [(), (4,), (4, 5, 1), (4, 5, 2), (4, 5, 4), (1, 4, 5, 3)]),
+        *(
+            np.zeros(shape, np.uint8)
+            for shape in [(), (4,), (4, 5, 1), (4, 5, 2), (4, 5, 4), (1, 4, 5, 3)]
+        ),
         *(np.zeros(shape, np.uint8) for shape in [(0, 5), (5, 0), (0, 5, 3), (5, 0, 3), (0, 0)]),
-        *(np.zeros((4, 5, 3), dtype) for dtype in ("bool", "int8", "int32", "float16", "float64", ">u2")),
+        *(
+            np.zeros((4, 5, 3), dtype)
+            for dtype in ("bool", "int8", "int32", "float16", "float64", ">u2")
+        ),
     ],
     ids=lambda image: f"{image.dtype.str}{image.shape}",
 )
@@ -144,7 +154,11 @@ def test_floats_beyond_black_and_white_can_be_shown_as_they_are(tiny):
     image = as_type(SCENE, "float32") * 1.5 - 0.25
     result = tiny.restore(image, squeeze=False)
     with torch.inference_mode():
-        seen = tiny.model(torch.from_numpy(image.transpose(2, 0, 1).copy())[None])[0].permute(1, 2, 0).numpy()
+        seen = (
+            tiny.model(torch.from_numpy(image.transpose(2, 0, 1).copy())[None])[0]
+            .permute(1, 2, 0)
+            .numpy()
+        )
     assert seen.min() < 0
     assert seen.max() > 1
     np.testing.assert_allclose(result, seen.clip(0, 1), rtol=0, atol=2e-5)
@@ -158,7 +172,9 @@ def test_samples_that_are_no_numbers(tiny, value):
     image = as_type(SCENE, "float32")
     image[3, 4, 1] = value
     for squeeze in (True, False):
-        fails(lambda squeeze=squeeze: tiny.restore(image, squeeze=squeeze), ValueError, "no numbers")
+        fails(
+            lambda squeeze=squeeze: tiny.restore(image, squeeze=squeeze), ValueError, "no numbers"
+        )
 
 
 def test_a_large_result_is_the_same(tiny, monkeypatch):
@@ -249,12 +265,16 @@ def test_an_interrupted_restoration_leaves_no_hooks(monkeypatch):
     assert len(shares) == 5
     assert not any(module._forward_hooks for module in r.model.modules())
     with monkeypatch.context() as patch:
-        patch.setattr(engine.tiling, "merge_rows", lambda plan, outputs, scale: (next(outputs), 1 / 0))
+        patch.setattr(
+            engine.tiling, "merge_rows", lambda plan, outputs, scale: (next(outputs), 1 / 0)
+        )
         with pytest.raises(ZeroDivisionError) as kept:
             r.restore(SCENE)
     assert kept.value  # and with it the frames, in which the generator of the tiles still waits
     assert not any(module._forward_hooks for module in r.model.modules())
-    np.testing.assert_array_equal(r.restore(SCENE), restorer(network("light_c"), tile=16).restore(SCENE))
+    np.testing.assert_array_equal(
+        r.restore(SCENE), restorer(network("light_c"), tile=16).restore(SCENE)
+    )
 
 
 # Precision
@@ -266,10 +286,13 @@ def test_half_precision_costs_less_than_a_hundredth_of_a_decibel(name, dtype, ne
     photo = read_image(DATA / f"{name}.png").pixels
     low, high = downscale(photo, 2), modcrop(photo, 2)
     single, half = (
-        load(tile="off", dtype=kind).restore(as_type(low, "float32")).astype(np.float64) for kind in ("fp32", dtype)
+        load(tile="off", dtype=kind).restore(as_type(low, "float32")).astype(np.float64)
+        for kind in ("fp32", dtype)
     )
     error = 10 * np.log10(((half - single) ** 2).mean())
-    scores = [psnr_y(np.rint(255 * result).astype(np.uint8), high, border=2) for result in (single, half)]
+    scores = [
+        psnr_y(np.rint(255 * result).astype(np.uint8), high, border=2) for result in (single, half)
+    ]
     print(f"{dtype}: {-error:.1f} dB from fp32, PSNR-Y {scores[1] - scores[0]:+.4f} dB")
     assert near < -error < near + 20
     assert 0 < abs(scores[1] - scores[0]) < 0.01
@@ -281,16 +304,33 @@ def test_bundled_nets_stay_within_half_precision(name, caplog):
     assert not caplog.records  # no tile was computed again
 
 
-@pytest.mark.parametrize("form", ["classic", "light_b", "light_c", "denoise", "unet", "derain", "sisr"])
-@pytest.mark.parametrize(("backend", "dtype"), [("numba", torch.bfloat16), ("reference", torch.float16)])
+@pytest.mark.parametrize(
+    "form", ["classic", "light_b", "light_c", "denoise", "unet", "derain", "sisr"]
+)
+@pytest.mark.parametrize(
+    ("backend", "dtype"), [("numba", torch.bfloat16), ("reference", torch.float16)]
+)
 def test_what_is_computed_in_half_precision(form, backend, dtype):
-    r, seen = restorer(network(form), dtype={torch.bfloat16: "bf16"}.get(dtype, "fp16"), backend=backend), {}
+    r, seen = (
+        restorer(network(form), dtype={torch.bfloat16: "bf16"}.get(dtype, "fp16"), backend=backend),
+        {},
+    )
     for name, module in r.model.named_modules():
-        module.register_forward_hook(lambda m, _, out, name=name: seen.update({name: (type(m), out.dtype)}))
+        module.register_forward_hook(
+            lambda m, _, out, name=name: seen.update({name: (type(m), out.dtype)})
+        )
     r.restore(SCENE)
     outer = {dtype for kind, dtype in seen.values() if kind is FullPrecisionConv}
-    stream = {dtype for kind, dtype in seen.values() if kind in (VSSBlock, ResidualGroup, OSSBlock, LayerNorm)}
-    inner = [dtype for kind, dtype in seen.values() if kind in (nn.Conv2d, Pointwise, SS2D, OmniSelectiveScan, EFFN)]
+    stream = {
+        dtype
+        for kind, dtype in seen.values()
+        if kind in (VSSBlock, ResidualGroup, OSSBlock, LayerNorm)
+    }
+    inner = [
+        dtype
+        for kind, dtype in seen.values()
+        if kind in (nn.Conv2d, Pointwise, SS2D, OmniSelectiveScan, EFFN)
+    ]
     assert outer == stream == {seen[""][1]} == {torch.float32}
     assert set(inner) == {dtype}
     assert len(inner) >= 10
@@ -305,7 +345,9 @@ def test_a_picture_keeps_all_that_belongs_to_it(dtype):
     r = restorer(network("light_c"))
     pixels, alpha = as_type(SCENE, dtype), as_type(SCENE[..., 2], dtype)
     assert alpha.min() > 0
-    image = Image(pixels, alpha, b"profile", b"exif", b"xmp", (300, 300), {"Author": "me"}, ("note",))
+    image = Image(
+        pixels, alpha, b"profile", b"exif", b"xmp", (300, 300), {"Author": "me"}, ("note",)
+    )
     result = r.restore_image(image)
     np.testing.assert_array_equal(result.pixels, r.restore(pixels))
     plain = bicubic(alpha, 96, 128).clip(0, WHITE[dtype])
@@ -319,7 +361,9 @@ def test_a_picture_keeps_all_that_belongs_to_it(dtype):
 @pytest.mark.parametrize("alpha", ["model", "bicubic"])
 @pytest.mark.parametrize("value", [0, 128, 255])
 def test_even_transparency_stays_as_it_is(tiny, alpha, value):
-    result = load(tile="off", alpha=alpha).restore_image(Image(SCENE, np.full(SCENE.shape[:2], value, np.uint8)))
+    result = load(tile="off", alpha=alpha).restore_image(
+        Image(SCENE, np.full(SCENE.shape[:2], value, np.uint8))
+    )
     assert (result.alpha == value).all()
     np.testing.assert_array_equal(result.pixels, tiny.restore(SCENE))
 

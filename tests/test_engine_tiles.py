@@ -60,13 +60,19 @@ def test_tiles_of_a_net_that_needs_multiples(size, dtype):
     r = restorer(Local8(), tile=45, tile_overlap=10)
     plan = r.plan(*size)
     assert max(plan.tile_height, plan.tile_width) <= 40
-    assert all(side % 8 == 0 for side in (plan.tile_height, plan.tile_width, *plan.tops, *plan.lefts))
+    assert all(
+        side % 8 == 0 for side in (plan.tile_height, plan.tile_width, *plan.tops, *plan.lefts)
+    )
     assert len(plan.boxes) >= 4
-    np.testing.assert_allclose(r.restore(image), whole, rtol=0, atol=1e-6 if dtype == "float32" else 1)
+    np.testing.assert_allclose(
+        r.restore(image), whole, rtol=0, atol=1e-6 if dtype == "float32" else 1
+    )
     # Reflection shows at the last row and column only, as this network looks one pixel far.
     inside = (slice(2 * size[0] - 2), slice(2 * size[1] - 2))
     free = restorer(Local()).restore(image)
-    np.testing.assert_allclose(whole[inside], free[inside], rtol=0, atol=1e-6 if dtype == "float32" else 1)
+    np.testing.assert_allclose(
+        whole[inside], free[inside], rtol=0, atol=1e-6 if dtype == "float32" else 1
+    )
 
 
 def test_a_tile_below_the_overlap_in_steps_of_the_multiple():
@@ -88,7 +94,9 @@ def test_a_u_net_in_tiles_gives_nearly_the_same(form):
 
 
 def test_a_tile_of_the_size_of_the_image_changes_nothing(tiny):
-    np.testing.assert_array_equal(load(tile=32, tile_overlap=16).restore(SCENE), tiny.restore(SCENE))
+    np.testing.assert_array_equal(
+        load(tile=32, tile_overlap=16).restore(SCENE), tiny.restore(SCENE)
+    )
 
 
 @pytest.mark.parametrize("tile", ["48", 48, np.int64(48)])
@@ -100,7 +108,10 @@ def test_tiles_that_are_asked_for(tile):
 @pytest.mark.parametrize(
     ("tile", "overlap", "word"),
     [
-        *((tile, 8, "--tile must") for tile in ("", "of", "0", 0, -5, "-5", "12.5", 12.5, "1e2", True, None)),
+        *(
+            (tile, 8, "--tile must")
+            for tile in ("", "of", "0", 0, -5, "-5", "12.5", 12.5, "1e2", True, None)
+        ),
         *((tile, 32, "--tile-overlap") for tile in (1, 31, "32")),
         *((tile, -1, "negative") for tile in ("auto", "off", 64)),
     ],
@@ -120,7 +131,8 @@ def batched(model, size, **options):
 
 
 @pytest.mark.parametrize(
-    ("form", "gray", "size"), [("light_c", False, 2), ("light_c", True, 30), ("jpeg", False, 4), ("unet", False, 3)]
+    ("form", "gray", "size"),
+    [("light_c", False, 2), ("light_c", True, 30), ("jpeg", False, 4), ("unet", False, 3)],
 )
 def test_batches_of_tiles_give_the_same(form, gray, size):
     image = as_type(PHOTO[:88, :72, 1] if gray else PHOTO[:88, :72], "float32")
@@ -144,7 +156,9 @@ def test_a_batch_begins_before_the_results_of_the_last_are_taken(monkeypatch):
 
     monkeypatch.setattr(r.runner, "start", start)
     image = as_type(PHOTO[:100, :70], "float32")
-    np.testing.assert_allclose(r.restore(image), restorer(Local()).restore(image), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        r.restore(image), restorer(Local()).restore(image), rtol=0, atol=1e-6
+    )
     assert log == [
         ("begun", 0, 2), ("begun", 1, 2), ("taken", 0), ("begun", 2, 2), ("taken", 1), ("taken", 2)
     ]  # fmt: skip
@@ -191,7 +205,9 @@ def test_a_batch_of_tiles_each_of_which_does_not_fit(monkeypatch, caplog):
     monkeypatch.setattr(engine, "MIN_TILE", 16)
     image, model = as_type(PHOTO, "float32"), Starving(lambda count: 24)
     r = batched(model, 3, tile=40)
-    np.testing.assert_allclose(r.restore(image), restorer(Local()).restore(image), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        r.restore(image), restorer(Local()).restore(image), rtol=0, atol=1e-6
+    )
     assert (r.largest_batch, r.largest_tile) == (1, 19)
     assert max(map(max, model.shapes[-20:])) <= 19
 
@@ -249,7 +265,10 @@ def test_a_result_counts_until_it_lies_on_disk(monkeypatch):
 def test_a_memory_limit(monkeypatch, limit):
     monkeypatch.setattr(engine, "free_memory", lambda device: 2**40)
     monkeypatch.setattr(engine, "used_memory", lambda device: 200 * 2**20)
-    plans = [restorer(network("light_c"), tile="auto", memory_limit=n).plan(1000, 800) for n in (limit * 2**20, None)]
+    plans = [
+        restorer(network("light_c"), tile="auto", memory_limit=n).plan(1000, 800)
+        for n in (limit * 2**20, None)
+    ]
     budget = (limit - 200) * 2**20 / MEMORY_ERROR
     peaks = [restorer(network("light_c")).peak_memory(plan) for plan in plans]
     assert 0.3 * budget < peaks[0] <= budget < peaks[1]
@@ -262,7 +281,12 @@ def test_a_memory_limit(monkeypatch, limit):
 def test_a_memory_limit_below_what_the_program_takes(monkeypatch):
     monkeypatch.setattr(engine, "used_memory", lambda device: 300 * 2**20)
     r = restorer(network("light_c"), tile="auto", memory_limit=100 * 10**6)
-    message = fails(lambda: r.plan(1000, 800), MemoryLimitError, "alone takes 0.29 GiB", "--memory-limit 0.09 GiB")
+    message = fails(
+        lambda: r.plan(1000, 800),
+        MemoryLimitError,
+        "alone takes 0.29 GiB",
+        "--memory-limit 0.09 GiB",
+    )
     assert "-0" not in message
 
 
@@ -310,7 +334,9 @@ def test_a_tile_that_is_asked_for_is_taken_whatever_is_free(monkeypatch, tile):
 def test_larger_networks_are_estimated_larger(form, key, values, backend):
     models = [network(form, **{key: value}) for value in values]
     estimates = [restorer(model, backend=backend).bytes_per_pixel() for model in models]
-    assert estimates == sorted(estimates)  # some equal, as the larger of the scan and the tail counts
+    assert estimates == sorted(
+        estimates
+    )  # some equal, as the larger of the scan and the tail counts
     assert estimates[0] < estimates[-1]
 
 
@@ -336,7 +362,9 @@ def test_the_estimate_is_what_is_taken(tmp_path, form, backend):
         model, small = tmp_path / "small.pth", {"dim": 16, "blocks": (1, 1, 1, 1)}
         torch.save(network(form, **small).state_dict(), model)
     command = [sys.executable, "-c", PEAK, model, backend]
-    taken, estimate = map(float, subprocess.run(command, capture_output=True, check=True).stdout.split())
+    taken, estimate = map(
+        float, subprocess.run(command, capture_output=True, check=True).stdout.split()
+    )
     assert taken < estimate / MEMORY_SHARE  # else `auto` would take more than is free
     assert taken > estimate / 4
 
@@ -404,7 +432,9 @@ def test_running_out_of_memory_goes_on_in_smaller_tiles(monkeypatch, caplog, act
     monkeypatch.setattr(engine, "MIN_TILE", 16)
     image, model = as_type(PHOTO, "float32"), Starving(lambda count: 40, act)
     r = restorer(model)
-    np.testing.assert_allclose(r.restore(image), restorer(Local()).restore(image), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        r.restore(image), restorer(Local()).restore(image), rtol=0, atol=1e-6
+    )
     assert sum(max(shape) > 40 for shape in model.shapes) == len(caplog.records) == 2
     assert "going on with tiles of 26" in caplog.text  # half of the 53 that the tile of 64 became
     model.shapes.clear()
@@ -419,7 +449,11 @@ def test_finished_tiles_are_kept_when_memory_runs_out(monkeypatch):
     model = Starving(lambda count: 48 if count <= 4 else 24)
     result = restorer(model, tile=48).restore(image)
     np.testing.assert_allclose(result, restorer(Local()).restore(image), rtol=0, atol=1e-6)
-    assert min(min(shape) for shape in model.shapes[:5]) > 24 >= max(max(shape) for shape in model.shapes[5:])
+    assert (
+        min(min(shape) for shape in model.shapes[:5])
+        > 24
+        >= max(max(shape) for shape in model.shapes[5:])
+    )
     finished, later = model.corners[:4], model.corners[4:]
     assert not [corner for corner in finished if corner in later]
 
@@ -458,7 +492,13 @@ def test_results_that_are_no_numbers():
     r = restorer(Broken(), tile=40)
     plan = r.plan(64, 100)
     place = f"({plan.lefts[-1]}, {plan.tops[-1]})"
-    fails(lambda: r.restore(image), RestorationError, "small", f"{plan.tile_width}x{plan.tile_height}", place)
+    fails(
+        lambda: r.restore(image),
+        RestorationError,
+        "small",
+        f"{plan.tile_width}x{plan.tile_height}",
+        place,
+    )
     assert place == "(61, 28)"
 
 
@@ -484,7 +524,9 @@ def test_a_tile_that_half_precision_cannot_hold_is_computed_again(caplog):
     ]
 
 
-@pytest.mark.parametrize("error", [RuntimeError("sizes do not match"), KeyboardInterrupt(), ValueError("no")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("sizes do not match"), KeyboardInterrupt(), ValueError("no")]
+)
 def test_other_errors_pass(error):
     with pytest.raises(type(error)) as caught:
         restorer(Failing(raising(error)), tile=40).restore(PHOTO)

@@ -5,7 +5,9 @@ import pytest
 from mambair_cli import errors
 from mambair_cli.errors import CallError, MambairError
 
-CLASSES = [c for _, c in inspect.getmembers(errors, inspect.isclass) if c.__module__ == errors.__name__]
+CLASSES = [
+    c for _, c in inspect.getmembers(errors, inspect.isclass) if c.__module__ == errors.__name__
+]
 
 
 @pytest.mark.parametrize("error", CLASSES, ids=lambda c: c.__name__)

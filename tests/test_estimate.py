@@ -32,7 +32,9 @@ def noisy(pixels, sigma, seed=0):
 
 def enlarged(pixels, scale, method):
     height, width = pixels.shape[:2]
-    small = PIL.Image.fromarray(pixels).resize((width // scale, height // scale), PIL.Image.Resampling.BICUBIC)
+    small = PIL.Image.fromarray(pixels).resize(
+        (width // scale, height // scale), PIL.Image.Resampling.BICUBIC
+    )
     return np.asarray(small.resize((width, height), method))
 
 
@@ -42,7 +44,11 @@ def enlarged(pixels, scale, method):
 @every_estimate
 @every_photo
 def test_all_kinds_of_pixels(estimate, name):
-    for pixels in (noisy(photo(name), 20), compress(photo(name), 20), compress(photo(name, "L"), 20)):
+    for pixels in (
+        noisy(photo(name), 20),
+        compress(photo(name), 20),
+        compress(photo(name, "L"), 20),
+    ):
         expected = estimate(pixels)
         assert expected is not None or estimate is jpeg_quality
         wide, real = pixels.astype(np.uint16) * 257, pixels.astype(np.float32) / 255
@@ -55,7 +61,9 @@ def test_all_kinds_of_pixels(estimate, name):
 def test_gray_may_be_stored_as_rgb(estimate):
     for gray in (noisy(photo(mode="L"), 20), compress(photo(mode="L"), 20)):
         colour = np.repeat(gray[:, :, None], 3, 2)
-        assert estimate(colour) == estimate(gray) or estimate(colour) == pytest.approx(estimate(gray), rel=0.01)
+        assert estimate(colour) == estimate(gray) or estimate(colour) == pytest.approx(
+            estimate(gray), rel=0.01
+        )
 
 
 @every_estimate
@@ -96,7 +104,9 @@ def test_odd_sizes_and_extreme_pictures(estimate):
 @every_estimate
 def test_wrong_pixels(estimate):
     good = np.zeros((80, 80, 3), np.uint8)
-    fails(lambda: estimate(good.astype(np.float64)), ValueError, "uint8, uint16 or float32", "float64")
+    fails(
+        lambda: estimate(good.astype(np.float64)), ValueError, "uint8, uint16 or float32", "float64"
+    )
     fails(lambda: estimate(good[..., :2]), ValueError, "H x W x 3", "(80, 80, 2)")
     fails(lambda: estimate(good[None]), ValueError, "H x W x 3", "(1, 80, 80, 3)")
     broken = np.zeros((80, 80, 3), np.float32)
@@ -120,7 +130,9 @@ def test_large_images_take_no_longer(estimate):
 @pytest.mark.parametrize("sigma", [5, 15, 25, 50])
 def test_noise_of_photographs(name, mode, sigma):
     for seed in range(2):
-        assert noise_sigma(noisy(photo(name, mode), sigma, seed)) == pytest.approx(sigma, abs=max(1.2, 0.1 * sigma))
+        assert noise_sigma(noisy(photo(name, mode), sigma, seed)) == pytest.approx(
+            sigma, abs=max(1.2, 0.1 * sigma)
+        )
 
 
 @every_photo
@@ -131,11 +143,15 @@ def test_clean_photographs_have_no_noise(name):
 
 def test_noise_without_a_picture():
     for sigma in (1, 10, 40):
-        assert noise_sigma(noisy(np.full((200, 200, 3), 128), sigma)) == pytest.approx(sigma, rel=0.07)
+        assert noise_sigma(noisy(np.full((200, 200, 3), 128), sigma)) == pytest.approx(
+            sigma, rel=0.07
+        )
 
 
 def test_noise_may_leave_the_range_of_floats():
-    pixels = (photo() / 255 + np.random.default_rng(0).normal(0, 50 / 255, photo().shape)).astype(np.float32)
+    pixels = (photo() / 255 + np.random.default_rng(0).normal(0, 50 / 255, photo().shape)).astype(
+        np.float32
+    )
     assert pixels.min() < -0.1
     assert noise_sigma(pixels) == pytest.approx(50, rel=0.06)
 
@@ -166,7 +182,13 @@ def test_blocks_may_begin_anywhere(top, left):
 @every_photo
 def test_what_is_no_jpeg(name):
     clean = photo(name)
-    others = [clean, clean[1:, 2:], noisy(clean, 3), noisy(clean, 50), cv2.GaussianBlur(clean, (0, 0), 1.5)]
+    others = [
+        clean,
+        clean[1:, 2:],
+        noisy(clean, 3),
+        noisy(clean, 50),
+        cv2.GaussianBlur(clean, (0, 0), 1.5),
+    ]
     others += [enlarged(clean, 2, method) for method in PIL.Image.Resampling]
     others += [noisy(compress(clean, 30), 10), noise(clean.shape), smooth(clean.shape)]
     assert [jpeg_quality(pixels) for pixels in others] == [None] * len(others)
@@ -204,7 +226,11 @@ def test_compressed_twice():
 def test_bandwidth_of_photographs(name):
     full = bandwidth(photo(name))
     assert full == bandwidth(photo(name, "L")) == 1
-    for method in (PIL.Image.Resampling.BICUBIC, PIL.Image.Resampling.LANCZOS, PIL.Image.Resampling.BILINEAR):
+    for method in (
+        PIL.Image.Resampling.BICUBIC,
+        PIL.Image.Resampling.LANCZOS,
+        PIL.Image.Resampling.BILINEAR,
+    ):
         shares = [bandwidth(enlarged(photo(name), scale, method)) for scale in (2, 3, 4)]
         assert shares == sorted(shares, reverse=True)
         assert shares[0] < 0.95
@@ -224,7 +250,11 @@ def test_bandwidth_of_blurred_photographs(name):
 @pytest.mark.parametrize("shape", [(200, 300), (1000, 1500, 3)])
 def test_gradients_hold_too_little_to_tell(depth, shape):
     down, right = (np.linspace(0, 1, side) for side in shape[:2])
-    for ramp in (np.add.outer(down, right) / 2, np.hypot.outer(down - 0.5, right - 0.5) * 1.4, np.outer(down, right)):
+    for ramp in (
+        np.add.outer(down, right) / 2,
+        np.hypot.outer(down - 0.5, right - 0.5) * 1.4,
+        np.outer(down, right),
+    ):
         gray = (ramp * depth).round().astype(np.uint8)
         assert bandwidth(gray if len(shape) == 2 else np.repeat(gray[:, :, None], 3, 2)) is None
 
@@ -245,7 +275,11 @@ def test_compression_hides_enlargement():
 
 
 def images(*sets):
-    return [np.asarray(PIL.Image.open(f).convert("RGB")) for s in sets for f in sorted((EVAL / s / "HR").iterdir())]
+    return [
+        np.asarray(PIL.Image.open(f).convert("RGB"))
+        for s in sets
+        for f in sorted((EVAL / s / "HR").iterdir())
+    ]
 
 
 @pytest.mark.long
@@ -257,7 +291,9 @@ def test_noise_of_evaluation_images():
     assert np.mean(clean < 3) > 0.98  # the one above is gray, stored as RGB
     for sigma in (5, 10, 15, 25, 35, 50):
         found = np.array([noise_sigma(noisy(p, sigma, seed)) for seed, p in enumerate(pictures)])
-        print(f"sigma {sigma}: {found.min():.1f} .. {np.median(found):.1f} .. {found.max():.1f} of {len(found)}")
+        print(
+            f"sigma {sigma}: {found.min():.1f} .. {np.median(found):.1f} .. {found.max():.1f} of {len(found)}"
+        )
         assert np.mean(np.abs(found - sigma) <= max(1.5, 0.15 * sigma)) > 0.98
 
 
@@ -269,7 +305,10 @@ def test_qualities_of_evaluation_images():
     print(f"clean: {clean} of {len(pictures)}")
     assert len(clean) <= 3
     for quality in (10, 20, 30, 40, 50, 60):
-        found = [jpeg_quality(compress(p, quality, (FULL_CHROMA, HALF_CHROMA)[i % 2])) for i, p in enumerate(pictures)]
+        found = [
+            jpeg_quality(compress(p, quality, (FULL_CHROMA, HALF_CHROMA)[i % 2]))
+            for i, p in enumerate(pictures)
+        ]
         right = sum(q is not None and abs(q - quality) <= 1 for q in found)
         print(f"quality {quality}: {right} of {len(found)}")
         assert right >= 0.99 * len(found)
@@ -281,7 +320,13 @@ def test_bandwidth_of_evaluation_images():
     pictures = images("Kodak24", "McMaster", "Set14", "BSD100", "Urban100")
     assert min(bandwidth(p) for p in pictures) == 1
     for scale, most in ((2, 0.95), (3, 0.7)):
-        for method in (PIL.Image.Resampling.BICUBIC, PIL.Image.Resampling.LANCZOS, PIL.Image.Resampling.BILINEAR):
+        for method in (
+            PIL.Image.Resampling.BICUBIC,
+            PIL.Image.Resampling.LANCZOS,
+            PIL.Image.Resampling.BILINEAR,
+        ):
             found = np.array([bandwidth(enlarged(p, scale, method)) for p in pictures])
-            print(f"x{scale} {method.name}: {np.percentile(found, [0, 50, 95, 100])} of {len(found)}")
+            print(
+                f"x{scale} {method.name}: {np.percentile(found, [0, 50, 95, 100])} of {len(found)}"
+            )
             assert np.mean(found < most) > 0.98

@@ -14,8 +14,12 @@ BLOCKS = [exif_block(6, "<"), exif_block(8, ">"), exif_block(3, thumbnail=False)
 
 def directory(*entries, following=0):
     """A block of one directory, from (tag, type, count, four bytes)."""
-    rows = b"".join(struct.pack("<HHI", tag, kind, count) + value for tag, kind, count, value in entries)
-    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + rows + struct.pack("<I", following)
+    rows = b"".join(
+        struct.pack("<HHI", tag, kind, count) + value for tag, kind, count, value in entries
+    )
+    return (
+        b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + rows + struct.pack("<I", following)
+    )
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -31,7 +35,9 @@ def test_what_is_read_is_written_again(order):
     again = parse(written)
     assert strip(again.entries) == strip(read.entries)
     big = parse(header(order, 16, True) + build(order, read.entries, 16, True))
-    assert strip(big.entries, kinds=False) == strip(read.entries, kinds=False)  # pointers are of 64 bits
+    assert strip(big.entries, kinds=False) == strip(
+        read.entries, kinds=False
+    )  # pointers are of 64 bits
 
 
 def strip(entries, kinds=True):
@@ -98,7 +104,10 @@ def test_what_is_whole_is_rescued():
         (directory((271, 2, 4, b"abc\0"), (272, 2, 99, b"\x08\0\0\0")), {271}),
         (directory((271, 2, 4, b"abc\0"), (exif.EXIF, 2, 4, b"abc\0")), {271}),
         (directory((271, 2, 4, b"abc\0"), (exif.EXIF, 4, 1, b"\xff\xff\xff\xff")), {271}),
-        (directory(*[(1000 + i, 7, 60, b"\0\0\0\0") for i in range(9)]), {1000, 1001}),  # more than the block
+        (
+            directory(*[(1000 + i, 7, 60, b"\0\0\0\0") for i in range(9)]),
+            {1000, 1001},
+        ),  # more than the block
     ],
     ids=["type", "length", "pointer", "outside", "overlap"],
 )
@@ -142,7 +151,13 @@ def test_resolution(across, down, unit, dpi):
 
 
 def test_integers_take_the_smallest_type():
-    assert [integers("<", value).kind for value in (0, 65535, 65536, 2**32 - 1, 2**32)] == [3, 3, 4, 4, 16]
+    assert [integers("<", value).kind for value in (0, 65535, 65536, 2**32 - 1, 2**32)] == [
+        3,
+        3,
+        4,
+        4,
+        16,
+    ]
     assert integers(">", 1, 2).value == b"\0\x01\0\x02"
 
 

@@ -95,7 +95,12 @@ def test_the_shapes_that_were_used_last_are_kept(cuda):
     for size in (1, 2, 1, 3, 1, 2):
         assert torch.equal(graphs(torch.ones(size), 2.0), torch.full((size,), 2.0))
     assert [key[0] for key in graphs._recorded] == [(1,), (2,)]
-    assert shapes[:: WARM_UP + 1] == [(1,), (2,), (3,), (2,)]  # 1 was in use when 3 came, so that 2 had to go
+    assert shapes[:: WARM_UP + 1] == [
+        (1,),
+        (2,),
+        (3,),
+        (2,),
+    ]  # 1 was in use when 3 came, so that 2 had to go
 
 
 def test_settings_and_types_are_told_apart(cuda):
@@ -122,7 +127,9 @@ def test_where_recording_fails_the_function_is_called(cuda, caplog):
     ]
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), ValueError("of the network")])
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), ValueError("of the network")]
+)
 def test_other_errors_are_the_callers(cuda, error):
     function, _ = recordable(cuda)
     graphs = Graphs(function, 2)

@@ -38,4 +38,6 @@ def test_bands_make_the_whole(monkeypatch, on_disk):
     result = in_bands(change, np.dtype(np.float32), first, second)
     np.testing.assert_array_equal(result, first * 2.0 + second[..., None])
     assert result.dtype == np.float32
-    assert heights == [11] if first[0].nbytes * 11 <= 200 else max(heights) == 200 // first[0].nbytes
+    assert (
+        heights == [11] if first[0].nbytes * 11 <= 200 else max(heights) == 200 // first[0].nbytes
+    )

@@ -40,7 +40,11 @@ def read(data, **options):
 
 
 def test_photographs_for_the_documentation_are_plain_rgb():
-    for name, size in (("photo", (144, 192, 3)), ("osprey", (128, 96, 3)), ("dragonfly", (120, 160, 3))):
+    for name, size in (
+        ("photo", (144, 192, 3)),
+        ("osprey", (128, 96, 3)),
+        ("dragonfly", (120, 160, 3)),
+    ):
         image = read_image(DATA / f"{name}.png")
         assert image.pixels.shape == size
         assert image.pixels.dtype == np.uint8
@@ -105,7 +109,9 @@ def test_modes_that_few_formats_hold(mode):
     }
     assert sources[mode].mode == mode
     pixels, alpha = image_decode._from_pillow(sources[mode])
-    np.testing.assert_allclose(pixels.reshape(6, -1), [(100,) if mode == "La" else colour] * 6, atol=2)
+    np.testing.assert_allclose(
+        pixels.reshape(6, -1), [(100,) if mode == "La" else colour] * 6, atol=2
+    )
     if mode in {"PA", "La", "RGBa"}:
         assert (alpha == 128).all()
     else:
@@ -160,7 +166,9 @@ def test_deep_tiff(dtype, channels, order):
     samples = noise((6, 5, channels), dtype)
     extra = {"EXTRASAMPLES": 2} if channels == 4 else {}
     image = read(tiff_bytes(samples, order, ICCPROFILE=RGB_PROFILE, **extra))
-    np.testing.assert_array_equal(image.pixels, samples[..., :3] if channels > 1 else samples[..., 0])
+    np.testing.assert_array_equal(
+        image.pixels, samples[..., :3] if channels > 1 else samples[..., 0]
+    )
     assert image.pixels.dtype == dtype
     assert image.icc_profile == (RGB_PROFILE if channels > 1 else None)
     if channels == 4:
@@ -194,13 +202,18 @@ def test_samples_that_are_reduced_are_said():
     inks = np.full((4, 5, 4), [0, 65535, 65535, 0], np.uint16)  # red
     image = read(tiff_bytes(inks, PHOTOMETRIC_INTERPRETATION=5))
     np.testing.assert_array_equal(image.pixels, np.full((4, 5, 3), [255, 0, 0]))
-    assert image.notes == ("input: its samples of 16 bits are reduced to 8", "input: its CMYK colours become RGB")
+    assert image.notes == (
+        "input: its samples of 16 bits are reduced to 8",
+        "input: its CMYK colours become RGB",
+    )
     deep = noise((32, 32, 3), "uint16")
     for suffix, options in ((".jp2", []), (".avif", [cv2.IMWRITE_AVIF_DEPTH, 10])):
         if not cv2.haveImageWriter("a" + suffix):  # as in older versions of OpenCV
             continue
         image = read(cv2.imencode(suffix, deep // (64 if options else 1), options)[1].tobytes())
-        assert image.notes == (f"input: its samples of {10 if options else 16} bits are reduced to 8",)
+        assert image.notes == (
+            f"input: its samples of {10 if options else 16} bits are reduced to 8",
+        )
 
 
 @pytest.mark.parametrize(
@@ -215,9 +228,24 @@ def test_samples_that_are_reduced_are_said():
         (noise((3, 4, 5), "uint16"), {}, "5 samples"),
         (noise((3, 4, 3), "uint16"), {"BITSPERSAMPLE": (12, 12, 12)}, "12"),
         (noise((3, 4, 2), "float32"), {"EXTRASAMPLES": 2, "PREDICTOR": 3}, "predictor"),
-        (noise((3, 4, 3), "uint16"), {"PLANAR_CONFIGURATION": 2}, "damaged"),  # but one strip for three planes
+        (
+            noise((3, 4, 3), "uint16"),
+            {"PLANAR_CONFIGURATION": 2},
+            "damaged",
+        ),  # but one strip for three planes
     ],
-    ids=["int32", "gray int32", "int16", "nan", "inf", "float64", "5 channels", "12 bits", "predictor", "planes"],
+    ids=[
+        "int32",
+        "gray int32",
+        "int16",
+        "nan",
+        "inf",
+        "float64",
+        "5 channels",
+        "12 bits",
+        "predictor",
+        "planes",
+    ],
 )
 def test_tiff_that_would_be_misread_is_refused(samples, tags, word):
     fails(lambda: read(tiff_bytes(samples, **tags)), ImageError, "input", word)
@@ -238,7 +266,9 @@ def test_floats_beyond_0_and_1_are_kept(channels):
 LZW = [cv2.IMWRITE_TIFF_COMPRESSION, 5]
 
 
-@pytest.mark.parametrize("options", ["tiles", "zip", "zip of tiles", "planes", "planes of tiles", "big"])
+@pytest.mark.parametrize(
+    "options", ["tiles", "zip", "zip of tiles", "planes", "planes of tiles", "big"]
+)
 @pytest.mark.parametrize("dtype", ["uint16", "float16", "float32", "float64"])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_deep_tiff_of_other_programs(channels, dtype, options):
@@ -247,7 +277,11 @@ def test_deep_tiff_of_other_programs(channels, dtype, options):
     given = {
         "tiles": {"tile": (16, 32)},
         "zip": {"compression": "zlib", "predictor": 2 if integers else None, "rowsperstrip": 5},
-        "zip of tiles": {"compression": "zlib", "predictor": 2 if integers else None, "tile": (16, 16)},
+        "zip of tiles": {
+            "compression": "zlib",
+            "predictor": 2 if integers else None,
+            "tile": (16, 16),
+        },
         "planes": {"planarconfig": "separate"},
         "planes of tiles": {"planarconfig": "separate", "tile": (16, 16), "compression": "zlib"},
         "big": {"bigtiff": True, "byteorder": ">"},
@@ -262,11 +296,15 @@ def test_deep_tiff_of_other_programs(channels, dtype, options):
     if channels in {2, 4}:
         given["extrasamples"] = ["unassalpha"]
     file = io.BytesIO()
-    tifffile.imwrite(file, stored, photometric="rgb" if channels > 2 else "minisblack", metadata=None, **given)
+    tifffile.imwrite(
+        file, stored, photometric="rgb" if channels > 2 else "minisblack", metadata=None, **given
+    )
     image = read(file.getvalue())
     assert image.pixels.dtype == ("uint16" if integers else "float32")
     samples = samples.astype(image.pixels.dtype)
-    np.testing.assert_array_equal(image.pixels, samples[..., :3] if channels > 2 else samples[..., 0])
+    np.testing.assert_array_equal(
+        image.pixels, samples[..., :3] if channels > 2 else samples[..., 0]
+    )
     if channels in {2, 4}:
         np.testing.assert_array_equal(image.alpha, samples[..., -1])
     else:
@@ -279,7 +317,9 @@ def test_deep_tiff_with_lzw(channels, dtype):
     samples = noise((20, 30, channels), dtype)
     swapped = samples[..., [2, 1, 0, 3][:channels]] if channels > 1 else samples
     image = read(cv2.imencode(".tif", np.ascontiguousarray(swapped), LZW)[1].tobytes())
-    np.testing.assert_array_equal(image.pixels, samples[..., :3] if channels > 1 else samples[..., 0])
+    np.testing.assert_array_equal(
+        image.pixels, samples[..., :3] if channels > 1 else samples[..., 0]
+    )
 
 
 def test_gray_with_alpha_of_16_bits_in_every_orientation():
@@ -299,7 +339,9 @@ def test_gray_of_32_bits_within_the_range_of_16():
 @pytest.mark.parametrize("maximum", [300, 4095, 65535])
 @pytest.mark.parametrize("kind", [b"P2", b"P3", b"P5", b"P6"])
 def test_deep_netpbm_of_any_maximum(kind, maximum):
-    samples = np.random.default_rng(0).integers(0, maximum + 1, (4, 5, 3 if kind in {b"P3", b"P6"} else 1))
+    samples = np.random.default_rng(0).integers(
+        0, maximum + 1, (4, 5, 3 if kind in {b"P3", b"P6"} else 1)
+    )
     plain = " ".join(map(str, samples.ravel())).encode().replace(b" ", b" # a comment 9\n", 3)
     raster = plain if kind in {b"P2", b"P3"} else samples.astype(">u2").tobytes()
     image = read(kind + b"\n# a comment\n5 4\n%d\n" % maximum + raster)
@@ -307,7 +349,9 @@ def test_deep_netpbm_of_any_maximum(kind, maximum):
     np.testing.assert_allclose(image.pixels, (samples / maximum * 65535).squeeze(), atol=0.5001)
 
 
-@pytest.mark.parametrize("profile", [None, b"", CMYK_PROFILE, RGB_PROFILE], ids=["none", "empty", "damaged", "rgb"])
+@pytest.mark.parametrize(
+    "profile", [None, b"", CMYK_PROFILE, RGB_PROFILE], ids=["none", "empty", "damaged", "rgb"]
+)
 @pytest.mark.parametrize("format", ["JPEG", "TIFF"])
 def test_cmyk_becomes_rgb_and_loses_its_profile(format, profile):
     inks = PIL.Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # red
@@ -319,14 +363,25 @@ def test_cmyk_becomes_rgb_and_loses_its_profile(format, profile):
 
 def press_profile():
     """A working CMYK profile of a press whose inks all print the same gray: each one darkens L* by 25."""
-    grid = b"".join(bytes([255 - 64 * bin(corner).count("1") + (corner == 15), 128, 128]) for corner in range(16))
+    grid = b"".join(
+        bytes([255 - 64 * bin(corner).count("1") + (corner == 15), 128, 128])
+        for corner in range(16)
+    )
     identity = bytes(range(256))
     matrix = struct.pack(">9i", *(65536 * (place % 4 == 0) for place in range(9)))
     table = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + matrix + identity * 4 + grid + identity * 3
     tags = struct.pack(">I4sII", 1, b"A2B0", 144, len(table)) + table
     return b"".join(
         [
-            struct.pack(">I4xI4s4s4s12x4s28x", 128 + len(tags), 0x02400000, b"prtr", b"CMYK", b"Lab ", b"acsp"),
+            struct.pack(
+                ">I4xI4s4s4s12x4s28x",
+                128 + len(tags),
+                0x02400000,
+                b"prtr",
+                b"CMYK",
+                b"Lab ",
+                b"acsp",
+            ),
             struct.pack(">III48x", 0xF6D6, 0x10000, 0xD32D),
             tags,
         ]
@@ -344,7 +399,9 @@ def test_ycck_jpeg():
     cyan_magenta_yellow, black = PIL.Image.new("RGB", (16, 16), (20, 200, 120)), 30
     luma = np.asarray(cyan_magenta_yellow.convert("YCbCr"))[0, 0].astype(int)
     # Pillow inverts what it saves as Adobe does; transform 2 in Adobe's marker then declares YCCK.
-    data = bytearray(pillow_bytes(PIL.Image.new("CMYK", (16, 16), (*(255 - luma).tolist(), black)), "JPEG"))
+    data = bytearray(
+        pillow_bytes(PIL.Image.new("CMYK", (16, 16), (*(255 - luma).tolist(), black)), "JPEG")
+    )
     data[data.index(b"Adobe") + 11] = 2
     expected = PIL.Image.new("CMYK", (1, 1), (20, 200, 120, 30)).convert("RGB").getpixel((0, 0))
     np.testing.assert_allclose(read(bytes(data)).pixels[8, 8], expected, atol=4)
@@ -352,7 +409,9 @@ def test_ycck_jpeg():
 
 def test_lab_becomes_rgb():
     srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
-    red = ImageCms.profileToProfile(PIL.Image.new("RGB", (4, 4), (200, 40, 30)), srgb, lab, outputMode="LAB")
+    red = ImageCms.profileToProfile(
+        PIL.Image.new("RGB", (4, 4), (200, 40, 30)), srgb, lab, outputMode="LAB"
+    )
     image = read(pillow_bytes(red, "TIFF"))
     np.testing.assert_allclose(image.pixels.reshape(-1, 3), [[200, 40, 30]] * 16, atol=4)
     assert image.notes == ("input: its LAB colours become RGB",)
@@ -364,13 +423,17 @@ def test_profile_of_another_colour_space_is_left_out():
     assert read(pillow_bytes(SCENE, "JPEG", icc_profile=RGB_PROFILE)).icc_profile == RGB_PROFILE
 
 
-@pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF", "GIF", "AVIF", "MPO", "TIFF deep", "HEIF"])
+@pytest.mark.parametrize(
+    "format", ["PNG", "WEBP", "TIFF", "GIF", "AVIF", "MPO", "TIFF deep", "HEIF"]
+)
 def test_first_frame_of_several_is_read_and_that_is_said(format):
     frames = [PIL.Image.new("RGB", (32, 24), (value, value, value)) for value in (40, 128, 255)]
     if format == "TIFF deep":
         data = io.BytesIO()
         tifffile.imwrite(
-            data, np.stack([np.full((24, 32, 3), v * 257, np.uint16) for v in (40, 255)]), photometric="rgb"
+            data,
+            np.stack([np.full((24, 32, 3), v * 257, np.uint16) for v in (40, 255)]),
+            photometric="rgb",
         )
         data = data.getvalue()
     else:
@@ -404,7 +467,12 @@ def test_orientation(format, orientation):
     else:
         exif = PIL.Image.Exif()
         exif[274] = orientation
-        options = {"PNG": {}, "JPEG": {"quality": 100}, "WEBP": {"lossless": True, "exact": True}, "TIFF": {}}
+        options = {
+            "PNG": {},
+            "JPEG": {"quality": 100},
+            "WEBP": {"lossless": True, "exact": True},
+            "TIFF": {},
+        }
         picture = PIL.Image.fromarray(np.dstack([stored, alpha]) if has_alpha else stored)
         image = read(pillow_bytes(picture, format, exif=exif, **options[format]))
     assert image.pixels.shape == seen.shape
@@ -414,7 +482,9 @@ def test_orientation(format, orientation):
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
-@pytest.mark.parametrize("exif", [b"", b"junk", b"II*\0\xff\xff\0\0", b"MM\0*\0\0\0\x08\0\x09\x01\x12"])
+@pytest.mark.parametrize(
+    "exif", [b"", b"junk", b"II*\0\xff\xff\0\0", b"MM\0*\0\0\0\x08\0\x09\x01\x12"]
+)
 def test_damaged_exif_is_as_none(format, exif):
     image = read(pillow_bytes(SCENE, format, exif=b"Exif\0\0" + exif))
     assert image.pixels.shape == (6, 9, 3)
@@ -425,14 +495,19 @@ def test_damaged_exif_is_as_none(format, exif):
 def test_exif_as_imagemagick_writes_it_into_png():
     block = exif_block(orientation=6)
     text = PIL.PngImagePlugin.PngInfo()
-    text.add_text("Raw profile type exif", "\n".join(["", "exif", str(len(block) + 6), (b"Exif\0\0" + block).hex()]))
+    text.add_text(
+        "Raw profile type exif",
+        "\n".join(["", "exif", str(len(block) + 6), (b"Exif\0\0" + block).hex()]),
+    )
     image = read(pillow_bytes(SCENE, "PNG", pnginfo=text))
     assert image.pixels.shape == (9, 6, 3)
     assert exif_facts(image.exif) == exif_facts(exif_block(thumbnail=False))
     assert image.text == {}
 
 
-@pytest.mark.parametrize("xmp", [b'<a tiff:Orientation="6"/>', b"<tiff:Orientation>6</tiff:Orientation>"])
+@pytest.mark.parametrize(
+    "xmp", [b'<a tiff:Orientation="6"/>', b"<tiff:Orientation>6</tiff:Orientation>"]
+)
 def test_orientation_of_xmp_counts_and_is_reset(xmp):
     image = read(pillow_bytes(SCENE, "JPEG", xmp=xmp))
     assert image.pixels.shape == (9, 6, 3)
@@ -548,7 +623,9 @@ def encoded_photos():
         photo = file.convert("RGB").resize((24, 32))
     deep = np.asarray(photo).astype(np.uint16) * 257
     rows = deep.astype(">u2").reshape(32, -1).view(np.uint8)
-    image = Image(deep, deep[..., 0], RGB_PROFILE, exif_block(), XMP, (300.0, 300.0), {"Comment": "Étude"})
+    image = Image(
+        deep, deep[..., 0], RGB_PROFILE, exif_block(), XMP, (300.0, 300.0), {"Comment": "Étude"}
+    )
     files = {
         "png16": png_bytes(rows, 16, 2),
         "tiff": tiff_bytes(np.asarray(photo)),
@@ -617,10 +694,14 @@ def test_png_of_whole_chunks_with_too_few_samples(bits, monkeypatch):
 def test_mutated_files(count):
     """They give an image or a MambairError, within 10 seconds and 2 GB."""
     script = Path(__file__).parent / "fuzz_images.py"
-    run = subprocess.run([sys.executable, script, str(count)], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, script, str(count)], capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stdout[-200:] + run.stderr[-3000:]
     rows = [json.loads(line) for line in run.stdout.splitlines()]
     assert [row["name"] for row in rows] == list(PHOTOS)
     assert max(row["slowest"] for row in rows) < 10
     assert max(row["peak"] for row in rows) < 2 * 2**30
-    assert min(sum(row.get(word, 0) for row in rows) for word in ("read", "ImageError")) > 5 * len(rows)
+    assert min(sum(row.get(word, 0) for row in rows) for word in ("read", "ImageError")) > 5 * len(
+        rows
+    )

@@ -60,14 +60,21 @@ def test_tiff_is_read_by_others(monkeypatch, channels, dtype, big, order):
     pixels = noise((150, 31) if channels < 3 else (150, 31, 3), dtype)  # three strips
     alpha = noise((150, 31), dtype, seed=1) if channels in {2, 4} else None
     image = Image(
-        pixels, alpha, RGB_PROFILE if channels > 2 else GRAY_PROFILE, exif_block(order=order), XMP, (300, 300)
+        pixels,
+        alpha,
+        RGB_PROFILE if channels > 2 else GRAY_PROFILE,
+        exif_block(order=order),
+        XMP,
+        (300, 300),
     )
     data, notes = encode_image(image, "tiff")
     assert notes == []
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages[0]
         assert file.is_bigtiff == big
-        np.testing.assert_array_equal(page.asarray(), pixels if alpha is None else np.dstack([pixels, alpha]))
+        np.testing.assert_array_equal(
+            page.asarray(), pixels if alpha is None else np.dstack([pixels, alpha])
+        )
         assert page.tags[700].value == XMP
         assert page.tags[34675].value == image.icc_profile
         assert page.tags[315].value == "José"
@@ -80,14 +87,18 @@ def test_tiff_is_read_by_others(monkeypatch, channels, dtype, big, order):
     if dtype == "uint8":
         with PIL.Image.open(io.BytesIO(data)) as file:
             assert file.info["dpi"] == (300, 300)
-            np.testing.assert_array_equal(np.asarray(file), pixels if alpha is None else np.dstack([pixels, alpha]))
+            np.testing.assert_array_equal(
+                np.asarray(file), pixels if alpha is None else np.dstack([pixels, alpha])
+            )
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_deep_png_satisfies_pillow(channels):
     pixels = noise((150, 11, 3) if channels > 2 else (150, 11), "uint16")
     alpha = noise((150, 11), "uint16") if channels in {2, 4} else None
-    data, _ = encode_image(Image(pixels, alpha, RGB_PROFILE, exif_block(), XMP, (300, 200), TEXTS), "png")
+    data, _ = encode_image(
+        Image(pixels, alpha, RGB_PROFILE, exif_block(), XMP, (300, 200), TEXTS), "png"
+    )
     with PIL.Image.open(io.BytesIO(data)) as file:
         assert file.info["icc_profile"] == RGB_PROFILE
         assert file.info["dpi"] == pytest.approx((300, 200), rel=1e-4)
@@ -130,7 +141,12 @@ def test_resolution_goes_into_exif_where_there_is_no_other_place():
 
 def test_what_is_too_long_for_jpeg_is_left_out():
     long = Image(
-        noise((8, 8, 3)), None, None, exif_block(thumbnail=False), b"x" * 70_000, text={"Comment": "y" * 70_000}
+        noise((8, 8, 3)),
+        None,
+        None,
+        exif_block(thumbnail=False),
+        b"x" * 70_000,
+        text={"Comment": "y" * 70_000},
     )
     data, notes = encode_image(long, "jpg")
     assert "XMP" in notes[0]
@@ -142,7 +158,13 @@ def test_what_is_too_long_for_jpeg_is_left_out():
 
 
 def test_texts_with_a_tag_of_their_own_go_into_exif():
-    texts = {"Description": "Brücke", "Author": "Ōe", "Copyright": "©", "Software": "GIMP", "Title": "a\nb"}
+    texts = {
+        "Description": "Brücke",
+        "Author": "Ōe",
+        "Copyright": "©",
+        "Software": "GIMP",
+        "Title": "a\nb",
+    }
     for suffix in ("jpg", "webp", "tif", "avif", "heic"):
         data, notes = encode_image(Image(noise((32, 32, 3)), text=texts), suffix)
         assert notes == [notes[0]]
@@ -150,7 +172,9 @@ def test_texts_with_a_tag_of_their_own_go_into_exif():
         assert "'Title'" in notes[0]
         image = decode_image(data, "")
         main = exif_facts(image.exif)["main"]
-        assert [main[tag].encode("latin-1").decode() for tag in (270, 315, 33432, 305)] == [*texts.values()][:4]
+        assert [main[tag].encode("latin-1").decode() for tag in (270, 315, 33432, 305)] == [
+            *texts.values()
+        ][:4]
 
 
 @pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
@@ -166,7 +190,11 @@ def test_depth_is_reduced_by_rounding_and_said(tmp_path, suffix, dtype):
         assert len(notes) == 1
         assert str(path) in notes[0]
         assert dtype in notes[0]
-    lossy = WHITE[back.dtype.name] * 0.03 if suffix in {".jpg", ".jpeg", ".webp", ".avif", ".heic", ".heif"} else 0.502
+    lossy = (
+        WHITE[back.dtype.name] * 0.03
+        if suffix in {".jpg", ".jpeg", ".webp", ".avif", ".heic", ".heif"}
+        else 0.502
+    )
     exact = pixels.astype(float) / WHITE[dtype] * WHITE[back.dtype.name]
     assert np.abs(back - exact).max() <= lossy
 
@@ -211,6 +239,11 @@ def test_quality(tmp_path, suffix):
 def test_quality_that_makes_no_sense(tmp_path):
     image = Image(noise((4, 4)))
     for quality in (0, 101, -1):
-        fails(lambda quality=quality: encode_image(image, "jpg", quality), CallError, "1 to 100", str(quality))
+        fails(
+            lambda quality=quality: encode_image(image, "jpg", quality),
+            CallError,
+            "1 to 100",
+            str(quality),
+        )
     fails(lambda: write_image(tmp_path / "a.jpg", image, quality=0), CallError, "a.jpg", "1 to 100")
     assert "quality" in encode_image(image, "png", 50)[1][0]

@@ -47,7 +47,18 @@ SIZE = (24, 32)
 CHANNELS = {"gray": 1, "gray alpha": 2, "rgb": 3, "rgba": 4, "palette": 3, "cmyk": 4}
 HOLDS = {
     ".png": {"gray", "alpha", "gray alpha", "16", "icc", "exif", "xmp", "dpi", "text"},
-    ".tiff": {"gray", "alpha", "gray alpha", "16", "float", "icc", "exif", "xmp", "dpi", "some text"},
+    ".tiff": {
+        "gray",
+        "alpha",
+        "gray alpha",
+        "16",
+        "float",
+        "icc",
+        "exif",
+        "xmp",
+        "dpi",
+        "some text",
+    },
     ".jpg": {"gray", "icc", "exif", "xmp", "dpi", "comment", "some text"},
     ".webp": {"alpha", "icc", "exif", "xmp", "dpi", "some text"},
     ".avif": {"gray", "alpha", "icc", "exif", "xmp", "dpi", "some text"},
@@ -68,7 +79,11 @@ FILES = [
     *((".jpg", "uint8", kind) for kind in ("gray", "rgb", "cmyk")),
     *((".webp", "uint8", kind) for kind in ("rgb", "rgba")),
     *((".avif", "uint8", kind) for kind in (*(HOLDS[".avif"] & {"gray"}), "rgb", "rgba")),
-    *((".heic", dtype, kind) for dtype in ("uint8", "uint16") for kind in ("gray", "gray alpha", "rgb", "rgba")),
+    *(
+        (".heic", dtype, kind)
+        for dtype in ("uint8", "uint16")
+        for kind in ("gray", "gray alpha", "rgb", "rgba")
+    ),
     *((".bmp", "uint8", kind) for kind in ("gray", "rgb", "palette")),
     *((".ppm", dtype, kind) for dtype in ("uint8", "uint16") for kind in ("gray", "rgb")),
 ]
@@ -83,7 +98,9 @@ def foreign_file(suffix, dtype, kind):
     if kind in {"gray alpha", "rgba"}:
         samples[..., -1] = smooth(SIZE[::-1], dtype).T
     profile = GRAY_PROFILE if "gray" in kind else RGB_PROFILE
-    orientation = None if suffix == ".avif" else 1  # with one, Pillow would write an EXIF block of its own
+    orientation = (
+        None if suffix == ".avif" else 1
+    )  # with one, Pillow would write an EXIF block of its own
     block = exif_block(orientation, order=">" if kind == "gray" else "<")
     mode = "CMYK" if kind == "cmyk" else {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
     picture = PIL.Image.frombytes(mode, SIZE[::-1], samples.tobytes()) if dtype == "uint8" else None
@@ -105,7 +122,10 @@ def foreign_file(suffix, dtype, kind):
         rows = samples.astype(">u2").reshape(SIZE[0], -1).view(np.uint8)
         return png_bytes(rows, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], *chunks), samples
     if suffix == ".tiff":
-        tags = {f"_{tag}": value for tag, value in exif_tags().items()} | {"_700": XMP, "_34675": profile}
+        tags = {f"_{tag}": value for tag, value in exif_tags().items()} | {
+            "_700": XMP,
+            "_34675": profile,
+        }
         if kind == "palette":
             palette = np.array(picture.getpalette("RGB"), np.uint16).reshape(-1, 3)
             colours = np.zeros((256, 3), np.uint16)
@@ -146,11 +166,15 @@ def expected_image(suffix, dtype, kind, samples):
         pixels, alpha = samples[..., :-1], samples[..., -1]
     pixels = pixels[..., 0] if "gray" in kind else pixels
     text = TEXTS if "text" in has else {"Comment": TEXTS["Comment"]} if "comment" in has else {}
-    notes = ["its samples of 16 bits are reduced to 8"] * (dtype == "uint16") + ["its CMYK colours become RGB"]
+    notes = ["its samples of 16 bits are reduced to 8"] * (dtype == "uint16") + [
+        "its CMYK colours become RGB"
+    ]
     return Image(
         pixels,
         alpha,
-        {"rgb": RGB_PROFILE, "gray": GRAY_PROFILE}["gray" if "gray" in kind else "rgb"] if "icc" in has else None,
+        {"rgb": RGB_PROFILE, "gray": GRAY_PROFILE}["gray" if "gray" in kind else "rgb"]
+        if "icc" in has
+        else None,
         exif_block() if "exif" in has else None,
         XMP if "xmp" in has else None,
         (300, 300) if "dpi" in has else None,
@@ -181,10 +205,14 @@ def expected_copy(image, suffix):
         pixels, profile = np.dstack([pixels] * 3), None
         words.append("no gray")
     fields = {"icc": profile, "exif": exif, "xmp": image.xmp, "dpi": image.dpi}
-    lost = profile is not image.icc_profile or any(value and what not in has for what, value in fields.items())
+    lost = profile is not image.icc_profile or any(
+        value and what not in has for what, value in fields.items()
+    )
     if "text" not in has:
         text = {key: value for key, value in text.items() if key == "Comment" and "comment" in has}
-        lost |= bool(image.text.keys() - text.keys() - ({"Software"} if "some text" in has else set()))
+        lost |= bool(
+            image.text.keys() - text.keys() - ({"Software"} if "some text" in has else set())
+        )
     if "exif" in has and image.dpi and suffix not in {".png", ".jpg"}:
         exif = exif or b"of the resolution"
     return (
@@ -223,7 +251,11 @@ def test_nothing_is_lost(suffix, dtype, kind):
     data, samples = foreign_file(suffix, dtype, kind)
     image = decode_image(data, "input")
     read_as = "uint8" if kind == "cmyk" else dtype
-    tolerance = {"uint16": 0.015, "uint8": 0.03}[dtype] if suffix in LOSSY - {".webp"} or kind == "cmyk" else 0
+    tolerance = (
+        {"uint16": 0.015, "uint8": 0.03}[dtype]
+        if suffix in LOSSY - {".webp"} or kind == "cmyk"
+        else 0
+    )
     expected = expected_image(suffix, dtype, kind, samples)
     check(image, expected, read_as, tolerance)
     assert image.notes == expected.notes
@@ -283,7 +315,9 @@ def test_failure_leaves_everything_as_it_was(tmp_path, monkeypatch, existing, pl
         with pytest.raises(KeyboardInterrupt):
             write_image(path, Image(noise((4, 4))))
     else:
-        fails(lambda: write_image(path, Image(noise((4, 4)))), ImageError, "out.png", "No space left")
+        fails(
+            lambda: write_image(path, Image(noise((4, 4)))), ImageError, "out.png", "No space left"
+        )
     monkeypatch.undo()
     assert [entry.name for entry in tmp_path.iterdir()] == (["out.png"] if existing else [])
     if existing:
@@ -340,7 +374,9 @@ def test_check_writable(tmp_path, monkeypatch):
         ("x" * 300 + ".png", ImageError, ["File name too long"]),
     ):
         if name == "loop.png":
-            with contextlib.suppress(ImageError):  # from Python 3.13 on, a loop is replaced like a dangling link
+            with contextlib.suppress(
+                ImageError
+            ):  # from Python 3.13 on, a loop is replaced like a dangling link
                 check_writable(tmp_path / name)
             continue
         fails(lambda name=name: check_writable(tmp_path / name), error, *words)
@@ -361,6 +397,10 @@ def test_size_limits_of_formats(tmp_path):
         write_image(path, Image(np.zeros((32, limit), np.uint8)))
         assert read_image(path).pixels.shape[:2] == (32, limit)
         check_writable(path, (1, limit))
-        fails(lambda path=path, limit=limit: check_writable(path, (limit + 1, 1)), CallError, str(limit))
+        fails(
+            lambda path=path, limit=limit: check_writable(path, (limit + 1, 1)),
+            CallError,
+            str(limit),
+        )
         large = Image(np.zeros((1, limit + 1), np.uint8))
         fails(lambda path=path, large=large: write_image(path, large), CallError, str(limit))

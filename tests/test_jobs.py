@@ -38,7 +38,11 @@ def test_a_tree_is_mirrored_in_natural_order():
 
 def test_several_inputs():
     make("a/x.png", "b/x.png", "b/y.png", "c/b/y.png", "z.png")
-    assert targets(["a", "b"], "o") == {"a/x.png": "o/a/x.png", "b/x.png": "o/b/x.png", "b/y.png": "o/b/y.png"}
+    assert targets(["a", "b"], "o") == {
+        "a/x.png": "o/a/x.png",
+        "b/x.png": "o/b/x.png",
+        "b/y.png": "o/b/y.png",
+    }
     assert targets(["z.png", "a"], "o") == {"a/x.png": "o/a/x.png", "z.png": "o/z.png"}
     assert targets(["a/x.png", "./a/x.png", "a"], "o") == {"a/x.png": "o/x.png"}  # once
     assert targets(["a/x.png", "b/x.png"], "o") == {"a/x.png": "o/x.png", "b/x.png": "o/x.png.png"}
@@ -72,7 +76,9 @@ def test_inputs_of_one_name_do_not_collide(options, expected):
 
 def test_names_differ_also_where_the_case_is_ignored():
     make("in/a.png", "in/A.png", "in/Ä.gif", "in/ä.bmp")
-    assert len({name.casefold() for name in targets(["in"], "o").values()}) == len(list(Path("in").iterdir()))
+    assert len({name.casefold() for name in targets(["in"], "o").values()}) == len(
+        list(Path("in").iterdir())
+    )
 
 
 def test_the_output_folder_is_not_read_again():
@@ -92,12 +98,24 @@ def test_the_output_folder_is_not_read_again():
 def test_never_over_an_input(how):
     make("in/a.png", "b.png")
     if how == "itself":
-        calls = [(["in/a.png", "b.png"], "in"), (["in"], "o"), (["b.png"], "./in/../b.png"), (["b.png"], "./")]
+        calls = [
+            (["in/a.png", "b.png"], "in"),
+            (["in"], "o"),
+            (["b.png"], "./in/../b.png"),
+            (["b.png"], "./"),
+        ]
         Path("o").symlink_to("in")
     else:
         Path("o").mkdir()
-        getattr(Path("o/a.png"), f"{how}link_to".replace("symbolic", "sym"))(Path("in/a.png").resolve())
-        calls = [(["in"], "o"), (["in/a.png"], "o"), (["in/a.png"], "o/a.png"), (["in/a.png", "b.png"], "o/")]
+        getattr(Path("o/a.png"), f"{how}link_to".replace("symbolic", "sym"))(
+            Path("in/a.png").resolve()
+        )
+        calls = [
+            (["in"], "o"),
+            (["in/a.png"], "o"),
+            (["in/a.png"], "o/a.png"),
+            (["in/a.png", "b.png"], "o/"),
+        ]
     for inputs, output in calls:
         with pytest.raises(CallError, match=r"is the (input itself|folder of the inputs)"):
             find_jobs(inputs, output)
@@ -108,10 +126,20 @@ def test_globs():
     make("in/a.png", "in/b.jpg", "in/trip/c.jpg", "in/trip/d.png", "z.png")
     assert list(targets(["in"], "o", globs=["*.jpg"])) == ["in/b.jpg", "in/trip/c.jpg"]
     assert list(targets(["in"], "o", globs=["trip/*"])) == ["in/trip/c.jpg", "in/trip/d.png"]
-    assert list(targets(["in", "z.png"], "o", globs=["a*", "[d]*"])) == ["in/a.png", "in/trip/d.png", "z.png"]
+    assert list(targets(["in", "z.png"], "o", globs=["a*", "[d]*"])) == [
+        "in/a.png",
+        "in/trip/d.png",
+        "z.png",
+    ]
     make("in/a.gif")
-    assert targets(["in"], "o", globs=["*.gif"]) == {"in/a.gif": "o/a.gif.png"}  # as without the glob
-    fails(lambda: find_jobs(["in"], "o", globs=["*.bmp", ""]), CallError, "in: there is no image that matches --glob")
+    assert targets(["in"], "o", globs=["*.gif"]) == {
+        "in/a.gif": "o/a.gif.png"
+    }  # as without the glob
+    fails(
+        lambda: find_jobs(["in"], "o", globs=["*.bmp", ""]),
+        CallError,
+        "in: there is no image that matches --glob",
+    )
 
 
 def test_one_file():
@@ -125,7 +153,11 @@ def test_one_file():
     assert targets(["p/a.b.png"], "out.tif", default_suffix="_x2") == {"p/a.b.png": "out.tif"}
     assert find_jobs(["p/a.b.png"], "out.tif")[1] is None
     for options in ({"suffix": "x"}, {"format": "tif"}):
-        fails(lambda options=options: find_jobs(["p/a.b.png"], "o.tif", **options), CallError, "leave out --suffix")
+        fails(
+            lambda options=options: find_jobs(["p/a.b.png"], "o.tif", **options),
+            CallError,
+            "leave out --suffix",
+        )
 
 
 def test_pipes(monkeypatch):

@@ -31,7 +31,11 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_pointwise_is_a_linear_layer(shape, with_bias):
     torch.manual_seed(0)
-    inputs = [torch.randn(shape), torch.randn(9, shape[-1]), *([torch.randn(9)] if with_bias else [])]
+    inputs = [
+        torch.randn(shape),
+        torch.randn(9, shape[-1]),
+        *([torch.randn(9)] if with_bias else []),
+    ]
     inputs = [v.requires_grad_() for v in inputs]
     assert_same(gradients(pointwise, inputs), gradients(F.linear, [v.double() for v in inputs]))
     with torch.no_grad():
@@ -54,7 +58,9 @@ def test_pointwise_module_is_a_convolution(bias):
     torch.testing.assert_close(to_image(torch.cat(halves, 3)), expected)
 
 
-@pytest.mark.parametrize(("scale", "keys"), [(1, []), (2, [0]), (3, [0]), (4, [0, 2]), (8, [0, 2, 4])])
+@pytest.mark.parametrize(
+    ("scale", "keys"), [(1, []), (2, [0]), (3, [0]), (4, [0, 2]), (8, [0, 2, 4])]
+)
 def test_pixel_shuffle(scale, keys):
     module = pixel_shuffle(5, scale)
     assert module(torch.randn(1, 5, 3, 4)).shape == (1, 5, 3 * scale, 4 * scale)
@@ -78,7 +84,9 @@ def test_dilated_depthwise_has_the_gradients_of_the_plain_convolution(size):
         return F.conv2d(x, w, b, padding=2, dilation=2, groups=5)
 
     inputs = [image, module.weight, module.bias]
-    assert_same(gradients(lambda *_: module(image), inputs), gradients(plain, [v.double() for v in inputs]))
+    assert_same(
+        gradients(lambda *_: module(image), inputs), gradients(plain, [v.double() for v in inputs])
+    )
 
 
 def test_tokens_and_image_are_views():

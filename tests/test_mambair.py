@@ -64,10 +64,14 @@ def test_detect_refuses_other_networks():
     ],
 )
 def test_light_parameter_counts(form, expand, scale, parameters):
-    config = MambaIRConfig(60, (6, 6, 6, 6), 10 if form == "light_c" else 16, expand, form, "pixelshuffledirect", scale)
+    config = MambaIRConfig(
+        60, (6, 6, 6, 6), 10 if form == "light_c" else 16, expand, form, "pixelshuffledirect", scale
+    )
     assert sum(p.numel() for p in MambaIR(config).parameters()) == parameters
 
 
-@pytest.mark.parametrize(("scale", "parameters"), [(2, 20_421_863), (3, 20_606_503), (4, 20_569_575)])
+@pytest.mark.parametrize(
+    ("scale", "parameters"), [(2, 20_421_863), (3, 20_606_503), (4, 20_569_575)]
+)
 def test_classic_parameter_counts(scale, parameters):
     assert sum(p.numel() for p in MambaIR(MambaIRConfig(upscale=scale)).parameters()) == parameters

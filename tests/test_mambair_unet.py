@@ -18,14 +18,18 @@ def test_the_published_net():
     assert detect(state) == MambaIRUNetConfig()
 
 
-@pytest.mark.parametrize("changes", [{}, {"dim": 24, "blocks": (1, 2, 2, 3), "d_state": 8}, {"expand": 1.3}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"dim": 24, "blocks": (1, 2, 2, 3), "d_state": 8}, {"expand": 1.3}], ids=str
+)
 def test_detect_recognises_small_nets(changes):
     config = replace(FORMS["unet"], **changes)
     state = published(config).state_dict()
     found = detect(state)
     assert found is not None
     assert replace(found, expand=config.expand) == config
-    assert [found.inner(width) for width in (8, 16, 48, 64)] == [config.inner(width) for width in (8, 16, 48, 64)]
+    assert [found.inner(width) for width in (8, 16, 48, 64)] == [
+        config.inner(width) for width in (8, 16, 48, 64)
+    ]
 
 
 @pytest.mark.parametrize("form", ["light_c", "classic", "derain", "real_sr"])

@@ -28,7 +28,9 @@ def test_a_second_run_does_only_what_is_left():
     assert statuses(first) == {"a.png": "ok", "b.png": "ok", "d.png": "ok"}
     assert files_in() == [MANIFEST, "a.png", "b.png", "c/d.png"]
     for name, seed in (("a.png", 0), ("b.png", 1), ("c/d.png", 2)):
-        np.testing.assert_array_equal(read_image(Path("out", name)).pixels, doubled(pixels_of(seed)))
+        np.testing.assert_array_equal(
+            read_image(Path("out", name)).pixels, doubled(pixels_of(seed))
+        )
     before = {name: (Path("out") / name).stat().st_mtime_ns for name in files_in()}
     second = run(restorer=Doubler(at_work=pytest.fail))
     assert set(statuses(second).values()) == {"skipped"}
@@ -68,11 +70,21 @@ def test_what_a_record_tells():
     Path("in/b.png").write_text("no image")
     run()
     good, bad = lines()
-    assert (good["input"], good["output"], good["status"], good["error"]) == ("in/a.png", "a.png", "ok", None)
+    assert (good["input"], good["output"], good["status"], good["error"]) == (
+        "in/a.png",
+        "a.png",
+        "ok",
+        None,
+    )
     assert (good["size_in"], good["size_out"], good["tiles"]) == ([16, 16], [32, 32], 1)
     assert 0 < good["seconds"] < 60
     state = Path("in/a.png").stat()
-    assert good["key"] == {"name": "a.png", "bytes": state.st_size, "mtime_ns": state.st_mtime_ns, **SETTINGS}
+    assert good["key"] == {
+        "name": "a.png",
+        "bytes": state.st_size,
+        "mtime_ns": state.st_mtime_ns,
+        **SETTINGS,
+    }
     assert (bad["output"], bad["status"], bad["size_out"]) == ("b.png", "failed", None)
     assert bad["error"].startswith("in/b.png: not an image")
     assert statuses(run()) == {"a.png": "skipped", "b.png": "failed"}
@@ -80,7 +92,8 @@ def test_what_a_record_tells():
 
 
 @pytest.mark.parametrize(
-    "tail", [b"", b'{"output": "b.p', b"\xff\x00\n[1]\n3\nnull\n{}\n\n", b'{"output": []}\n', b"\n\n"]
+    "tail",
+    [b"", b'{"output": "b.p', b"\xff\x00\n[1]\n3\nnull\n{}\n\n", b'{"output": []}\n', b"\n\n"],
 )
 def test_a_damaged_manifest_loses_only_what_is_damaged(tail):
     make("in/a.png", "in/b.png")
@@ -95,7 +108,11 @@ def test_a_damaged_manifest_loses_only_what_is_damaged(tail):
 
 def test_a_manifest_that_cannot_be_read():
     Path("out", MANIFEST).mkdir(parents=True)
-    fails(lambda: Manifest(Path("out"), {}), ImageError, f"out/{MANIFEST}: cannot be read: Is a directory")
+    fails(
+        lambda: Manifest(Path("out"), {}),
+        ImageError,
+        f"out/{MANIFEST}: cannot be read: Is a directory",
+    )
 
 
 def test_many_append_at_once():
@@ -115,7 +132,9 @@ def test_many_append_at_once():
     for thread in threads:
         thread.join()
     Manifest(Path("out"), {}).compact()
-    assert [line["output"] for line in lines()] == sorted(f"{t} {i}" for t in range(4) for i in range(25))
+    assert [line["output"] for line in lines()] == sorted(
+        f"{t} {i}" for t in range(4) for i in range(25)
+    )
     assert files_in() == [MANIFEST]
 
 
@@ -129,7 +148,11 @@ def kill_and_finish(generator):
     manifest = Path("out", MANIFEST)
     process = start()
     after = generator.randrange(len(names))  # so many lines
-    while process.poll() is None and after and not (manifest.exists() and manifest.read_bytes().count(b"\n") >= after):
+    while (
+        process.poll() is None
+        and after
+        and not (manifest.exists() and manifest.read_bytes().count(b"\n") >= after)
+    ):
         time.sleep(0.001)
     time.sleep(generator.uniform(0, 0.02 if after else 2))
     process.kill()

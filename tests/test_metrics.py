@@ -108,7 +108,9 @@ def test_scores_by_channel():
     assert scores(a, b, channel="y", border=3) == (psnr_y(a, b, border=3), ssim_y(a, b, border=3))
     decibels, similarity = scores(a, b, channel="rgb", border=3)
     assert decibels == psnr(a, b, border=3)
-    assert similarity == pytest.approx(np.mean([ssim(a[..., c], b[..., c], border=3) for c in range(3)]))
+    assert similarity == pytest.approx(
+        np.mean([ssim(a[..., c], b[..., c], border=3) for c in range(3)])
+    )
     gray = a[..., 0], b[..., 0]
     assert scores(*gray, channel="gray", border=0) == (psnr(*gray), ssim(*gray))
     assert scores(a, a, channel="rgb", border=0) == (math.inf, 1)
@@ -142,6 +144,10 @@ def test_without_scikit_image(monkeypatch):
     a = noise(12, 12, 3)
     check_ssim()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    for call in (check_ssim, lambda: ssim_y(a, a, border=0), lambda: scores(a, a, channel="rgb", border=0)):
+    for call in (
+        check_ssim,
+        lambda: ssim_y(a, a, border=0),
+        lambda: scores(a, a, channel="rgb", border=0),
+    ):
         fails(call, CallError, "SSIM needs", "pip install 'mambair[bench]'")
     assert psnr_y(a, a, border=0) == math.inf

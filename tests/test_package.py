@@ -22,7 +22,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mambair_cli"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 MODULES = sorted(PACKAGE.rglob("*.py"))
-every_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+every_module = pytest.mark.parametrize(
+    "path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE))
+)
 
 # Each part imports only from the layers before its own; folders also from themselves.
 LAYERS = (
@@ -60,8 +62,12 @@ def imports(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            package = ["mambair_cli", *path.relative_to(PACKAGE).parts[:-1]][: -node.level + 1 or None]
-            base = ".".join([*(package if node.level else []), *([node.module] if node.module else [])])
+            package = ["mambair_cli", *path.relative_to(PACKAGE).parts[:-1]][
+                : -node.level + 1 or None
+            ]
+            base = ".".join(
+                [*(package if node.level else []), *([node.module] if node.module else [])]
+            )
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
@@ -95,7 +101,11 @@ def test_imports_are_read_right(tmp_path, monkeypatch):
 def test_dependencies_point_downwards(path):
     part = part_of(path)
     if part == "__init__":
-        assert own_parts(path) == {"registry", "runtime", "engine"}  # engine only when it is asked for
+        assert own_parts(path) == {
+            "registry",
+            "runtime",
+            "engine",
+        }  # engine only when it is asked for
         return
     above = {other for other in own_parts(path) if LAYER[other] >= LAYER[part]}
     assert above <= ({part} if path.parent != PACKAGE else set())
@@ -104,7 +114,9 @@ def test_dependencies_point_downwards(path):
 @pytest.mark.parametrize("name", ["mambair_cli", *(f"mambair_cli.{part}" for part in LIGHT)])
 def test_light_modules_import_nothing_heavy(name):
     program = f"import sys, {name}; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert name in done.stdout.split()
     assert not HEAVY & set(done.stdout.split())
 
@@ -114,9 +126,17 @@ def test_the_package_imports_its_dependencies_and_nothing_else():
     distributions |= {"pillow_heif": "pillow-heif", "mamba_ssm": "mamba-ssm", "yaml": "pyyaml"}
     distributions |= {"skimage": "scikit-image"}
     imported = {name.split(".")[0] for path in MODULES for name in imports(path)}
-    imported -= {"mambair_cli", "tomllib", "triton", *sys.stdlib_module_names}  # triton comes with torch for GPUs
+    imported -= {
+        "mambair_cli",
+        "tomllib",
+        "triton",
+        *sys.stdlib_module_names,
+    }  # triton comes with torch for GPUs
     extras = PROJECT["project"]["optional-dependencies"]
-    required = [PROJECT["project"]["dependencies"], *(extras[name] for name in extras if name != "test")]
+    required = [
+        PROJECT["project"]["dependencies"],
+        *(extras[name] for name in extras if name != "test"),
+    ]
     declared = {re.match(r"[\w-]+", line)[0] for lines in required for line in lines}
     imported.add("tensorboard")  # by torch.utils.tensorboard
     assert {distributions.get(name, name) for name in imported} == declared
@@ -127,7 +147,9 @@ def test_nothing_of_triton_is_imported_where_it_does_not_run():
     program = "import sys; sys.modules |= dict.fromkeys(['triton', 'mamba_ssm'])\n"  # both fail to be imported
     program += "from mambair_cli.ops import BACKENDS, resolve_backend\nfrom mambair_cli.doctor import report\n"
     program += "report(); print(resolve_backend('auto', 'cpu').name, 'mambair_cli.ops.scan_triton' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == ["numba", "False"]
 
 
@@ -142,16 +164,25 @@ def test_every_module_has_its_tests(path):
     names = {"__init__": "package", "__main__": "cli"}
     if path.stem == "__init__" and path.parent != PACKAGE:
         return  # only names what the folder offers
-    prefixes = {"commands": "commands_", "training": "training_", "bench": "bench_", "figures": "bench_"}
+    prefixes = {
+        "commands": "commands_",
+        "training": "training_",
+        "bench": "bench_",
+        "figures": "bench_",
+    }
     prefix = prefixes.get(path.parent.name, "")  # as other modules have the same names
     assert (ROOT / "tests" / f"test_{prefix}{names.get(path.stem, path.stem)}.py").is_file()
 
 
 @pytest.mark.parametrize(
-    "command", [["ruff", "check"], ["ruff", "format", "--check", "mambair_cli", "tests"], ["mypy"]], ids=" ".join
+    "command",
+    [["ruff", "check"], ["ruff", "format", "--check", "mambair_cli", "tests"], ["mypy"]],
+    ids=" ".join,
 )
 def test_checkers_are_content(command):
-    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -162,7 +193,9 @@ def test_the_changelog_begins_with_this_version():
 
 def test_what_ships():
     wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert wheel["force-include"] == {"weights": "mambair_cli/weights"}  # where `bundled_folder` looks first
+    assert wheel["force-include"] == {
+        "weights": "mambair_cli/weights"
+    }  # where `bundled_folder` looks first
     assert wheel["packages"] == ["mambair_cli"]
     assert PROJECT["project"]["scripts"] == {"mambair": "mambair_cli.cli:main"}
 
@@ -176,6 +209,10 @@ def test_the_wheel(tmp_path):
     with zipfile.ZipFile(wheel) as file:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
     expected = {path.relative_to(ROOT).as_posix() for path in (*MODULES, *RECIPES.glob("*.toml"))}
-    expected |= {path.relative_to(ROOT).as_posix() for kind in ("csv", "html") for path in PACKAGE.rglob(f"*.{kind}")}
+    expected |= {
+        path.relative_to(ROOT).as_posix()
+        for kind in ("csv", "html")
+        for path in PACKAGE.rglob(f"*.{kind}")
+    }
     expected |= {f"mambair_cli/weights/{path.name}" for path in (ROOT / "weights").iterdir()}
     assert names == expected

@@ -18,7 +18,11 @@ def two_ranks():
     """The environments of two processes that share the work."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        common = {
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free.getsockname()[1]),
+        }
     return [{**common, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
 
 
@@ -28,8 +32,14 @@ def test_processes_share_the_files():
     for name in ("2.png", "5.png"):
         Path("in", name).write_text("no image")
     run(["in/0.png"], "out/")
-    (zero, told), (one, untold) = (end(process) for process in [start(**ranks) for ranks in two_ranks()])
-    statuses = dict.fromkeys(names, "ok") | {"0.png": "skipped", "2.png": "failed", "5.png": "failed"}
+    (zero, told), (one, untold) = (
+        end(process) for process in [start(**ranks) for ranks in two_ranks()]
+    )
+    statuses = dict.fromkeys(names, "ok") | {
+        "0.png": "skipped",
+        "2.png": "failed",
+        "5.png": "failed",
+    }
     assert (told, untold) == (statuses, {})
     assert {zero, one} == {3}  # 4 each of the 8 that are left, one of which is bad
     check_results(set(names) - {"2.png", "5.png"})
@@ -38,7 +48,11 @@ def test_processes_share_the_files():
 
 @pytest.mark.parametrize(
     "environment",
-    [{"RANK": "0", "WORLD_SIZE": "2"}, {"RANK": "x"}, {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}],
+    [
+        {"RANK": "0", "WORLD_SIZE": "2"},
+        {"RANK": "x"},
+        {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"},
+    ],
     ids=str,
 )
 def test_an_environment_that_is_not_complete(monkeypatch, environment):

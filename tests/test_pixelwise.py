@@ -11,13 +11,18 @@ def calls(monkeypatch):
     ran = []
     for name in ("layer_norm", "silu_"):
         kernel = getattr(pixelwise_numba, name)
-        monkeypatch.setattr(pixelwise_numba, name, lambda *v, n=name, k=kernel: ran.append(n) or k(*v))
+        monkeypatch.setattr(
+            pixelwise_numba, name, lambda *v, n=name, k=kernel: ran.append(n) or k(*v)
+        )
     return ran
 
 
 def inputs(dtype=torch.float32):
     torch.manual_seed(0)
-    return [v.to(dtype) for v in (torch.randn(2, 3, 4, 6), torch.randn(6), torch.randn(6), torch.randn(2, 3, 4, 6))]
+    return [
+        v.to(dtype)
+        for v in (torch.randn(2, 3, 4, 6), torch.randn(6), torch.randn(6), torch.randn(2, 3, 4, 6))
+    ]
 
 
 def chain(x, weight, bias, gate):
@@ -36,9 +41,16 @@ def test_without_gradients_the_back_end_decides(calls, backend):
 
 def test_with_gradients_pytorch_computes(calls):
     values = [v.requires_grad_() for v in inputs()]
-    for found, expected in ((layer_norm(*values), chain(*values)), (silu(values[0]), F.silu(values[0]))):
+    for found, expected in (
+        (layer_norm(*values), chain(*values)),
+        (silu(values[0]), F.silu(values[0])),
+    ):
         used = [v for v in values if v is values[0] or expected.grad_fn.name() == "MulBackward0"]
-        pairs = zip(torch.autograd.grad(found.sum(), used), torch.autograd.grad(expected.sum(), used), strict=True)
+        pairs = zip(
+            torch.autograd.grad(found.sum(), used),
+            torch.autograd.grad(expected.sum(), used),
+            strict=True,
+        )
         for a, b in pairs:
             torch.testing.assert_close(a, b)
     assert calls == []
@@ -67,12 +79,18 @@ def test_norms_of_half_precision_are_computed_in_that_of_the_weight(calls, half)
         found = layer_norm(*values)
     assert found.dtype == torch.float32
     expected = chain(*[v.double() for v in values])
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5 if 3 not in half else 0.01, atol=1e-5)
+    torch.testing.assert_close(
+        found.double(), expected, rtol=1e-5 if 3 not in half else 0.01, atol=1e-5
+    )
     assert calls == []
 
 
 def test_operations_are_registered_rightly():
     x, weight, bias, gate = inputs()
-    torch.library.opcheck(pixelwise._layer_norm_op, (x, weight, bias, gate), test_utils="test_schema")
-    torch.library.opcheck(pixelwise._layer_norm_op, (x, weight, bias, None), test_utils="test_faketensor")
+    torch.library.opcheck(
+        pixelwise._layer_norm_op, (x, weight, bias, gate), test_utils="test_schema"
+    )
+    torch.library.opcheck(
+        pixelwise._layer_norm_op, (x, weight, bias, None), test_utils="test_faketensor"
+    )
     torch.library.opcheck(pixelwise._silu_op, (x,), test_utils="test_schema")

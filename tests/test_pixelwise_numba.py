@@ -13,7 +13,11 @@ CHANNELS = sorted({1, 3, LANES - 1, LANES, LANES + 1, 60, 72})
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 5)])
 def test_layer_norm(channels, gated, shape):
     torch.manual_seed(0)
-    x, weight, bias = torch.randn(*shape, channels) * 3 + 10, torch.randn(channels), torch.randn(channels)
+    x, weight, bias = (
+        torch.randn(*shape, channels) * 3 + 10,
+        torch.randn(channels),
+        torch.randn(channels),
+    )
     gate = torch.randn_like(x) * 20 if gated else None
     before = x.clone()
     found = pixelwise_numba.layer_norm(x, weight, bias, gate, 1e-5)

@@ -40,14 +40,18 @@ def mean_streaks(rain, seeds=8):
 def direction(image):
     """Degrees from the vertical of the structures of an image, positive where their lower ends are on the left."""
     down, right = np.gradient(cv2.GaussianBlur(image, (0, 0), 2))
-    across = 0.5 * np.arctan2(2 * (down * right).mean(), (right**2 - down**2).mean())  # along the gradient
+    across = 0.5 * np.arctan2(
+        2 * (down * right).mean(), (right**2 - down**2).mean()
+    )  # along the gradient
     return np.degrees(across)
 
 
 def correlation(image, down, right):
     centred = image - image.mean()
     height, width = image.shape
-    return (centred[down:, right:] * centred[: height - down, : width - right]).mean() / centred.var()
+    return (
+        centred[down:, right:] * centred[: height - down, : width - right]
+    ).mean() / centred.var()
 
 
 @pytest.mark.parametrize("angle", [-60, -20, 0, 10, 45])
@@ -88,13 +92,21 @@ def test_density_and_width_give_the_share_that_is_covered():
     assert shares[1] / shares[0] == pytest.approx(2, rel=0.25)
     assert shares[2] / shares[1] == pytest.approx(2, rel=0.25)
     assert mean_streaks(replace(PLAIN, width=(3, 3))) == pytest.approx(mean_streaks(PLAIN), rel=0.2)
-    hit = np.mean([(streaks(replace(PLAIN, width=(2, 2), soft=(0, 0)), seed) > 0.01).mean() for seed in range(8)])
+    hit = np.mean(
+        [
+            (streaks(replace(PLAIN, width=(2, 2), soft=(0, 0)), seed) > 0.01).mean()
+            for seed in range(8)
+        ]
+    )
     assert 0.08 < hit < 0.16  # of a density of 0.1, with the soft edges
 
 
 def test_brightness_is_that_of_the_brightest_streaks():
     for brightness in (0.1, 0.5):
-        most = [streaks(replace(PLAIN, brightness=(brightness,) * 2, width=(3, 3)), s).max() for s in range(20)]
+        most = [
+            streaks(replace(PLAIN, brightness=(brightness,) * 2, width=(3, 3)), s).max()
+            for s in range(20)
+        ]
         assert max(most) <= brightness + 0.003
         assert max(most) > 0.85 * brightness
 
@@ -134,7 +146,10 @@ def test_anything_within_the_limits(seed):
     def drawn(name, low, high):
         if name == "layers":
             low, high = 0, 3  # time grows with them, nothing else
-        ends = sorted(rng.choice([low, high]) if rng.random() < 0.4 else rng.uniform(low, high) for _ in range(2))
+        ends = sorted(
+            rng.choice([low, high]) if rng.random() < 0.4 else rng.uniform(low, high)
+            for _ in range(2)
+        )
         return tuple(int(end) if name == "layers" else float(end) for end in ends)
 
     rain = Rain(**{name: drawn(name, *limits) for name, limits in Rain.LIMITS.items()})
@@ -142,7 +157,9 @@ def test_anything_within_the_limits(seed):
     result = rain(image, rng)
     assert result.shape == image.shape
     assert result.dtype == np.float32
-    assert np.array_equal(result, to_pixels(result) / np.float32(255))  # so within [0, 1] and no NaN
+    assert np.array_equal(
+        result, to_pixels(result) / np.float32(255)
+    )  # so within [0, 1] and no NaN
 
 
 def test_the_steepest_angles():
@@ -169,7 +186,10 @@ def test_heavy_rain_is_as_strong_as_that_of_rain100h_and_the_defaults_span_it():
     pixels = to_pixels(image)
 
     def scores(rain, count):
-        return [psnr_y(to_pixels(rain(image, np.random.default_rng(s))), pixels, border=0) for s in range(count)]
+        return [
+            psnr_y(to_pixels(rain(image, np.random.default_rng(s))), pixels, border=0)
+            for s in range(count)
+        ]
 
     assert np.mean(scores(HEAVY, 40)) == pytest.approx(13.5, abs=1.5)
     spread = scores(Rain(), 80)

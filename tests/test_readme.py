@@ -51,7 +51,12 @@ def test_an_array(scene):
 
 def test_a_folder(scene):
     run(EXAMPLES[1])
-    assert sorted(path.name for path in Path("photos").iterdir()) == ["a.png", "a_x2.png", "b.png", "b_x2.png"]
+    assert sorted(path.name for path in Path("photos").iterdir()) == [
+        "a.png",
+        "a_x2.png",
+        "b.png",
+        "b_x2.png",
+    ]
     assert size("photos/a_x2.png") == (48, 36)
 
 
@@ -73,6 +78,12 @@ def test_the_network_itself(scene):
     from mambair_cli import load_restorer
 
     run(EXAMPLES[4])
-    before, after = (load_restorer(name, device="cpu").model.state_dict() for name in ("tiny-x2", "tuned.pth"))
+    before, after = (
+        load_restorer(name, device="cpu").model.state_dict() for name in ("tiny-x2", "tuned.pth")
+    )
     assert before.keys() == after.keys()
-    assert all(not torch.equal(before[key], after[key]) for key in before if key.endswith("conv_first.weight"))
+    assert all(
+        not torch.equal(before[key], after[key])
+        for key in before
+        if key.endswith("conv_first.weight")
+    )

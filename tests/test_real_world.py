@@ -15,7 +15,9 @@ from mambair_cli.resize import downscale
 
 DATA = Path(__file__).parent / "data"
 
-HARMLESS = Pass(blur=(0.05, 0.05), resize=(1, 1), gaussian=(0, 0), poisson=(0, 0), quality=(100, 100))
+HARMLESS = Pass(
+    blur=(0.05, 0.05), resize=(1, 1), gaussian=(0, 0), poisson=(0, 0), quality=(100, 100)
+)
 
 
 def photo():
@@ -42,17 +44,27 @@ def test_results_are_scale_times_smaller_and_in_place(scale):
         assert result.shape == (101 // scale, 94 // scale, 3)
     truth = downscale(to_pixels(photo()), scale)
     results = [to_pixels(mild(photo(), rng(seed))) for seed in range(10)]
-    here, beside = (np.mean([psnr(r, np.roll(truth, by, axis)) for r in results for axis in (0, 1)]) for by in (0, 1))
+    here, beside = (
+        np.mean([psnr(r, np.roll(truth, by, axis)) for r in results for axis in (0, 1)])
+        for by in (0, 1)
+    )
     assert here > beside + 2
 
 
 def test_images_smaller_than_the_scale():
-    fails(lambda: RealWorld(4)(np.zeros((3, 9, 3), np.float32), rng()), ValueError, "at least 4 pixels", "(3, 9, 3)")
+    fails(
+        lambda: RealWorld(4)(np.zeros((3, 9, 3), np.float32), rng()),
+        ValueError,
+        "at least 4 pixels",
+        "(3, 9, 3)",
+    )
 
 
 @pytest.mark.parametrize("scale", [0, -1, 1.5, "2", None])
 def test_wrong_scales(scale):
-    fails(lambda: RealWorld(scale), CallError, "realworld: scale must be a whole number", repr(scale))
+    fails(
+        lambda: RealWorld(scale), CallError, "realworld: scale must be a whole number", repr(scale)
+    )
 
 
 def test_wrong_passes():
@@ -61,7 +73,13 @@ def test_wrong_passes():
 
 
 @pytest.mark.parametrize(
-    "worse", [{"blur": (3, 3)}, {"resize": (0.2, 0.2)}, {"gaussian": (30, 30), "poisson": (3, 3)}, {"quality": (5, 5)}]
+    "worse",
+    [
+        {"blur": (3, 3)},
+        {"resize": (0.2, 0.2)},
+        {"gaussian": (30, 30), "poisson": (3, 3)},
+        {"quality": (5, 5)},
+    ],
 )
 @pytest.mark.parametrize("which", ["first", "second"])
 def test_each_step_of_each_pass_does_harm(worse, which):
@@ -99,6 +117,9 @@ def test_the_sinc_kernel_cuts_frequencies_and_rings():
         cutoff = rng(seed).uniform(np.pi / 3, np.pi)
         middle = len(kernel) // 2
         ratio = kernel[middle, middle + 1] / kernel[middle, middle]
-        terms = [(-((cutoff / 2) ** 2)) ** k / (math.factorial(k) * math.factorial(k + 1)) for k in range(20)]
+        terms = [
+            (-((cutoff / 2) ** 2)) ** k / (math.factorial(k) * math.factorial(k + 1))
+            for k in range(20)
+        ]
         assert ratio == pytest.approx(sum(terms), abs=1e-4)  # J1(x) / (x / 2) by its series
         assert kernel.min() < 0

@@ -73,7 +73,9 @@ def test_a_row_says_what_the_model_is_for(row):
 @every_model
 def test_scores(row):
     """Networks that were trained for looks have none."""
-    assert all(10 < score.psnr < 60 and score.channel in ("Y", "RGB", "gray") for score in row.scores)
+    assert all(
+        10 < score.psnr < 60 and score.channel in ("Y", "RGB", "gray") for score in row.scores
+    )
     assert all(score.ssim is None or 0.5 < score.ssim < 1 for score in row.scores)
     assert bool(row.scores) == bool(row.measured or row.published)
     assert len({score.dataset for score in row.scores}) == len(row.scores)

@@ -174,4 +174,6 @@ def test_matlabs_own_images_bit_for_bit(scale):
     for path in high:
         low = SET5 / "LR_bicubic" / f"X{scale}" / f"{path.stem}x{scale}.png"
         ours = downscale(np.asarray(Image.open(path).convert("RGB")), scale)
-        np.testing.assert_array_equal(ours, np.asarray(Image.open(low).convert("RGB")), err_msg=path.stem)
+        np.testing.assert_array_equal(
+            ours, np.asarray(Image.open(low).convert("RGB")), err_msg=path.stem
+        )

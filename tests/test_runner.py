@@ -11,7 +11,9 @@ from restorers import SCENE, Local, as_type
 from mambair_cli.runner import Counter, Runner
 
 CPU = torch.device("cpu")
-CROPS = np.stack([as_type(SCENE, "float32"), as_type(SCENE[::-1], "float32"), as_type(SCENE[:, ::-1], "float32")])
+CROPS = np.stack(
+    [as_type(SCENE, "float32"), as_type(SCENE[::-1], "float32"), as_type(SCENE[:, ::-1], "float32")]
+)
 
 
 @pytest.mark.parametrize("ensemble", [False, True])
@@ -23,7 +25,9 @@ def test_tiles_of_a_batch_do_not_mix(form, channels, ensemble):
     scale = runner.model.config.upscale
     assert together.shape == (3, scale * SCENE.shape[0], scale * SCENE.shape[1], channels)
     for crop, result in zip(crops, together, strict=True):
-        np.testing.assert_allclose(result, runner.start(crop[None], torch.float32)()[0], rtol=0, atol=2e-6)
+        np.testing.assert_allclose(
+            result, runner.start(crop[None], torch.float32)()[0], rtol=0, atol=2e-6
+        )
 
 
 class Streams:
@@ -32,10 +36,14 @@ class Streams:
     def __init__(self, monkeypatch):
         self.log, empty = [], torch.empty
         monkeypatch.setattr(torch.Tensor, "pin_memory", lambda v: self.log.append("pinned") or v)
-        monkeypatch.setattr(torch.Tensor, "record_stream", lambda v, stream: self.log.append("kept"))
+        monkeypatch.setattr(
+            torch.Tensor, "record_stream", lambda v, stream: self.log.append("kept")
+        )
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "computing")
         monkeypatch.setattr(torch.cuda, "stream", self.within)
-        monkeypatch.setattr(torch, "empty", lambda *v, pin_memory=False, **k: empty(*v, **k).fill_(torch.nan))
+        monkeypatch.setattr(
+            torch, "empty", lambda *v, pin_memory=False, **k: empty(*v, **k).fill_(torch.nan)
+        )
 
     @contextlib.contextmanager
     def within(self, stream):
@@ -74,7 +82,10 @@ def test_a_call_may_be_recorded(monkeypatch):
 
     monkeypatch.setattr(runner.graphs, "function", function)
     runner.start(CROPS[:, :, :30], torch.bfloat16)()
-    assert seen == [((3, 3, 24, 30), torch.bfloat16, False), ((3, 3, 30, 24), torch.bfloat16, False)] * 4
+    assert (
+        seen
+        == [((3, 3, 24, 30), torch.bfloat16, False), ((3, 3, 30, 24), torch.bfloat16, False)] * 4
+    )
 
 
 @pytest.mark.parametrize("form", ["light_c", "classic", "derain"])

@@ -12,7 +12,9 @@ SPINNING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 def python(program, **variables):
     """What a program prints in a fresh interpreter: stdout and stderr."""
     environment = {k: v for k, v in os.environ.items() if k not in SPINNING} | variables
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
     return done.stdout, done.stderr
 
 
@@ -32,7 +34,9 @@ def test_spinning_is_limited_unless_the_user_decided(monkeypatch, users, result)
 
 
 def test_importing_the_package_limits_spinning_before_torch():
-    program = "import os, sys, mambair_cli; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    program = (
+        "import os, sys, mambair_cli; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    )
     assert python(program)[0].split() == ["2000", "False"]
 
 
@@ -56,7 +60,10 @@ print(faults(), faults())
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.confstr("CS_GNU_LIBC_VERSION") is None, reason="a setting of glibc")
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.confstr("CS_GNU_LIBC_VERSION") is None,
+    reason="a setting of glibc",
+)
 def test_freed_memory_is_used_again():
     def pages(keep):
         return [int(count) for count in python(FAULTS.replace("KEEP", str(keep)))[0].split()]

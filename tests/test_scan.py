@@ -48,11 +48,15 @@ def test_numba_and_reference_run_here():
 @pytest.mark.parametrize("name", RUNNABLE)
 @pytest.mark.parametrize("shape", [(5, 7), (1, 9), (9, 1), (1, 1)], ids=str)
 def test_named_back_end_runs_and_is_exact(ran, name, shape):
-    assert_within_bars(lambda *inputs: ss2d_scan(*inputs, backend=name), scan_inputs(*shape, batch=2))
+    assert_within_bars(
+        lambda *inputs: ss2d_scan(*inputs, backend=name), scan_inputs(*shape, batch=2)
+    )
     assert ran == [name]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str
+)
 def test_auto_takes_the_fastest_that_can_run(ran, dtype):
     y = ss2d_scan(*scan_inputs(3, 4, dtype=dtype))
     assert ran == ["reference" if dtype == torch.float64 else "numba"]
@@ -91,7 +95,10 @@ def test_auto_says_once_what_it_chose(caplog):
         ss2d_scan(*scan_inputs(2, 3, dtype=torch.float64))
     reasons = [
         "numba passed over: it computes in float32, not in float64",
-        *(f"{name} passed over: it runs on NVIDIA and AMD GPUs, not on cpu" for name in ("triton", "mamba-ssm")),
+        *(
+            f"{name} passed over: it runs on NVIDIA and AMD GPUs, not on cpu"
+            for name in ("triton", "mamba-ssm")
+        ),
     ]
     assert caplog.messages == ["; ".join(["scan back end on cpu: reference", *reasons])]
 
@@ -105,7 +112,10 @@ def test_auto_says_why_numba_did_not_compile(monkeypatch, caplog):
 
 @pytest.mark.parametrize(
     ("device", "dtype", "reason"),
-    [("cpu", torch.float64, "float32, not in float64"), ("cuda", torch.float32, "on the CPU, not on cuda")],
+    [
+        ("cpu", torch.float64, "float32, not in float64"),
+        ("cuda", torch.float32, "on the CPU, not on cuda"),
+    ],
 )
 def test_a_named_back_end_that_cannot_run_raises_the_reason(device, dtype, reason):
     with pytest.raises(BackendError, match=f"'numba' cannot be used: it .* {reason}"):
@@ -163,7 +173,10 @@ def test_triton_that_does_not_run_gives_the_first_line_of_the_reason(monkeypatch
     monkeypatch.setitem(sys.modules, "mambair_cli.ops.scan_triton", scan_triton)
     monkeypatch.setitem(sys.modules, "mamba_ssm", None)  # an import fails
     assert resolve_backend("auto", "cuda").name == "reference"
-    assert "triton passed over: it does not run here: RuntimeError: Failed to find C compiler.;" in caplog.text
+    assert (
+        "triton passed over: it does not run here: RuntimeError: Failed to find C compiler.;"
+        in caplog.text
+    )
     assert "mamba-ssm passed over: it cannot be imported here: ModuleNotFoundError: " in caplog.text
 
 
@@ -174,7 +187,9 @@ def test_auto_on_a_gpu_takes_triton_first(monkeypatch, missing, chosen):
         stand_in.try_out = lambda: None
         monkeypatch.setitem(sys.modules, f"mambair_cli.ops.{module}", stand_in)
         monkeypatch.setattr(f"mambair_cli.ops.{module}", stand_in, raising=False)
-    monkeypatch.setattr(scan.importlib.util, "find_spec", lambda name: None if name in missing else name)
+    monkeypatch.setattr(
+        scan.importlib.util, "find_spec", lambda name: None if name in missing else name
+    )
     assert resolve_backend("auto", "cuda").name == chosen
 
 

@@ -86,6 +86,8 @@ def test_non_contiguous_inputs(scan):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_on_a_gpu(shape):
     inputs = scan_inputs(**shape)
-    found = y_and_gradients(lambda *v: resolve_backend("mamba-ssm", "cuda").scan(*(w.cuda() for w in v)).cpu(), inputs)
+    found = y_and_gradients(
+        lambda *v: resolve_backend("mamba-ssm", "cuda").scan(*(w.cuda() for w in v)).cpu(), inputs
+    )
     for name, error in zip(("y", *NAMES), errors(found, definition(inputs)), strict=True):
         assert error <= (1e-5 if name == "y" else 1e-4), name

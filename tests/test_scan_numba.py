@@ -225,7 +225,10 @@ def test_operations_that_run():
 def test_operations_are_registered_rightly():
     inputs = scan_inputs(5, 7, batch=2)
     states = scan_numba.forward(*inputs, True)[1]
-    forward, backward = torch.ops.mambair.ss2d_scan_numba.default, torch.ops.mambair.ss2d_scan_numba_backward.default
+    forward, backward = (
+        torch.ops.mambair.ss2d_scan_numba.default,
+        torch.ops.mambair.ss2d_scan_numba_backward.default,
+    )
     torch.library.opcheck(forward, (*inputs, False))
     torch.library.opcheck(forward, (*[v.detach().requires_grad_() for v in inputs], True))
     torch.library.opcheck(backward, (torch.randn_like(inputs[0]), *inputs, states))
@@ -239,7 +242,9 @@ def test_a_compiled_graph_holds_the_operations():
 
 def test_a_second_derivative_is_refused():
     inputs = [v.requires_grad_() for v in scan_inputs(2, 3)]
-    (gradient,) = torch.autograd.grad(scan_numba_op(*inputs).square().sum(), inputs[:1], create_graph=True)
+    (gradient,) = torch.autograd.grad(
+        scan_numba_op(*inputs).square().sum(), inputs[:1], create_graph=True
+    )
     with pytest.raises(RuntimeError, match="no autograd formula"):
         gradient.sum().backward()
 
@@ -274,7 +279,9 @@ def measured(tmp_path_factory):
 
     def measure(environment):
         command = [sys.executable, "-W", "error", shared.__file__]
-        run = subprocess.run(command, env=base | environment, capture_output=True, text=True, check=False)
+        run = subprocess.run(
+            command, env=base | environment, capture_output=True, text=True, check=False
+        )
         assert run.returncode == 0, run.stderr
         return json.loads(run.stdout)
 

@@ -35,7 +35,9 @@ def by_hand(x, C, dt, B=None, D=None):
 @pytest.mark.parametrize("scan", EVERY_SCAN)
 def test_one_pixel(scan):
     # h = dt B x = 0.5 * 2 * B = B; sum of C h: 1*1 - 2*1 + 3*2 + 4*0.5 = 7; sum of D x: 0.25 * 2 = 0.5.
-    inputs = by_hand([[2.0]], [1.0, -1.0, 2.0, 0.5], 0.5, [1.0, 2.0, 3.0, 4.0], [1.0, 0.0, -1.0, 0.25])
+    inputs = by_hand(
+        [[2.0]], [1.0, -1.0, 2.0, 0.5], 0.5, [1.0, 2.0, 3.0, 4.0], [1.0, 0.0, -1.0, 0.25]
+    )
     assert scan(*inputs).item() == pytest.approx(7.5, rel=1e-6)
 
 
@@ -101,11 +103,23 @@ def test_gradients_are_those_of_finite_differences(scan, K):
 
 
 def test_gradients_across_chunks_are_those_of_finite_differences():
-    inputs = [v.requires_grad_() for v in scan_inputs(5, 7, channels=2, N=2, R=1, dtype=torch.float64)]
+    inputs = [
+        v.requires_grad_() for v in scan_inputs(5, 7, channels=2, N=2, R=1, dtype=torch.float64)
+    ]
     assert torch.autograd.gradcheck(ss2d_scan_vectorised, inputs, fast_mode=True)
 
 
-SIZES = [(1, 1), (1, 5), (5, 1), (3, 7), (1, CHUNK), (4, CHUNK // 4), (1, CHUNK + 1), (CHUNK - 1, 1), (9, 11)]
+SIZES = [
+    (1, 1),
+    (1, 5),
+    (5, 1),
+    (3, 7),
+    (1, CHUNK),
+    (4, CHUNK // 4),
+    (1, CHUNK + 1),
+    (CHUNK - 1, 1),
+    (9, 11),
+]
 
 
 @pytest.mark.parametrize("K", [1, 4])

@@ -9,9 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scan_inputs import FORWARD_ERROR, GRADIENT_ERROR, NAMES, definition, errors, scan_inputs, y_and_gradients
+from scan_inputs import (
+    FORWARD_ERROR,
+    GRADIENT_ERROR,
+    NAMES,
+    definition,
+    errors,
+    scan_inputs,
+    y_and_gradients,
+)
 
-triton = pytest.importorskip("triton", reason="triton is not installed: pip install 'mambair[test]' (on Linux)")
+triton = pytest.importorskip(
+    "triton", reason="triton is not installed: pip install 'mambair[test]' (on Linux)"
+)
 
 from mambair_cli.ops import resolve_backend, scan_triton  # noqa: E402
 
@@ -28,7 +38,14 @@ CASES = {
     "one direction": {"H": 3, "W": 5, "K": 1, "batch": 2, **SMALL},
     "odd channels, states and rank": {"H": 2, "W": 3, "channels": 5, "N": 3, "R": 3},
     "more channels than lanes": {"H": 2, "W": 5, "channels": 70, "N": 4, "R": 2, "K": 1},
-    "a channel a lane, under autocast": {"H": 2, "W": 5, **SMALL, "K": 1, "module": {"HELD": 0}, "autocast": True},
+    "a channel a lane, under autocast": {
+        "H": 2,
+        "W": 5,
+        **SMALL,
+        "K": 1,
+        "module": {"HELD": 0},
+        "autocast": True,
+    },
     "indices of 64 bits": {"H": 2, "W": 3, **SMALL, "module": {"LARGEST_INDEX": 0}},
     "float16": {"H": 2, "W": 5, **SMALL, "K": 1, "dtype": "float16"},
     "bfloat16": {"H": 2, "W": 5, **SMALL, "K": 1, "dtype": "bfloat16"},
@@ -41,8 +58,13 @@ LONG_CASES = {
     "long column": {"H": 150, "W": 2, **SMALL},
 }
 ROUNDING = {"float32": 0, "float16": 2**-11, "bfloat16": 2**-8}
-old = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7) and np.lib.NumpyVersion(np.__version__) >= "2.4.0"
-interpreter = pytest.mark.skipif(old, reason="the interpreter of Triton before 3.7 does not run with NumPy 2.4")
+old = (
+    tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7)
+    and np.lib.NumpyVersion(np.__version__) >= "2.4.0"
+)
+interpreter = pytest.mark.skipif(
+    old, reason="the interpreter of Triton before 3.7 does not run with NumPy 2.4"
+)
 
 
 def interpret(cases):
@@ -92,7 +114,14 @@ def test_softplus_and_its_derivative(interpreted):
 
 @pytest.mark.parametrize(
     ("lane_steps", "expected"),
-    [(1, 8), (64 * 64 * 36, 8), (256 * 256 * 36, 32), (16 * 64 * 64 * 36, 32), (1024 * 1024 * 36, 256), (2**40, 256)],
+    [
+        (1, 8),
+        (64 * 64 * 36, 8),
+        (256 * 256 * 36, 32),
+        (16 * 64 * 64 * 36, 32),
+        (1024 * 1024 * 36, 256),
+        (2**40, 256),
+    ],
 )
 def test_chunks_are_as_long_as_the_gpu_is_full(lane_steps, expected):
     assert scan_triton._chunk_length(lane_steps, 132, 32) == expected
@@ -105,7 +134,9 @@ def test_sequences_and_images():
         assert sequence.shape == (2, 16, 5)
         assert torch.equal(sequence[:, 12:], torch.zeros(2, 4, 5, dtype=torch.int64))
         assert torch.equal(scan_triton._image(sequence, 3, 4, columns), image)
-    assert torch.equal(scan_triton._sequence(image, True)[0, :4], image[0, [0, 1, 2, 0], [0, 0, 0, 1]])
+    assert torch.equal(
+        scan_triton._sequence(image, True)[0, :4], image[0, [0, 1, 2, 0], [0, 0, 0, 1]]
+    )
 
 
 def test_pairs_of_numbers_may_start_anywhere():

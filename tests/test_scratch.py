@@ -63,7 +63,9 @@ def test_a_full_disk_is_told_before_the_work(small_limit, monkeypatch, fallocate
     else:
         monkeypatch.delattr(os, "posix_fallocate")
         monkeypatch.setattr(os, "write", full)
-    fails(lambda: scratch.allocate((10, 1000), "float32"), RestorationError, "No space left", "TMPDIR")
+    fails(
+        lambda: scratch.allocate((10, 1000), "float32"), RestorationError, "No space left", "TMPDIR"
+    )
 
 
 def test_room_is_made_where_the_system_cannot_reserve(small_limit, monkeypatch):

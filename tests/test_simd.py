@@ -77,7 +77,9 @@ def largest_relative(found, expected):
 
 
 def test_exp2():
-    x, powers, _, _ = functions(np.concatenate([np.linspace(-126, 0, 200_000), np.linspace(0, 127, 50_000)]))
+    x, powers, _, _ = functions(
+        np.concatenate([np.linspace(-126, 0, 200_000), np.linspace(0, 127, 50_000)])
+    )
     assert largest_relative(powers, np.exp2(x)) < 1e-6
     whole = np.arange(-126, 128)
     assert np.array_equal(
@@ -96,7 +98,9 @@ def test_softplus():
     x, _, pluses, _ = functions(np.linspace(-20, 20, 200_000))
     assert largest_relative(pluses, np.logaddexp(0, x)) < 2e-6
     x, _, pluses, _ = functions([-80, -60, -40, 40, 60, 80, 1e4, 1e30])
-    assert largest_relative(pluses, np.logaddexp(0, x)) < 2e-5  # exp(-80) carries the rounding of 80 log2(e)
+    assert (
+        largest_relative(pluses, np.logaddexp(0, x)) < 2e-5
+    )  # exp(-80) carries the rounding of 80 log2(e)
     assert np.all(functions([-100, -1e4, -np.inf])[2] <= 2.0**-125)
 
 
@@ -186,7 +190,8 @@ def fill(out, value):
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("cannot cache function 'fill': no locator available"), OSError("disk full")]
+    "error",
+    [RuntimeError("cannot cache function 'fill': no locator available"), OSError("disk full")],
 )
 def test_kernels_compile_where_numba_cannot_cache(monkeypatch, caplog, error):
     njit, cached = simd.njit, []

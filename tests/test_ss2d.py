@@ -25,7 +25,9 @@ def module_and_tokens(H=5, W=7, width=20, inner=24, d_state=5, batch=2):
     return module, torch.randn(batch, H, W, width)
 
 
-def composed(tokens, in_proj, conv, conv_bias, x_proj, dt_weight, dt_bias, A_log, D, norm, shift, out_proj):
+def composed(
+    tokens, in_proj, conv, conv_bias, x_proj, dt_weight, dt_bias, A_log, D, norm, shift, out_proj
+):
     """SS2D step by step as in the published networks, each direction's projection on its own."""
     inner = len(conv)
     x, z = F.linear(tokens, in_proj).split(inner, -1)
@@ -96,7 +98,9 @@ def test_back_end_that_runs(monkeypatch, backend, calls):
     assert len(made) == calls
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)], ids=["fp16", "bf16"])
+@pytest.mark.parametrize(
+    ("dtype", "limit"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)], ids=["fp16", "bf16"]
+)
 @pytest.mark.parametrize("backend", ["numba", "reference"])
 def test_half_precision(monkeypatch, backend, dtype, limit):
     """Projections and convolution in half, the scan's parameters and state and the norm in single precision."""
@@ -107,11 +111,15 @@ def test_half_precision(monkeypatch, backend, dtype, limit):
     def record(*inputs, backend):
         y = scan(*inputs, backend=backend)
         types.append([v.dtype for v in (*inputs, y)])
-        assert torch.equal(y, scan(inputs[0].float(), inputs[1].float(), *inputs[2:], backend=backend).to(dtype))
+        assert torch.equal(
+            y, scan(inputs[0].float(), inputs[1].float(), *inputs[2:], backend=backend).to(dtype)
+        )
         return y
 
     monkeypatch.setattr(ss2d, "ss2d_scan", record)
-    module.out_norm.register_forward_hook(lambda _, inputs, out: types.append([*(v.dtype for v in inputs), out.dtype]))
+    module.out_norm.register_forward_hook(
+        lambda _, inputs, out: types.append([*(v.dtype for v in inputs), out.dtype])
+    )
     with torch.no_grad():
         expected = composed(tokens.double(), *(v.double() for v in parts(module)))
         with torch.autocast("cpu", dtype):
@@ -133,7 +141,9 @@ def test_images_of_a_batch_do_not_mix():
     torch.testing.assert_close(module(tokens)[1:], module(tokens[1:]), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("net", "sizes"), [("light_x2", (60, 72, 10)), ("classic_x2", (180, 360, 16))])
+@pytest.mark.parametrize(
+    ("net", "sizes"), [("light_x2", (60, 72, 10)), ("classic_x2", (180, 360, 16))]
+)
 def test_tensors_are_those_of_the_published_checkpoints(net, sizes):
     prefix = "layers.0.residual_group.blocks.0.self_attention."
     every = np.load(GOLDEN / f"mambair_{net}.npz")["keys"]
@@ -167,7 +177,12 @@ def test_initial_scan():
 def test_reset_restores_the_initial_scan():
     module = SS2D(20, 24, 5)
     with torch.no_grad():
-        for value in (module.x_proj_weight, module.dt_projs_weight, module.dt_projs_bias, module.A_logs):
+        for value in (
+            module.x_proj_weight,
+            module.dt_projs_weight,
+            module.dt_projs_bias,
+            module.A_logs,
+        ):
             value.fill_(torch.nan)
     module.reset_scan()
     assert all(value.isfinite().all() for value in module.parameters())

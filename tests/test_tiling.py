@@ -78,7 +78,10 @@ def test_weights_sum_to_one_everywhere(call, scale):
 def test_a_plan_by_hand():
     p = plan(20, 40, tile=20, overlap=8)
     assert (p.tile_height, p.tops) == (20, (0,))
-    assert (p.tile_width, p.lefts) == (19, (0, 10, 21))  # 3 * 19 - 2 * 8 = 41: the steps are 10 and 11
+    assert (p.tile_width, p.lefts) == (
+        19,
+        (0, 10, 21),
+    )  # 3 * 19 - 2 * 8 = 41: the steps are 10 and 11
     assert p.boxes == [(0, 0), (0, 10), (0, 21)]
     p = plan(64, 64, tile=50, overlap=10, multiple=8)
     assert (p.tile_height, p.tops) == (40, (0, 24))  # 10 is two eights: they share 16
@@ -105,7 +108,9 @@ def box_filter(image, radius, scale=1):
 
 def in_tiles(p, image, operator, scale=1):
     """Run the operator tile by tile; the tiles are copies, so that none sees beyond its edge."""
-    tiles = (image[top : top + p.tile_height, left : left + p.tile_width].copy() for top, left in p.boxes)
+    tiles = (
+        image[top : top + p.tile_height, left : left + p.tile_width].copy() for top, left in p.boxes
+    )
     return merge(p, (operator(tile) for tile in tiles), scale)
 
 
@@ -120,7 +125,9 @@ def test_a_local_operator_is_exact_up_to_a_quarter_of_the_overlap(size, tile, ov
     p = plan(*size, tile, overlap)
     radius = overlap // 4
     whole = box_filter(image, radius)
-    np.testing.assert_allclose(in_tiles(p, image, lambda t: box_filter(t, radius)), whole, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        in_tiles(p, image, lambda t: box_filter(t, radius)), whole, rtol=0, atol=1e-6
+    )
 
     # One pixel further than the quarter of what neighbours really share, and the seams show.
     shared = max(

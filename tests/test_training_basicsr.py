@@ -75,8 +75,12 @@ def test_other_names_of_pairs_are_told(tmp_path):
 
 
 def test_denoising(tmp_path):
-    text = CLASSIC.replace("upsampler: pixelshuffle", "upsampler: ''").replace("mlp_ratio: 2", "mlp_ratio: 1.2")
-    text = text.replace("gt_size: 192", "gt_size: 128\n    sigma_type: constant\n    sigma_range: 25")
+    text = CLASSIC.replace("upsampler: pixelshuffle", "upsampler: ''").replace(
+        "mlp_ratio: 2", "mlp_ratio: 1.2"
+    )
+    text = text.replace(
+        "gt_size: 192", "gt_size: 128\n    sigma_type: constant\n    sigma_range: 25"
+    )
     text = text.replace("type: L1Loss", "type: CharbonnierLoss, eps: !!float 1e-3").replace(
         "    dataroot_lq: /sets/X3\n", ""
     )
@@ -90,7 +94,9 @@ def test_denoising(tmp_path):
 
 
 def test_progressive_training(tmp_path):
-    text = CLASSIC[: CLASSIC.index("network_g:")].replace("gt_size: 192", "gt_size: 384\n    gt_sizes: [128, 384]")
+    text = CLASSIC[: CLASSIC.index("network_g:")].replace(
+        "gt_size: 192", "gt_size: 384\n    gt_sizes: [128, 384]"
+    )
     text = text.replace("batch_size_per_gpu: 4", "mini_batch_sizes: [8, 1]\n    iters: [200, 100]")
     text += """
 network_g: {type: MambaIRUNet, inp_channels: 3, out_channels: 3, dim: 48, num_blocks: [4, 6, 6, 8],
@@ -116,10 +122,20 @@ train:
 
 
 def test_what_differs_is_said(tmp_path):
-    text = CLASSIC.replace("gamma: 0.5", "gamma: 0.1").replace("L1Loss, loss_weight: 1.0", "MSELoss, loss_weight: 3.0")
-    text = text.replace("weight_decay: 0", "weight_decay: 0.1").replace("num_gpu: 8", "num_gpu: auto")
+    text = CLASSIC.replace("gamma: 0.5", "gamma: 0.1").replace(
+        "L1Loss, loss_weight: 1.0", "MSELoss, loss_weight: 3.0"
+    )
+    text = text.replace("weight_decay: 0", "weight_decay: 0.1").replace(
+        "num_gpu: 8", "num_gpu: auto"
+    )
     config, notes = read(tmp_path, text)
-    for words in ("gamma: 0.1", "MSELoss", "loss_weight: 3.0", "Adam with weight_decay 0.1", "num_gpu: auto"):
+    for words in (
+        "gamma: 0.1",
+        "MSELoss",
+        "loss_weight: 3.0",
+        "Adam with weight_decay 0.1",
+        "num_gpu: auto",
+    ):
         assert any(words in note for note in notes)
     assert config.data.batch == (4,)
     unknown, notes = read(tmp_path, CLASSIC.replace("MultiStepLR", "OneCycleLR"))
@@ -129,7 +145,9 @@ def test_what_differs_is_said(tmp_path):
 
 
 def test_numbers_with_an_exponent_are_text_in_yaml(tmp_path):
-    text = CLASSIC.replace("lr: !!float 1e-4", "lr: 1e-4").replace("total_iter: 250000", "total_iter: 2.5e5")
+    text = CLASSIC.replace("lr: !!float 1e-4", "lr: 1e-4").replace(
+        "total_iter: 250000", "total_iter: 2.5e5"
+    )
     assert read(tmp_path, text) == read(tmp_path, CLASSIC)
 
 
@@ -138,8 +156,14 @@ def test_files_that_are_none(tmp_path, monkeypatch):
         ("a: [", ["no readable YAML"]),
         ("- 1", ["no options of BasicSR"]),
         ("train: {}", ["network_g, datasets and train"]),
-        (CLASSIC.replace("type: MambaIR,", "type: SwinIR,"), ["MambaIR or MambaIRUNet", "'SwinIR'"]),
-        (CLASSIC.replace("lr: !!float 1e-4", "lr: fast"), ["train.optim_g.lr has a value that it cannot have", "fast"]),
+        (
+            CLASSIC.replace("type: MambaIR,", "type: SwinIR,"),
+            ["MambaIR or MambaIRUNet", "'SwinIR'"],
+        ),
+        (
+            CLASSIC.replace("lr: !!float 1e-4", "lr: fast"),
+            ["train.optim_g.lr has a value that it cannot have", "fast"],
+        ),
         (CLASSIC.replace("betas: [0.9, 0.99]", "betas: 2"), ["train.optim_g.betas"]),
         (CLASSIC.replace("total_iter: 250000", "total_iter: 0"), ["cannot have"]),
     ):

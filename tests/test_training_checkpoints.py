@@ -27,7 +27,9 @@ def test_damaged_ones_are_passed_over(tmp_path):
     assert passed == [f"{third} is damaged (RuntimeError) and is passed over"]
     torch.save([1], second)
     first.write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"no checkpoint of .* can be read: .*00003.*00002.*00001"):
+    with pytest.raises(
+        CheckpointError, match=r"no checkpoint of .* can be read: .*00003.*00002.*00001"
+    ):
         checkpoints.load(tmp_path, "a")
 
 
@@ -44,7 +46,10 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
 
 def test_another_recipe(tmp_path):
     checkpoints.save(tmp_path, 1, {"config": "a"})
-    with pytest.raises(CallError, match=r"of another recipe, or of other --set or --iterations: leave .*/recipe\.json"):
+    with pytest.raises(
+        CallError,
+        match=r"of another recipe, or of other --set or --iterations: leave .*/recipe\.json",
+    ):
         checkpoints.load(tmp_path, "b")
     with pytest.raises(CallError, match="holds no checkpoint: there is nothing to resume"):
         checkpoints.load(tmp_path / "none", "b")

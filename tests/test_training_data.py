@@ -70,7 +70,9 @@ def test_a_batch_depends_on_seed_and_iteration_alone(folder, scale):
         assert (low.shape, high.shape) == ((4, 3, 6, 6), (4, 3, 6 * scale, 6 * scale))
         assert low.dtype == high.dtype == torch.float32
     assert not torch.equal(expected[0][0], expected[1][0])
-    assert not torch.equal(training_pairs(files, scale, 6, seed=6).batch(0, range(4), 6, 4)[0], expected[0][0])
+    assert not torch.equal(
+        training_pairs(files, scale, 6, seed=6).batch(0, range(4), 6, 4)[0], expected[0][0]
+    )
 
 
 def test_a_batch_leaves_the_global_generators_alone(folder):
@@ -86,7 +88,10 @@ def test_batches_have_one_layout(folder):
     """However their samples are flipped."""
     pairs = training_pairs(sources(folder), 2, 8)
     for i in range(30):
-        assert all(x.is_contiguous(memory_format=torch.channels_last) for x in pairs.batch(i, range(1 + i % 2), 8, 2))
+        assert all(
+            x.is_contiguous(memory_format=torch.channels_last)
+            for x in pairs.batch(i, range(1 + i % 2), 8, 2)
+        )
 
 
 @pytest.mark.parametrize("scale", [2, 3])
@@ -115,7 +120,9 @@ def test_all_places_and_all_eight_flips_occur(tmp_path):
     for patch in pixels(pairs.batch(0, range(800), 7, 800)[0]):
         (place,) = find(patch, low)
         counts[place] = counts.get(place, 0) + 1
-    assert set(counts) == {(top, left, flip) for top in range(2) for left in range(4) for flip in FLIPS}
+    assert set(counts) == {
+        (top, left, flip) for top in range(2) for left in range(4) for flip in FLIPS
+    }
     assert max(counts.values()) < 35  # 12.5 are expected
 
 
@@ -193,8 +200,12 @@ def test_patches_are_spoilt_after_they_are_cropped(folder):
 
 def test_the_truth_does_not_depend_on_what_spoils_it(folder):
     files = sources(folder)
-    clean = training_pairs(files, 1, 12, seed=5, degradation=Noise((0, 0))).batch(3, range(9), 12, 9)
-    noisy = training_pairs(files, 1, 12, seed=5, degradation=Jpeg((20, 20))).batch(3, range(9), 12, 9)
+    clean = training_pairs(files, 1, 12, seed=5, degradation=Noise((0, 0))).batch(
+        3, range(9), 12, 9
+    )
+    noisy = training_pairs(files, 1, 12, seed=5, degradation=Jpeg((20, 20))).batch(
+        3, range(9), 12, 9
+    )
     assert torch.equal(clean[0], clean[1])
     assert torch.equal(clean[1], noisy[1])
     assert not torch.equal(noisy[0], noisy[1])
@@ -202,7 +213,9 @@ def test_the_truth_does_not_depend_on_what_spoils_it(folder):
 
 def test_a_sample_does_not_depend_on_the_size_of_its_batch(folder):
     pairs = training_pairs(sources(folder), 1, 12, seed=5, degradation=Noise())
-    for few, many in zip(pairs.batch(3, range(1, 3), 12, 5), pairs.batch(3, range(5), 12, 5), strict=True):
+    for few, many in zip(
+        pairs.batch(3, range(1, 3), 12, 5), pairs.batch(3, range(5), 12, 5), strict=True
+    ):
         assert torch.equal(few, many[1:3])
 
 
@@ -223,7 +236,10 @@ def test_mixup(folder):
             assert torch.equal(before[1], after[1])
             continue
         mixed += 1
-        low, high = (((a - n.roll(1, 0)) / (n - n.roll(1, 0))).nanmedian() for a, n in zip(after, before, strict=True))
+        low, high = (
+            ((a - n.roll(1, 0)) / (n - n.roll(1, 0))).nanmedian()
+            for a, n in zip(after, before, strict=True)
+        )
         assert 0 < low < 1
         assert low.item() == pytest.approx(high.item(), abs=1e-4)
     assert 10 <= mixed <= 30
@@ -284,7 +300,9 @@ def test_the_loader_hands_errors_on():
 
 def test_the_loader_works_ahead_of_the_loop():
     made = []
-    loader = Loader(lambda iteration, *_: made.append(iteration), (Part(i, range(1), 8, 1) for i in range(9)), 2)
+    loader = Loader(
+        lambda iteration, *_: made.append(iteration), (Part(i, range(1), 8, 1) for i in range(9)), 2
+    )
     for _ in range(500):
         if len(made) == 3:
             break

@@ -79,12 +79,22 @@ def test_a_run_writes_its_files_and_no_others(run):
     names = {path.name for path in out.iterdir()}
     pictures = {"curves.png", "validation.png"}
     texts = {"log.jsonl", "model.md", "recipe.json"}
-    assert names == {"checkpoint-00000060.pt", "best.safetensors", "model.safetensors", *pictures, *texts}
+    assert names == {
+        "checkpoint-00000060.pt",
+        "best.safetensors",
+        "model.safetensors",
+        *pictures,
+        *texts,
+    }
     assert read_recipe(str(out / "recipe.json")) == config
     for text in ((out / "recipe.json").read_text(), *(out / "log.jsonl").read_text().splitlines()):
         json.loads(text, parse_constant=pytest.fail)  # NaN and Infinity are no JSON
     assert "validation psnr y: " in (out / "model.md").read_text()
-    assert re.search(r"^A network of the user\. [\d,]+ parameters\.$", (out / "model.md").read_text(), re.MULTILINE)
+    assert re.search(
+        r"^A network of the user\. [\d,]+ parameters\.$",
+        (out / "model.md").read_text(),
+        re.MULTILINE,
+    )
     for name in pictures:
         with Image.open(out / name) as picture:
             assert min(picture.size) > 200
@@ -96,7 +106,9 @@ def test_a_run_learns(run, photos):
     log = read_log(out)
     assert [entry["iteration"] for entry in log] == list(range(1, 61))
     assert [entry["lr"] for entry in log] == [learning_rate(config, i) for i in range(60)]
-    assert all(entry["it_per_s"] > 0 and 0 <= entry["wait"] <= entry["outside"] < 1 for entry in log)
+    assert all(
+        entry["it_per_s"] > 0 and 0 <= entry["wait"] <= entry["outside"] < 1 for entry in log
+    )
     losses = [entry["loss"] for entry in log]
     assert np.mean(losses[-15:]) < 0.97 * np.mean(losses[:15])
     assert [e["iteration"] for e in log if "psnr_y" in e] == list(range(2, 61, 2))
@@ -121,8 +133,14 @@ def test_the_weights_are_the_averaged_ones(run):
 def test_the_weights_name_their_origin(run):
     _, out = run
     metadata = read_state(out / "model.safetensors").metadata
-    assert [metadata[f"mambair.{key}"] for key in ("task", "iterations", "scale")] == ["upscale", "60", "2"]
-    assert float(metadata["mambair.validation_psnr_y"]) == pytest.approx(read_log(out)[-1]["psnr_y"], abs=1e-3)
+    assert [metadata[f"mambair.{key}"] for key in ("task", "iterations", "scale")] == [
+        "upscale",
+        "60",
+        "2",
+    ]
+    assert float(metadata["mambair.validation_psnr_y"]) == pytest.approx(
+        read_log(out)[-1]["psnr_y"], abs=1e-3
+    )
 
 
 def test_validation_has_the_figure_of_the_benchmark(photos, tmp_path):
@@ -132,9 +150,13 @@ def test_validation_has_the_figure_of_the_benchmark(photos, tmp_path):
         (tmp_path / "val" / name).write_bytes((photos / name).read_bytes())
     train(recipe(iterations=1), photos, tmp_path / "run", val=tmp_path / "val")
     benchmark = open_benchmark(str(tmp_path / "val"), scale=2)
-    network = Candidate(str(tmp_path / "run" / "model.safetensors"), benchmark.protocol, "whole", device="cpu")
+    network = Candidate(
+        str(tmp_path / "run" / "model.safetensors"), benchmark.protocol, "whole", device="cpu"
+    )
     _, result = measure(benchmark, [network])["results"]
-    assert read_log(tmp_path / "run")[0]["psnr_y"] == pytest.approx(result["mean"]["psnr"], abs=1e-9)
+    assert read_log(tmp_path / "run")[0]["psnr_y"] == pytest.approx(
+        result["mean"]["psnr"], abs=1e-9
+    )
 
 
 def test_the_best_weights_are_kept(photos, tmp_path, monkeypatch):
@@ -142,9 +164,15 @@ def test_the_best_weights_are_kept(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "score", lambda *_: next(scores))
     monkeypatch.setattr(module, "VALIDATIONS", 4)
     kept = []
-    monkeypatch.setattr(module, "save_network", lambda path, model, state, notes: kept.append((path.name, state)))
+    monkeypatch.setattr(
+        module, "save_network", lambda path, model, state, notes: kept.append((path.name, state))
+    )
     train(recipe(iterations=4), photos, tmp_path)
-    assert [name for name, _ in kept] == ["best.safetensors", "best.safetensors", "model.safetensors"]
+    assert [name for name, _ in kept] == [
+        "best.safetensors",
+        "best.safetensors",
+        "model.safetensors",
+    ]
     assert load_checkpoint(tmp_path)["best"] == 9.0
 
 
@@ -154,7 +182,9 @@ def test_progress_goes_to_stderr(photos, tmp_path, capsys):
     assert captured.out == ""
     assert "4 images to train on, 2 to validate\n" in captured.err
     assert "patches of 8: batch 2, that is 1 times 2 on each of 1 cpu\n" in captured.err
-    assert re.search(r"^2/2, loss 0\.\d+, \d+\.\d+ dB, .* it/s, 0 min left$", captured.err, re.MULTILINE)
+    assert re.search(
+        r"^2/2, loss 0\.\d+, \d+\.\d+ dB, .* it/s, 0 min left$", captured.err, re.MULTILINE
+    )
 
 
 # Recipes
@@ -166,7 +196,10 @@ def test_progress_goes_to_stderr(photos, tmp_path, capsys):
         ({"iterations": -5}, "iterations must be"),
         ({"batch": 0}, "batch must be"),
         ({"network": {"deepths": [1]}}, "unknown key 'deepths'; did you mean 'depths'"),
-        ({"network": {"upsampler": "pixelshuffle"}, "scale": 5}, "no upsampler of this network reaches x5"),
+        (
+            {"network": {"upsampler": "pixelshuffle"}, "scale": 5},
+            "no upsampler of this network reaches x5",
+        ),
     ],
 )
 def test_recipes_that_were_changed_are_checked_too(photos, tmp_path, changes, words):
@@ -192,11 +225,16 @@ def test_folders_that_cannot_be_trained_on(photos, tmp_path):
     assert "holds no image" in message(folder)
     assert "is not a folder" in message(tmp_path / "absent")
     assert "holds no image" in message(photos, val=folder)
-    assert "too few images to put 6 aside for validation; give --val, or --set data.validation=1" in message(
-        photos, validation=6
+    assert (
+        "too few images to put 6 aside for validation; give --val, or --set data.validation=1"
+        in message(photos, validation=6)
     )
-    assert re.search(r"none of 4 images can be used; .*smaller than 80 pixels", message(photos, patch=40))
-    assert "no image can be used for patches of 18" in message(photos, patch=[8, 18], iterations=[3, 3])
+    assert re.search(
+        r"none of 4 images can be used; .*smaller than 80 pixels", message(photos, patch=40)
+    )
+    assert "no image can be used for patches of 18" in message(
+        photos, patch=[8, 18], iterations=[3, 3]
+    )
     assert "none is left to train on" in message(photos, val=photos)
     for i in range(4):
         (folder / f"{i}.png").write_text("no image")
@@ -241,7 +279,9 @@ def test_of_many_that_are_skipped_some_are_named(photos, tmp_path, capsys):
 # The arithmetic
 
 
-@pytest.mark.parametrize(("ema", "decays"), [(0.999, (1 / 11, 2 / 12)), (0.1, (1 / 11, 0.1)), (0.0, (0, 0))])
+@pytest.mark.parametrize(
+    ("ema", "decays"), [(0.999, (1 / 11, 2 / 12)), (0.1, (1 / 11, 0.1)), (0.0, (0, 0))]
+)
 def test_averaged_weights(photos, tmp_path, monkeypatch, ema, decays):
     """avg <- decay avg + (1 - decay) weights after each step, from the start; the decay grows up to `ema`."""
     monkeypatch.setattr(module, "CHECKPOINT_SECONDS", -1)
@@ -250,7 +290,9 @@ def test_averaged_weights(photos, tmp_path, monkeypatch, ema, decays):
     saved = [torch.load(path, weights_only=True) for path in checkpoints.paths(tmp_path)[::-1]]
     average = {k: v.detach().double() for k, v in start_of(config).state_dict().items()}
     for decay, state in zip(decays, saved, strict=True):
-        average = {k: decay * v + (1 - decay) * state["model"][k].double() for k, v in average.items()}
+        average = {
+            k: decay * v + (1 - decay) * state["model"][k].double() for k, v in average.items()
+        }
         for key, value in average.items():
             torch.testing.assert_close(state["ema"][key].double(), value, rtol=1e-5, atol=1e-6)
     assert any((v - saved[0]["model"][k]).abs().max() > 1e-4 for k, v in saved[1]["model"].items())
@@ -263,7 +305,9 @@ def test_the_gradient_is_clipped(photos, tmp_path, monkeypatch):
     norms = []
     for name in ("clipped", "free"):
         state = load_checkpoint(tmp_path / name)["optimiser"]["state"]
-        norms.append(math.sqrt(sum((s["exp_avg"] / 0.1).square().sum().item() for s in state.values())))
+        norms.append(
+            math.sqrt(sum((s["exp_avg"] / 0.1).square().sum().item() for s in state.values()))
+        )
     assert norms[0] == pytest.approx(1e-3, rel=1e-2)
     assert norms[1] > 2e-3
 
@@ -273,7 +317,9 @@ def test_accumulated_parts_make_the_same_step(photos, tmp_path, size):
     """In double precision: six samples at once, or in parts; some of the batches are mixed."""
     config, results = recipe(iterations=3, batch=6, loss={"pixel": "charbonnier"}, mixup=1.2), []
     for name, settings in (("whole", 6), ("parts", size)):
-        train(config, photos, tmp_path / name, settings=Settings("cpu", "fp64", device_batch=settings))
+        train(
+            config, photos, tmp_path / name, settings=Settings("cpu", "fp64", device_batch=settings)
+        )
         results.append([entry["loss"] for entry in read_log(tmp_path / name)])
     assert results[0] == pytest.approx(results[1], rel=1e-12)
     weights = [load_checkpoint(tmp_path / name)["model"] for name in ("whole", "parts")]
@@ -299,34 +345,44 @@ def test_recomputing_blocks_changes_nothing_but_memory(photos, tmp_path):
     config = recipe(**STOPPABLE | {"iterations": 2})
     train(config, photos, tmp_path / "kept")
     train(config, photos, tmp_path / "again", settings=Settings("cpu", recompute=True))
-    assert_equal(load_checkpoint(tmp_path / "kept")["model"], load_checkpoint(tmp_path / "again")["model"])
+    assert_equal(
+        load_checkpoint(tmp_path / "kept")["model"], load_checkpoint(tmp_path / "again")["model"]
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*autograd:DeprecationWarning")  # torch's own
 def test_a_compiled_network_learns_the_same(photos, tmp_path, monkeypatch):
     """Traced as on a GPU, in one graph for each shape, and run by the same kernels as without."""
     monkeypatch.setattr(layers, "_ONEDNN", False)
-    monkeypatch.setattr(module, "compile_network", lambda model, device: model.compile(backend="aot_eager"))
+    monkeypatch.setattr(
+        module, "compile_network", lambda model, device: model.compile(backend="aot_eager")
+    )
     counters.clear()
     config = recipe(iterations=3)
     for name, compiled in (("plain", False), ("compiled", True)):
         train(config, photos, tmp_path / name, settings=Settings("cpu", compile=compiled))
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
-    losses = [[entry["loss"] for entry in read_log(tmp_path / name)] for name in ("plain", "compiled")]
+    losses = [
+        [entry["loss"] for entry in read_log(tmp_path / name)] for name in ("plain", "compiled")
+    ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert load_network(tmp_path / "compiled" / "model.safetensors")[0].config.depths == (1,)
 
 
 def test_compiling_is_for_gpus(photos, tmp_path):
-    with pytest.raises(BackendError, match="--compile is for NVIDIA and AMD GPUs, not for cpu; leave it out"):
+    with pytest.raises(
+        BackendError, match="--compile is for NVIDIA and AMD GPUs, not for cpu; leave it out"
+    ):
         train(recipe(), photos, tmp_path / "out", settings=Settings("cpu", compile=True))
     assert not (tmp_path / "out").exists()
 
 
 def test_bf16_is_close(photos, tmp_path):
     for precision in ("fp32", "bf16"):
-        train(recipe(iterations=2), photos, tmp_path / precision, settings=Settings("cpu", precision))
+        train(
+            recipe(iterations=2), photos, tmp_path / precision, settings=Settings("cpu", precision)
+        )
     fp32, bf16 = (
         read_log(tmp_path / name)[-1]["loss"] for name in ("fp32", "bf16")
     )  # the first loss is before any step
@@ -359,8 +415,12 @@ def test_given_pairs_are_trained_on(photos, tmp_path):
     for path in photos.iterdir():
         write_image(tmp_path / "X2" / f"{path.stem}x2.png", Picture(downscale(read_rgb(path), 2)))
     for name, low in (("made", None), ("given", tmp_path / "X2")):
-        module.train(recipe(iterations=2), Folders(photos, None, low), tmp_path / name, settings=CPU)
-    assert [e["loss"] for e in read_log(tmp_path / "made")] == [e["loss"] for e in read_log(tmp_path / "given")]
+        module.train(
+            recipe(iterations=2), Folders(photos, None, low), tmp_path / name, settings=CPU
+        )
+    assert [e["loss"] for e in read_log(tmp_path / "made")] == [
+        e["loss"] for e in read_log(tmp_path / "given")
+    ]
 
 
 def test_the_discriminator_stage(photos, tmp_path, monkeypatch):
@@ -379,7 +439,11 @@ def test_the_discriminator_stage(photos, tmp_path, monkeypatch):
     train(config, photos, tmp_path / "broken", resume=True)
     saved = load_checkpoint(tmp_path / "broken")
     assert_equal(saved, load_checkpoint(tmp_path / "whole"))
-    moved = [(v - start[k]).abs().max() for k, v in saved["adversary"]["discriminator"].items() if v.ndim == 4]
+    moved = [
+        (v - start[k]).abs().max()
+        for k, v in saved["adversary"]["discriminator"].items()
+        if v.ndim == 4
+    ]
     assert min(moved) > 1e-4
 
 
@@ -389,8 +453,16 @@ def test_both_stages_of_a_gan_training(photos, tmp_path):
     first = train(recipe(iterations=2), photos, tmp_path / "first")
     loss = {"perceptual": 1.0, "adversarial": 0.1}
     settings = Settings("cpu", vgg=tmp_path / "vgg.pth")
-    second = train(recipe(iterations=2, loss=loss), photos, tmp_path / "second", init=str(first), settings=settings)
-    losses = [read_log(tmp_path / name)[0]["loss"] for name in ("first", "second")]  # of the same batch
+    second = train(
+        recipe(iterations=2, loss=loss),
+        photos,
+        tmp_path / "second",
+        init=str(first),
+        settings=settings,
+    )
+    losses = [
+        read_log(tmp_path / name)[0]["loss"] for name in ("first", "second")
+    ]  # of the same batch
     assert losses[1] > losses[0] + 0.05
     assert load_network(second)[0].config == load_network(first)[0].config
 

@@ -42,7 +42,10 @@ def test_vgg19_has_torchvisions_shapes(vgg):
     shapes = {key: tuple(value.shape) for key, value in state.items() if key.startswith("features")}
     expected = {}
     for place, before, width in zip(convolutions, [3, *widths], widths, strict=False):
-        expected |= {f"features.{place}.weight": (width, before, 3, 3), f"features.{place}.bias": (width,)}
+        expected |= {
+            f"features.{place}.weight": (width, before, 3, 3),
+            f"features.{place}.bias": (width,),
+        }
     assert shapes == expected
 
 
@@ -52,13 +55,23 @@ def test_the_perceptual_loss_is_the_weighted_distance_of_features(vgg):
     loss = PerceptualLoss()
     loss.load(path)
     a, b = picture(1), picture(2)
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    weights = {2: 0.1, 7: 0.1, 16: 1.0, 25: 1.0, 34: 1.0}  # conv1_2, conv2_2, conv3_4, conv4_4, conv5_4
+    mean, std = (
+        torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
+    weights = {
+        2: 0.1,
+        7: 0.1,
+        16: 1.0,
+        25: 1.0,
+        34: 1.0,
+    }  # conv1_2, conv2_2, conv3_4, conv4_4, conv5_4
     x, y, expected = (a - mean) / std, (b - mean) / std, 0.0
     for place in range(35):
         if f"features.{place}.weight" in state:
             x, y = (
-                F.conv2d(v, state[f"features.{place}.weight"], state[f"features.{place}.bias"], padding=1)
+                F.conv2d(
+                    v, state[f"features.{place}.weight"], state[f"features.{place}.bias"], padding=1
+                )
                 for v in (x, y)
             )
         elif place in (4, 9, 18, 27):
@@ -83,12 +96,17 @@ def test_other_files_are_no_vgg19(tmp_path, vgg):
 def test_the_discriminator_judges_each_pixel():
     model = Discriminator(4)
     assert model(picture(0, 24)).shape == (1, 1, 24, 24)
-    norms = [torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() for layer in (*model.down, *model.up)]
+    norms = [
+        torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item()
+        for layer in (*model.down, *model.up)
+    ]
     assert len(norms) == 6
     for _ in range(30):  # iterations of the power method, one a pass
         model(picture(0, 24))
     for layer in (*model.down, *model.up):
-        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, abs=0.1)
+        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(
+            1, abs=0.1
+        )
 
 
 def test_both_sides_of_the_adversarial_loss(vgg):
@@ -97,7 +115,9 @@ def test_both_sides_of_the_adversarial_loss(vgg):
 
     class Sure(torch.nn.Module):
         def forward(self, image):
-            return 20 * torch.sign(image.mean((1, 2, 3), keepdim=True) - 0.5)  # what is bright is real
+            return 20 * torch.sign(
+                image.mean((1, 2, 3), keepdim=True) - 0.5
+            )  # what is bright is real
 
     adversary.discriminator = adversary._shared = Sure()
     bright, dark = torch.ones(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)
@@ -127,11 +147,14 @@ def test_the_network_pays_for_features_and_for_being_told(vgg):
 def test_a_fresh_discriminator_tosses_a_coin():
     torch.manual_seed(0)
     adversary = Adversary(LossConfig(adversarial=1.0), None, CPU, torch.float32)
-    assert adversary.discriminator_loss(picture(1), picture(2)).item() == pytest.approx(2 * math.log(2), abs=0.2)
+    assert adversary.discriminator_loss(picture(1), picture(2)).item() == pytest.approx(
+        2 * math.log(2), abs=0.2
+    )
 
 
 def test_without_weights_it_says_which(tmp_path):
     with pytest.raises(
-        CallError, match=r"needs VGG19's weights: give torchvision's file vgg19-dcbb9e9d\.pth with --vgg"
+        CallError,
+        match=r"needs VGG19's weights: give torchvision's file vgg19-dcbb9e9d\.pth with --vgg",
     ):
         Adversary(LossConfig(perceptual=1.0), None, CPU, torch.float32)

@@ -29,7 +29,10 @@ def test_what_fits_is_taken_and_the_rest_named(given):
     fresh.start_simply()
     note = start_weights(model, recipe(scale=3), str(path))
     count = len(state)
-    assert note == f"from {path}: {count - 2} of {count} tensors; new: {UPSAMPLER}; not taken: {UPSAMPLER}"
+    assert (
+        note
+        == f"from {path}: {count - 2} of {count} tensors; new: {UPSAMPLER}; not taken: {UPSAMPLER}"
+    )
     for key in state.keys() - set(UPSAMPLER.split(", ")):
         assert torch.equal(model.state_dict()[key], state[key])
     assert torch.equal(model.upsample[0].weight, fresh.upsample[0].weight)
@@ -37,9 +40,13 @@ def test_what_fits_is_taken_and_the_rest_named(given):
 
 def test_what_fits_wholly(given, tmp_path):
     _, state = given
-    torch.save({"params_ema": {f"module.{k}": v.half() for k, v in state.items()}}, tmp_path / "foreign.pt")
+    torch.save(
+        {"params_ema": {f"module.{k}": v.half() for k, v in state.items()}}, tmp_path / "foreign.pt"
+    )
     model = build_network(recipe())
-    assert start_weights(model, recipe(), str(tmp_path / "foreign.pt")).endswith("new: nothing; not taken: nothing")
+    assert start_weights(model, recipe(), str(tmp_path / "foreign.pt")).endswith(
+        "new: nothing; not taken: nothing"
+    )
     for key, value in model.state_dict().items():
         assert value.dtype == torch.float32
         assert torch.equal(value, state[key].half().float())
@@ -59,7 +66,9 @@ def test_the_body_of_a_net_that_enlarges_can_learn_to_denoise(given):
 
 @pytest.mark.parametrize("form", ["light_c", "light_a", "classic", "mlp", "none"])
 def test_blocks_that_are_added_change_nothing_at_first(tmp_path, form):
-    small, large = (recipe(network={"conv_block": form, "depths": depths}) for depths in ((1, 2), (3, 2, 1)))
+    small, large = (
+        recipe(network={"conv_block": form, "depths": depths}) for depths in ((1, 2), (3, 2, 1))
+    )
     torch.manual_seed(5)
     given, grown = build_network(small).eval(), build_network(large).eval()
     save_file(given.state_dict(), tmp_path / "given.safetensors")
@@ -88,7 +97,9 @@ def test_a_recipe_may_name_what_it_starts_from():
     assert start_weights(build_network(tiny), tiny, "").startswith("from tiny-x2: ")
     assert start_weights(build_network(tiny), tiny, "none") == "from scratch"
     classic = recipe(init="classic-x2")
-    with pytest.raises(CallError, match="'classic-x2' makes: give their file with --init, or --init none"):
+    with pytest.raises(
+        CallError, match="'classic-x2' makes: give their file with --init, or --init none"
+    ):
         start_weights(build_network(classic), classic, "")
     assert start_weights(build_network(classic), classic, "none") == "from scratch"
 
@@ -100,7 +111,9 @@ UNETS = (
 )
 
 
-@pytest.mark.parametrize("model", UNETS, ids=lambda model: f"{type(model).__name__}-x{model.config.upscale}")
+@pytest.mark.parametrize(
+    "model", UNETS, ids=lambda model: f"{type(model).__name__}-x{model.config.upscale}"
+)
 def test_u_nets_start_as_the_identity_or_nearest_neighbour(model):
     model.start_simply()
     image, s = torch.rand(1, 3, 8, 16), model.config.upscale
@@ -128,7 +141,11 @@ def test_weight_decay_is_for_matrices_only():
 
 
 def test_the_channel_scan_has_no_weight_decay_either():
-    free = {name.rsplit(".", 1)[-1] for name, p in UNETS[1].named_parameters() if p.ndim > 1 and not decays(name, p)}
+    free = {
+        name.rsplit(".", 1)[-1]
+        for name, p in UNETS[1].named_parameters()
+        if p.ndim > 1 and not decays(name, p)
+    }
     assert free == {"A_logs", "Ac_logs", "dt_projs_bias", "dtc_projs_bias"}
 
 
@@ -138,7 +155,9 @@ def gradients(model, image):
     return [p.grad for p in model.parameters()]
 
 
-@pytest.mark.parametrize("model", [network("denoise"), UNETS[1]], ids=lambda model: type(model).__name__)
+@pytest.mark.parametrize(
+    "model", [network("denoise"), UNETS[1]], ids=lambda model: type(model).__name__
+)
 def test_recomputed_blocks_have_the_same_gradients(model):
     image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     expected = gradients(model, image)

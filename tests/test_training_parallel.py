@@ -63,9 +63,15 @@ def test_two_processes_learn_as_one_that_accumulates(tmp_path):
     ]
     start += ["--rdzv-endpoint=localhost:0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for name, words in (("one", [sys.executable, *line, "--device-batch", 2]), ("two", [*start, *line])):
+    for name, words in (
+        ("one", [sys.executable, *line, "--device-batch", 2]),
+        ("two", [*start, *line]),
+    ):
         done = subprocess.run(
-            [*map(str, words), "--out", str(tmp_path / name)], env=environment, capture_output=True, text=True
+            [*map(str, words), "--out", str(tmp_path / name)],
+            env=environment,
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("model.safetensors") == 1
@@ -74,7 +80,8 @@ def test_two_processes_learn_as_one_that_accumulates(tmp_path):
     assert len(one) == 50
     assert one == pytest.approx(two, rel=1e-5)
     weights = [
-        torch.load(tmp_path / name / "checkpoint-00000050.pt", weights_only=True)["model"] for name in ("one", "two")
+        torch.load(tmp_path / name / "checkpoint-00000050.pt", weights_only=True)["model"]
+        for name in ("one", "two")
     ]
     for key, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][key], rtol=1e-6, atol=1e-9)

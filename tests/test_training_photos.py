@@ -47,7 +47,10 @@ def test_pairs_are_found_as_div2k_names_them(tmp_path):
         Source(high / "0001.png", low / "0001x2.png"),
         Source(high / "sub" / "b.webp", low / "sub" / "b.png"),
     ]
-    with pytest.raises(CallError, match=r"X2 holds no degraded form of .*0001\.png; its name would be 0001 or 0001x3"):
+    with pytest.raises(
+        CallError,
+        match=r"X2 holds no degraded form of .*0001\.png; its name would be 0001 or 0001x3",
+    ):
         find_sources(high, low, 3)
 
 
@@ -79,7 +82,9 @@ def test_given_pairs_must_fit(tmp_path):
 
 
 def photos(files, scale=2, smallest=8, memory=1e9):
-    return Photos([Source(path) for path in files], scale, 3, shrink=True, smallest=smallest, memory=memory)
+    return Photos(
+        [Source(path) for path in files], scale, 3, shrink=True, smallest=smallest, memory=memory
+    )
 
 
 def test_it_says_why_images_are_left_out(tmp_path):
@@ -94,10 +99,18 @@ def test_it_says_why_images_are_left_out(tmp_path):
     empty.write_bytes(b"")
     held = photos([small, good, dot, damaged, text, empty])
     assert [source.high for source in held.sources] == [good]
-    assert [Path(reason.split(": ")[0]) for reason in held.skipped] == [small, dot, damaged, text, empty]
+    assert [Path(reason.split(": ")[0]) for reason in held.skipped] == [
+        small,
+        dot,
+        damaged,
+        text,
+        empty,
+    ]
     assert "smaller than 16 pixels" in held.skipped[0]
     assert "not an image" in held.skipped[3]
-    with pytest.raises(CallError, match=r"none of 2 images .* first: .*small\.png: smaller than 16"):
+    with pytest.raises(
+        CallError, match=r"none of 2 images .* first: .*small\.png: smaller than 16"
+    ):
         photos([small, text])
     with pytest.raises(CallError, match="none of 0 images"):
         photos([])
@@ -116,9 +129,12 @@ def test_decoded_images_stay_within_the_limit(tmp_path, monkeypatch):
     """Each takes 960 bytes and its half 240; those used last stay."""
     reads = []
     monkeypatch.setattr(
-        "mambair_cli.training.photos.read_photo", lambda s, *a, **k: reads.append(s.high.stem) or read_photo(s, *a, **k)
+        "mambair_cli.training.photos.read_photo",
+        lambda s, *a, **k: reads.append(s.high.stem) or read_photo(s, *a, **k),
     )
-    held = photos([save(tmp_path, f"{i}.png", noise(16, 20, i)) for i in range(3)], memory=2.5 * 1200)
+    held = photos(
+        [save(tmp_path, f"{i}.png", noise(16, 20, i)) for i in range(3)], memory=2.5 * 1200
+    )
     for number in (0, 1, 0, 2, 0, 2, 1, 0):
         assert np.array_equal(held.get(number).high, noise(16, 20, number))
     assert reads == ["0", "1", "2", "1", "0"]

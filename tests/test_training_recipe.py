@@ -34,7 +34,13 @@ PUBLISHED = {
     "classic-x3": (20_606_503, [(64, 32)], [250_000], 1e-4, [125_000, 200_000, 225_000, 237_500]),
     "classic-x4": (20_569_575, [(64, 32)], [250_000], 1e-4, [125_000, 200_000, 225_000, 237_500]),
     **{
-        f"light-{form}x{scale}": (count, [(64, 32)], [500_000], 2e-4, [250_000, 400_000, 450_000, 475_000])
+        f"light-{form}x{scale}": (
+            count,
+            [(64, 32)],
+            [500_000],
+            2e-4,
+            [250_000, 400_000, 450_000, 475_000],
+        )
         for form, counts in (
             ("", (905_016, 913_131, 924_492)),
             ("a-", (933_672, 941_787, 953_148)),
@@ -42,10 +48,22 @@ PUBLISHED = {
         )
         for scale, count in zip((2, 3, 4), counts, strict=True)
     },
-    "denoise-15": (15_777_507, [(128, 16)], [1_600_000], 2e-4, [800_000, 1_200_000, 1_400_000, 1_500_000]),
+    "denoise-15": (
+        15_777_507,
+        [(128, 16)],
+        [1_600_000],
+        2e-4,
+        [800_000, 1_200_000, 1_400_000, 1_500_000],
+    ),
     "denoise-25": (15_777_507, [(128, 16)], [800_000], 1e-4, [400_000, 600_000, 700_000, 750_000]),
     "denoise-50": (15_777_507, [(128, 16)], [800_000], 1e-4, [400_000, 600_000, 700_000, 750_000]),
-    "jpeg-40": (15_771_025, [(126, 16)], [1_600_000], 2e-4, [800_000, 1_200_000, 1_400_000, 1_500_000]),
+    "jpeg-40": (
+        15_771_025,
+        [(126, 16)],
+        [1_600_000],
+        2e-4,
+        [800_000, 1_200_000, 1_400_000, 1_500_000],
+    ),
     "jpeg-30": (15_771_025, [(126, 16)], [800_000], 1e-4, [400_000, 600_000, 700_000, 750_000]),
     "jpeg-10": (15_771_025, [(126, 16)], [800_000], 1e-4, [400_000, 600_000, 700_000, 750_000]),
     "denoise-real": (
@@ -158,9 +176,18 @@ def test_recipes_know_what_their_networks_are_for(names, task):
 
 
 def test_set_changes_a_recipe():
-    changes = ["optimiser.lr=1e-4", "data.patch=[8, 9]", "schedule.iterations=[30, 10]", "network.conv_block=classic"]
+    changes = [
+        "optimiser.lr=1e-4",
+        "data.patch=[8, 9]",
+        "schedule.iterations=[30, 10]",
+        "network.conv_block=classic",
+    ]
     config = read_recipe("tiny-x2", [*changes, 'summary = "my own"', "scale=3"])
-    assert (config.optimiser.lr, config.data.patch, config.schedule.iterations) == (1e-4, (8, 9), (30, 10))
+    assert (config.optimiser.lr, config.data.patch, config.schedule.iterations) == (
+        1e-4,
+        (8, 9),
+        (30, 10),
+    )
     assert (config.network["conv_block"], config.summary, config.scale) == ("classic", "my own", 3)
     noise = read_recipe("tiny-denoise", ["data.degradation.sigma=[15, 15]"])
     assert build_degradation(noise) == Noise((15, 15))
@@ -172,7 +199,10 @@ def test_set_changes_a_recipe():
         ("optimiser.lr", r"--set optimiser\.lr: give SECTION\.KEY=VALUE"),
         ("=3", "give SECTION"),
         ("optimiser..lr=3", "give SECTION"),
-        ("optimizer.lr=3", r"--set .* optimizer\.lr=3: unknown key 'optimizer'; did you mean 'optimiser'\?"),
+        (
+            "optimizer.lr=3",
+            r"--set .* optimizer\.lr=3: unknown key 'optimizer'; did you mean 'optimiser'\?",
+        ),
         ("optimiser.bets=3", r"\[optimiser\]: unknown key 'bets'; did you mean 'betas'\?"),
         ("scale.x=3", "scale is no section"),
         ("optimiser.lr=fast", "lr must be a number from .*, not 'fast'"),
@@ -190,7 +220,9 @@ def test_iterations_keep_the_proportions_of_stages():
     short = read_recipe("denoise-real", [], 3000)
     assert short.schedule.iterations == (920, 640, 480, 360, 360, 240)
     assert learning_rate(short, 920) == 3e-4 > learning_rate(short, 921)
-    assert sum(read_recipe("denoise-real", [], 2).schedule.iterations) == 6  # each stage has one at least
+    assert (
+        sum(read_recipe("denoise-real", [], 2).schedule.iterations) == 6
+    )  # each stage has one at least
 
 
 def test_a_recipe_builds_on_another(tmp_path, monkeypatch):
@@ -233,32 +265,80 @@ def test_a_network_may_leave_keys_to_their_defaults():
     ("old", "new", "words"),
     [
         # keys
-        ("patch = 8", "pach = 8", r"own\.toml, \[data\]: unknown key 'pach'; did you mean 'patch'\?"),
-        ("[optimiser]", "[optimizer]", r"own\.toml: unknown key 'optimizer'; did you mean 'optimiser'\?"),
-        ("embed_dim", "embeddim", r"\[network\]: unknown key 'embeddim'; did you mean 'embed_dim'\?"),
-        ("seed = 1", "seed = 1\nzzz = 2", r"own\.toml: unknown key 'zzz'; there are scale, seed, network"),
-        ("depths = [1]", "depths = [1]\nupscale = 2", r"\[network\]: unknown key 'upscale'; .* 'scale'"),
+        (
+            "patch = 8",
+            "pach = 8",
+            r"own\.toml, \[data\]: unknown key 'pach'; did you mean 'patch'\?",
+        ),
+        (
+            "[optimiser]",
+            "[optimizer]",
+            r"own\.toml: unknown key 'optimizer'; did you mean 'optimiser'\?",
+        ),
+        (
+            "embed_dim",
+            "embeddim",
+            r"\[network\]: unknown key 'embeddim'; did you mean 'embed_dim'\?",
+        ),
+        (
+            "seed = 1",
+            "seed = 1\nzzz = 2",
+            r"own\.toml: unknown key 'zzz'; there are scale, seed, network",
+        ),
+        (
+            "depths = [1]",
+            "depths = [1]\nupscale = 2",
+            r"\[network\]: unknown key 'upscale'; .* 'scale'",
+        ),
         ("batch = 2\n", "", r"own\.toml, \[data\]: missing batch$"),
         ("scale = 2\nseed = 1\n", "", r"own\.toml: missing scale, seed$"),
         ('arch = "mambair"\n', "", r"arch must be one of .*mambair.*, not None"),
-        ('"mambair"', '"mambo"', r"own\.toml, \[network\]: arch must be one of .*mambair.*, not 'mambo'"),
+        (
+            '"mambair"',
+            '"mambo"',
+            r"own\.toml, \[network\]: arch must be one of .*mambair.*, not 'mambo'",
+        ),
         ('"mambair"', '["mambair"]', r"arch must be one of"),
         # types
-        ("lr = 2e-3", 'lr = "fast"', r"own\.toml, \[optimiser\]: lr must be a number from .*, not 'fast'"),
+        (
+            "lr = 2e-3",
+            'lr = "fast"',
+            r"own\.toml, \[optimiser\]: lr must be a number from .*, not 'fast'",
+        ),
         ("lr = 2e-3", "lr = true", r"lr must be a number from .*, not True"),
         ("batch = 2", "batch = 2.0", r"\[data\]: batch must be a whole number from 1 .*, not 2\.0"),
         ("batch = 2", "batch = true", r"batch must be a whole number"),
         ("[0.9, 0.99]", "[0.9]", r"betas must be a list of 2 numbers, not \[0\.9\]"),
         ("[0.9, 0.99]", "0.9", r"betas must be a list of 2 numbers, not 0\.9"),
         ("[0.9, 0.99]", '[0.9, "b"]', r"betas must be a number from 0 to 0\.9999, not 'b'"),
-        ("depths = [1]", 'depths = "1"', r"own\.toml, \[network\]: depths must be a list of numbers, not '1'"),
-        ('"light_c"', '"light_d"', r"conv_block must be one of 'classic', .*'light_c', .*, not 'light_d'"),
+        (
+            "depths = [1]",
+            'depths = "1"',
+            r"own\.toml, \[network\]: depths must be a list of numbers, not '1'",
+        ),
+        (
+            '"light_c"',
+            '"light_d"',
+            r"conv_block must be one of 'classic', .*'light_c', .*, not 'light_d'",
+        ),
         ("iterations = 6\nwarmup = 0.1", "", r"own\.toml, \[schedule\]: missing iterations"),
-        ("iterations = 6", "iterations = []", r"\[schedule\]: iterations must be a number or a list of numbers"),
-        ("iterations = 6", "iterations = [3, 2, 1]\nhalve_at = [2]", r"halve_at must be a number from 0 to 1, not 2"),
+        (
+            "iterations = 6",
+            "iterations = []",
+            r"\[schedule\]: iterations must be a number or a list of numbers",
+        ),
+        (
+            "iterations = 6",
+            "iterations = [3, 2, 1]\nhalve_at = [2]",
+            r"halve_at must be a number from 0 to 1, not 2",
+        ),
         ("scale = 2\n", "scale = 2\nschedule = 3\n", None),
         # ranges
-        ("iterations = 6", "iterations = -6", r"iterations must be a whole number from 1 .*, not -6"),
+        (
+            "iterations = 6",
+            "iterations = -6",
+            r"iterations must be a whole number from 1 .*, not -6",
+        ),
         ("iterations = 6", "iterations = 0", r"iterations must be a whole number from 1"),
         ("batch = 2", "batch = 0", r"batch must be a whole number from 1"),
         ("patch = 8", "patch = -8", r"patch must be a whole number from 4 to 4096, not -8"),
@@ -273,19 +353,51 @@ def test_a_network_may_leave_keys_to_their_defaults():
         ("clip = 1.0", "clip = -1.0", r"clip must be a number from 0 to 1e\+06, not -1\.0"),
         ("ema = 0.9", "ema = 1.1", r"ema must be a number from 0 to 1, not 1\.1"),
         ("warmup = 0.1", "warmup = 3", r"warmup must be a number from 0 to 1, not 3"),
-        ("embed_dim = 16", "embed_dim = 0", r"embed_dim must be a whole number from 6 to 1024, not 0"),
-        ("warmup = 0.1", "floor = 0.1", r"own\.toml, \[schedule\]: floor must not be above the lr, 0\.002"),
+        (
+            "embed_dim = 16",
+            "embed_dim = 0",
+            r"embed_dim must be a whole number from 6 to 1024, not 0",
+        ),
+        (
+            "warmup = 0.1",
+            "floor = 0.1",
+            r"own\.toml, \[schedule\]: floor must not be above the lr, 0\.002",
+        ),
         ("depths = [1]", "depths = [1, 0]", r"depths must be a whole number from 1 .*, not 0"),
         ("depths = [1]", "depths = [1]\nin_chans = 2", r"in_chans must be 1 \(gray\) or 3"),
-        ("depths = [1]", "depths = [1]\nin_chans = 4", r"in_chans must be a whole number from 1 to 3"),
+        (
+            "depths = [1]",
+            "depths = [1]\nin_chans = 4",
+            r"in_chans must be a whole number from 1 to 3",
+        ),
         # what does not belong together
-        ("patch = 8", "patch = [8, 9]", r"\[data\]: patch must be one number, or one for each of 1 stages"),
+        (
+            "patch = 8",
+            "patch = [8, 9]",
+            r"\[data\]: patch must be one number, or one for each of 1 stages",
+        ),
         ("patch = 8", "patch = 7\n[loss]\nadversarial = 1\n[data2]", r"unknown key 'data2'"),
-        ('"pixelshuffledirect"', '""', r"upsampler must be empty where the scale is 1, and only there"),
+        (
+            '"pixelshuffledirect"',
+            '""',
+            r"upsampler must be empty where the scale is 1, and only there",
+        ),
         ("scale = 2", "scale = 1", r"upsampler must be empty where the scale is 1"),
-        ("batch = 2", 'batch = 2\ndegradation = {kind = "noise"}', r"'noise' does not fit the scale 2"),
-        ("batch = 2", 'batch = 2\ndegradation = {kind = "nose"}', r"kind must be one of noise, .*, not 'nose'"),
-        ("batch = 2", "batch = 2\ndegradation = {sigma = 2}", r"degradation: kind must be one of .*, not None"),
+        (
+            "batch = 2",
+            'batch = 2\ndegradation = {kind = "noise"}',
+            r"'noise' does not fit the scale 2",
+        ),
+        (
+            "batch = 2",
+            'batch = 2\ndegradation = {kind = "nose"}',
+            r"kind must be one of noise, .*, not 'nose'",
+        ),
+        (
+            "batch = 2",
+            "batch = 2\ndegradation = {sigma = 2}",
+            r"degradation: kind must be one of .*, not None",
+        ),
         # syntax
         ("seed = 1", "seed = ", r"own\.toml is no valid TOML: .*line"),
         ("seed = 1", "seed = 1\nseed = 2", r"own\.toml is no valid TOML"),
@@ -306,11 +418,17 @@ def test_recipes_are_strict(tmp_path, old, new, words):
     ("degradation", "words"),
     [
         ("", r"\[data\], degradation: missing, but the scale is 1; give a kind of noise, jpeg"),
-        ('{kind = "noise", sgma = [0, 5]}', r"degradation: unknown key 'sgma'; did you mean 'sigma'\?"),
+        (
+            '{kind = "noise", sgma = [0, 5]}',
+            r"degradation: unknown key 'sgma'; did you mean 'sigma'\?",
+        ),
         ('{kind = "noise", sigma = 5}', r"degradation: sigma must be a list of 2 numbers, not 5"),
         ('{kind = "noise", sigma = [0, 300]}', r"sigma must be a number from 0 to 255, not 300"),
         ('{kind = "noise", sigma = [9, 3]}', r"sigma must be two numbers from 0 to 255 in order"),
-        ('{kind = "jpeg", quality = [1.5, 3]}', r"quality must be a whole number from 1 to 100, not 1\.5"),
+        (
+            '{kind = "jpeg", quality = [1.5, 3]}',
+            r"quality must be a whole number from 1 to 100, not 1\.5",
+        ),
         ('{kind = "rain", angle = [-99, 3]}', r"angle must be a number from -90 to 90"),
     ],
 )
@@ -318,14 +436,18 @@ def test_degradations_are_strict(tmp_path, degradation, words):
     path = tmp_path / "own.toml"
     text = RECIPE.replace("scale = 2", "scale = 1").replace('"pixelshuffledirect"', '""')
     path.write_text(
-        text.replace("batch = 2", f"batch = 2\ndegradation = {degradation}" if degradation else "batch = 2")
+        text.replace(
+            "batch = 2", f"batch = 2\ndegradation = {degradation}" if degradation else "batch = 2"
+        )
     )
     with pytest.raises(CallError, match=words):
         read_recipe(str(path))
 
 
 def test_degradations_become_typed():
-    config = recipe(scale=1, network={"upsampler": ""}, degradation={"kind": "rain", "angle": [-9, 3]})
+    config = recipe(
+        scale=1, network={"upsampler": ""}, degradation={"kind": "rain", "angle": [-9, 3]}
+    )
     assert build_degradation(config) == Rain(angle=(-9.0, 3.0))
     assert build_degradation(recipe()) is None
 
@@ -356,15 +478,22 @@ SECTIONS = [
 ]
 
 
-@pytest.mark.parametrize("value", ["-1e12", "1e12", "nan", "inf", "-inf", "true", "'1'", "1000000000000"])
+@pytest.mark.parametrize(
+    "value", ["-1e12", "1e12", "nan", "inf", "-inf", "true", "'1'", "1000000000000"]
+)
 @pytest.mark.parametrize(("section", "kind", "name"), SECTIONS)
 def test_no_number_is_absurd(section, kind, name, value):
     """Of all keys that there are: one line that names the key, what it may be, and what it is."""
-    asked = [(key, count) for key, count in numbers(kind) if key not in ("upscale", "channel_inner")]
+    asked = [
+        (key, count) for key, count in numbers(kind) if key not in ("upscale", "channel_inner")
+    ]
     assert asked
     for key, count in asked:
         given = f"[{', '.join([value] * count)}]" if count else value
-        with pytest.raises(CallError, match=rf"^--set .*: {key} must be a (whole )?number from \S+ to \S+, not \S+$"):
+        with pytest.raises(
+            CallError,
+            match=rf"^--set .*: {key} must be a (whole )?number from \S+ to \S+, not \S+$",
+        ):
             read_recipe(name, [f"{section}{key}={given}"])
 
 
@@ -372,12 +501,17 @@ def test_negative_ranges_are_accepted(tmp_path):
     changes = ["data.degradation.angle=[-25, 25]", "data.degradation.crossing=[0, 0]"]
     rain = build_degradation(read_recipe("tiny-derain", changes))
     assert (rain.angle, rain.crossing) == ((-25.0, 25.0), (0.0, 0.0))
-    (tmp_path / "own.toml").write_text('base = "tiny-derain"\n[data]\ndegradation = {kind = "rain", angle = [-25, -5]}')
+    (tmp_path / "own.toml").write_text(
+        'base = "tiny-derain"\n[data]\ndegradation = {kind = "rain", angle = [-25, -5]}'
+    )
     assert build_degradation(read_recipe(str(tmp_path / "own.toml"))).angle == (-25.0, -5.0)
 
 
 def test_a_network_needs_blocks():
-    with pytest.raises(CallError, match=r"\[network\]: depths must count the blocks of one group at least, not \(\)"):
+    with pytest.raises(
+        CallError,
+        match=r"\[network\]: depths must count the blocks of one group at least, not \(\)",
+    ):
         build_network(read_recipe("tiny-x2", ["network.depths=[]"]))
 
 
@@ -391,7 +525,9 @@ def test_adversarial_losses_need_colour_and_patches_of_a_multiple():
 def test_unreadable_recipes(tmp_path):
     with pytest.raises(CallError, match=r"no recipe 'tiny-x9'; did you mean 'tiny-x"):
         read_recipe("tiny-x9")
-    with pytest.raises(CallError, match=r"no recipe 'zzz'; see mambair train --list, or give a \.toml file"):
+    with pytest.raises(
+        CallError, match=r"no recipe 'zzz'; see mambair train --list, or give a \.toml file"
+    ):
         read_recipe("zzz")
     with pytest.raises(CallError, match="no recipe"):
         read_recipe(str(tmp_path))

@@ -54,10 +54,17 @@ def unbroken(photos, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("number", "iteration"), [(signal.SIGTERM, 3), (signal.SIGINT, 0), (signal.SIGINT, 7)], ids=int.__repr__
+    ("number", "iteration"),
+    [(signal.SIGTERM, 3), (signal.SIGINT, 0), (signal.SIGINT, 7)],
+    ids=int.__repr__,
 )
-def test_a_stopped_run_resumes_exactly(photos, tmp_path, monkeypatch, capsys, unbroken, number, iteration):
-    config, handlers = recipe(**STOPPABLE), [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+def test_a_stopped_run_resumes_exactly(
+    photos, tmp_path, monkeypatch, capsys, unbroken, number, iteration
+):
+    config, handlers = (
+        recipe(**STOPPABLE),
+        [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)],
+    )
     with monkeypatch.context() as patch:
         before_iteration(patch, iteration, lambda: os.kill(os.getpid(), number))
         with pytest.raises(KeyboardInterrupt):
@@ -66,12 +73,19 @@ def test_a_stopped_run_resumes_exactly(photos, tmp_path, monkeypatch, capsys, un
     assert load_checkpoint(tmp_path)["iteration"] == iteration + 1
     assert not (tmp_path / "model.safetensors").exists()
     command = f"mambair train --resume --out {tmp_path} --data {photos} --device cpu"
-    assert f"saved after iteration {iteration + 1}; go on with: {command}\n" in capsys.readouterr().err
+    assert (
+        f"saved after iteration {iteration + 1}; go on with: {command}\n" in capsys.readouterr().err
+    )
     torch.rand(7)  # the state of the process is another one
     train(config, photos, tmp_path, resume=True)
     assert_equal(load_checkpoint(tmp_path), load_checkpoint(unbroken))
-    assert_equal(load_file(tmp_path / "model.safetensors"), load_file(unbroken / "model.safetensors"))
-    logs = [[e | {"it_per_s": 0, "wait": 0, "outside": 0} for e in read_log(out)] for out in (tmp_path, unbroken)]
+    assert_equal(
+        load_file(tmp_path / "model.safetensors"), load_file(unbroken / "model.safetensors")
+    )
+    logs = [
+        [e | {"it_per_s": 0, "wait": 0, "outside": 0} for e in read_log(out)]
+        for out in (tmp_path, unbroken)
+    ]
     assert logs[0] == logs[1]
 
 
@@ -90,13 +104,20 @@ def test_the_command_that_goes_on_repeats_all_options(monkeypatch):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp64"])
 def test_a_run_resumes_in_its_precision(photos, tmp_path, monkeypatch, precision):
-    config, settings, whole, stopped = recipe(**STOPPABLE), Settings("cpu", precision), tmp_path / "a", tmp_path / "b"
+    config, settings, whole, stopped = (
+        recipe(**STOPPABLE),
+        Settings("cpu", precision),
+        tmp_path / "a",
+        tmp_path / "b",
+    )
     train(config, photos, whole, settings=settings)
     with monkeypatch.context() as patch:
         before_iteration(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(KeyboardInterrupt):
             train(config, photos, stopped, settings=settings)
-    with pytest.raises(CallError, match=f"is a run in {precision}; resume it without --precision fp32"):
+    with pytest.raises(
+        CallError, match=f"is a run in {precision}; resume it without --precision fp32"
+    ):
         train(config, photos, stopped, settings=Settings("cpu", "fp32"), resume=True)
     train(config, photos, stopped, resume=True)
     assert_equal(load_checkpoint(stopped), load_checkpoint(whole))
@@ -143,7 +164,9 @@ def test_a_killed_run_resumes_exactly(photos, tmp_path):
     assert 3 <= load_checkpoint(killed)["iteration"] < 80
     train(config, photos, killed, resume=True)
     assert_equal(load_checkpoint(killed), load_checkpoint(tmp_path / "whole"))
-    assert_equal(*(load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed")))
+    assert_equal(
+        *(load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    )
 
 
 def test_the_log_may_be_ahead_of_the_checkpoint(photos, tmp_path, monkeypatch, unbroken):
@@ -175,12 +198,17 @@ def test_the_recipe_of_a_run_resumes_it(photos, tmp_path):
     train(read_recipe(str(tmp_path / "recipe.json")), photos, tmp_path, resume=True)
 
 
-@pytest.mark.parametrize("changes", [{"lr": 1e-3}, {"iterations": 7}, {"seed": 2}, {"network": {"d_state": 3}}])
+@pytest.mark.parametrize(
+    "changes", [{"lr": 1e-3}, {"iterations": 7}, {"seed": 2}, {"network": {"d_state": 3}}]
+)
 def test_another_recipe_does_not_resume(run, photos, changes):
     _, out = run
     before = {path: path.read_bytes() for path in out.iterdir()}
     other = recipe(**{"iterations": 2} | changes)
-    with pytest.raises(CallError, match=r"of another recipe, or of other --set or --iterations: leave .*/recipe\.json"):
+    with pytest.raises(
+        CallError,
+        match=r"of another recipe, or of other --set or --iterations: leave .*/recipe\.json",
+    ):
         train(other, photos, out, resume=True)
     assert {path: path.read_bytes() for path in out.iterdir()} == before
 
@@ -192,7 +220,9 @@ def test_nothing_to_resume(photos, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["text", "cut", "foreign", "empty"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(photos, tmp_path, monkeypatch, capsys, unbroken, damage):
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    photos, tmp_path, monkeypatch, capsys, unbroken, damage
+):
     config = recipe(**STOPPABLE)
     with monkeypatch.context() as patch:
         patch.setattr(module, "CHECKPOINT_SECONDS", -1)
@@ -200,11 +230,15 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(photos, tmp_path, mon
         with pytest.raises(KeyboardInterrupt):
             train(config, photos, tmp_path)
     newest, *older = checkpoints.paths(tmp_path)
-    assert [path.name for path in (newest, *older)] == [f"checkpoint-0000000{i}.pt" for i in (5, 4, 3)]
+    assert [path.name for path in (newest, *older)] == [
+        f"checkpoint-0000000{i}.pt" for i in (5, 4, 3)
+    ]
     if damage == "foreign":
         torch.save({"state_dict": {}}, newest)
     else:
-        newest.write_bytes({"text": b"text", "cut": newest.read_bytes()[:-3000], "empty": b""}[damage])
+        newest.write_bytes(
+            {"text": b"text", "cut": newest.read_bytes()[:-3000], "empty": b""}[damage]
+        )
     train(config, photos, tmp_path, resume=True)
     assert f"{newest} is damaged" in capsys.readouterr().err
     assert_equal(load_checkpoint(tmp_path), load_checkpoint(unbroken))
@@ -223,7 +257,9 @@ def test_a_run_is_not_overwritten(photos, tmp_path, name):
 
 
 def test_a_new_run_starts_a_new_log(photos, tmp_path):
-    (tmp_path / "log.jsonl").write_text('{"iteration": 99}\n')  # its run ended before any checkpoint
+    (tmp_path / "log.jsonl").write_text(
+        '{"iteration": 99}\n'
+    )  # its run ended before any checkpoint
     train(recipe(iterations=2), photos, tmp_path)
     assert [entry["iteration"] for entry in read_log(tmp_path)] == [1, 2]
 
@@ -273,7 +309,9 @@ def test_a_step_without_numbers_is_skipped_and_counted(photos, tmp_path, monkeyp
     monkeypatch.setattr(module, "CHECKPOINT_SECONDS", -1)
     monkeypatch.setattr(checkpoints, "KEPT", 9)
     train(recipe(), photos, tmp_path)
-    before, after = (torch.load(tmp_path / f"checkpoint-0000000{i}.pt", weights_only=True) for i in (3, 4))
+    before, after = (
+        torch.load(tmp_path / f"checkpoint-0000000{i}.pt", weights_only=True) for i in (3, 4)
+    )
     for part in ("model", "ema"):
         assert_equal(before[part], after[part])
     assert_equal(before["optimiser"]["state"], after["optimiser"]["state"])
@@ -287,7 +325,9 @@ def test_a_step_without_numbers_is_skipped_and_counted(photos, tmp_path, monkeyp
 def test_ten_steps_without_numbers_end_the_run(photos, tmp_path, monkeypatch):
     handler = signal.getsignal(signal.SIGINT)  # ignored where the tests run in the background
     monkeypatch.setattr(module, "CHECKPOINT_SECONDS", -1)
-    replace_batches(monkeypatch, range(3, 99), (torch.zeros(2, 3, 8, 8), torch.full((2, 3, 16, 16), math.nan)))
+    replace_batches(
+        monkeypatch, range(3, 99), (torch.zeros(2, 3, 8, 8), torch.full((2, 3, 16, 16), math.nan))
+    )
     words = r"10 steps in a row gave no numbers, up to iteration 13; lower optimiser\.lr"
     with pytest.raises(TrainingError, match=words):
         train(recipe(iterations=300), photos, tmp_path)

@@ -4,7 +4,9 @@ from training import recipe
 from mambair_cli.training.schedule import Stage, learning_rate, stage_at, stages
 
 
-@pytest.mark.parametrize(("total", "share", "warmup"), [(1000, 0.03, 30), (50, 0, 1), (10, 1, 10), (1, 0.5, 1)])
+@pytest.mark.parametrize(
+    ("total", "share", "warmup"), [(1000, 0.03, 30), (50, 0, 1), (10, 1, 10), (1, 0.5, 1)]
+)
 def test_learning_rate(total, share, warmup):
     config = recipe(lr=0.5, iterations=total, warmup=share)
     rates = [learning_rate(config, i) for i in range(total + 1)]

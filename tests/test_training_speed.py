@@ -39,12 +39,18 @@ def test_the_loop_adds_little():
 
 
 def test_shares_are_of_all_the_time_but_the_first_iteration(monkeypatch):
-    log = [(1.0, 0.9, 0.9), (4.0, 0.5, 0.1), (1.0, 0.1, 0.0)]  # iterations a second, outside, waiting
+    log = [
+        (1.0, 0.9, 0.9),
+        (4.0, 0.5, 0.1),
+        (1.0, 0.1, 0.0),
+    ]  # iterations a second, outside, waiting
 
     def train(config, folders, out, settings):
         out.mkdir()
         keys = "it_per_s", "outside", "wait"
-        (out / "log.jsonl").write_text("".join(f"{json.dumps(dict(zip(keys, row, strict=True)))}\n" for row in log))
+        (out / "log.jsonl").write_text(
+            "".join(f"{json.dumps(dict(zip(keys, row, strict=True)))}\n" for row in log)
+        )
 
     monkeypatch.setattr(speed, "train", train)
     assert loop_shares(1, 8, 3) == pytest.approx(((0.25 * 0.5 + 0.1) / 1.25, 0.25 * 0.1 / 1.25))
@@ -60,4 +66,9 @@ def test_the_report(monkeypatch):
     rows = step_report()
     assert torch.get_num_threads() == threads
     assert [row["met"] for row in rows] == [True, False, True, None]
-    assert [row["value"] for row in rows] == ["10.0 (5.00 / 0.50 s)", "20.0 %", "1.0 %", "3 / 1 MiB"]
+    assert [row["value"] for row in rows] == [
+        "10.0 (5.00 / 0.50 s)",
+        "20.0 %",
+        "1.0 %",
+        "3 / 1 MiB",
+    ]

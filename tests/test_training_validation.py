@@ -19,7 +19,9 @@ def test_validation_pairs_are_centres_that_are_shrunk(tmp_path, monkeypatch):
     image = noise(21, 10)
     save(tmp_path, "a.png", image)
     (pair,), _ = validation_pairs(sources(tmp_path), 2, None, 3, crop=6)
-    assert np.array_equal(pair.high, image[4:16])  # wide enough by less than a crop: the width stays
+    assert np.array_equal(
+        pair.high, image[4:16]
+    )  # wide enough by less than a crop: the width stays
     assert np.array_equal(pair.low, downscale(image[4:16], 2))
     (whole,), _ = validation_pairs(sources(tmp_path), 2, None, 3)
     assert np.array_equal(whole.high, image[:20])
@@ -75,7 +77,9 @@ def test_validation_is_the_metric_of_the_benchmarks():
 
     class Darker(Network):
         def forward(self, low):
-            return low.repeat_interleave(2, 2).repeat_interleave(2, 3) - 0.4 / 255  # rounded, not cut
+            return (
+                low.repeat_interleave(2, 2).repeat_interleave(2, 3) - 0.4 / 255
+            )  # rounded, not cut
 
     assert measure(Darker(), [Pair(gray, gray.repeat(2, 0).repeat(2, 1))]) == math.inf
     off = high.copy()

@@ -12,9 +12,25 @@ from PIL import Image
 from mambair_cli.errors import BackendError
 from mambair_cli.training import watch as module
 from mambair_cli.training.validation import Pair
-from mambair_cli.training.watch import CROP, Watch, describe, read_log, side_by_side, write_crops, write_curves
+from mambair_cli.training.watch import (
+    CROP,
+    Watch,
+    describe,
+    read_log,
+    side_by_side,
+    write_crops,
+    write_curves,
+)
 
-ENTRY = {"iteration": 3, "loss": 0.25, "lr": 1e-3, "it_per_s": 2.0, "wait": 0.0, "outside": 0.1, "skipped": 0}
+ENTRY = {
+    "iteration": 3,
+    "loss": 0.25,
+    "lr": 1e-3,
+    "it_per_s": 2.0,
+    "wait": 0.0,
+    "outside": 0.1,
+    "skipped": 0,
+}
 
 
 def test_an_entry_in_words():
@@ -56,7 +72,9 @@ def test_the_live_line(tmp_path, monkeypatch, capsys):
     watch = Watch(tmp_path, 243, 2, tensorboard=False)
     lines = []
     monkeypatch.setattr(
-        watch._bar, "update", lambda task, completed, description: lines.append((completed, description))
+        watch._bar,
+        "update",
+        lambda task, completed, description: lines.append((completed, description)),
     )
     clock = iter([watch._began + 4, 100, 103, 106])  # seconds
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
@@ -99,12 +117,19 @@ def test_tensorboard(tmp_path, monkeypatch):
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(3, 0.25)]
     assert [e.step for e in events.Images("validation")] == [3]
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    fails(lambda: Watch(tmp_path, 9, 0, tensorboard=True), BackendError, "TensorBoard", "mambair[train]")
+    fails(
+        lambda: Watch(tmp_path, 9, 0, tensorboard=True),
+        BackendError,
+        "TensorBoard",
+        "mambair[train]",
+    )
 
 
 def some():
     """A dark image, half as large, its result in gray and a bright truth; and a small gray one."""
-    low, out, high = (np.full((s, s, 3), v, np.uint8) for s, v in ((60, 10), (120, 100), (120, 250)))
+    low, out, high = (
+        np.full((s, s, 3), v, np.uint8) for s, v in ((60, 10), (120, 100), (120, 250))
+    )
     gray = np.full((20, 20, 1), 77, np.uint8)
     return [out, gray], [Pair(low, high), Pair(np.full((20, 20, 1), 0.5, np.float32), gray)]
 
@@ -123,7 +148,10 @@ def test_validation_crops_side_by_side(tmp_path):
 
 def test_curves(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
-    lines = [ENTRY | {"iteration": i, "loss": 1 / i} | ({"psnr_y": 30 + i} if i % 2 else {}) for i in range(1, 9)]
+    lines = [
+        ENTRY | {"iteration": i, "loss": 1 / i} | ({"psnr_y": 30 + i} if i % 2 else {})
+        for i in range(1, 9)
+    ]
     lines.append(ENTRY | {"iteration": 9, "loss": None})
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert write_curves(tmp_path / "log.jsonl", tmp_path / "curves.png")

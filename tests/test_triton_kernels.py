@@ -9,7 +9,9 @@ import pytest
 import torch
 from scan_inputs import scan_inputs
 
-triton = pytest.importorskip("triton", reason="triton is not installed: pip install 'mambair[test]' (on Linux)")
+triton = pytest.importorskip(
+    "triton", reason="triton is not installed: pip install 'mambair[test]' (on Linux)"
+)
 
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
@@ -22,8 +24,17 @@ TARGETS = {
     "sm_120": GPUTarget("cuda", 120, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-REGISTERS = {"cuda": 128, "hip": 256}  # a thread: room for 16 warps a processor; for 2 wavefronts a SIMD unit
-TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int64: "*i64", int: "i32"}
+REGISTERS = {
+    "cuda": 128,
+    "hip": 256,
+}  # a thread: room for 16 warps a processor; for 2 wavefronts a SIMD unit
+TYPES = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int64: "*i64",
+    int: "i32",
+}
 LIGHT = {"channels": 72, "N": 10, "R": 4}
 CLASSIC = {"channels": 360, "N": 16, "R": 12}
 KERNELS = {"chunk_ends", "carry", "outputs", "gradients"}
@@ -36,9 +47,18 @@ def launches(monkeypatch, target, H=4, W=8, dtype=torch.float32, **shape):
     def record(function, *arguments, grid, warmup, num_warps, **constants):
         named = dict(zip(function.arg_names, arguments, strict=False))
         free = {param.name for param in function.params if not param.do_not_specialize}
-        constants |= {k: v for k, v in named.items() if type(v) is int and v == 1 and k in free}  # as Triton does
-        types = {k: TYPES[getattr(v, "dtype", type(v))] for k, v in named.items() if k not in constants}
-        made[f"{function.__name__} {sorted(constants.items(), key=str)}"] = function, types, constants, num_warps
+        constants |= {
+            k: v for k, v in named.items() if type(v) is int and v == 1 and k in free
+        }  # as Triton does
+        types = {
+            k: TYPES[getattr(v, "dtype", type(v))] for k, v in named.items() if k not in constants
+        }
+        made[f"{function.__name__} {sorted(constants.items(), key=str)}"] = (
+            function,
+            types,
+            constants,
+            num_warps,
+        )
 
     monkeypatch.setattr(triton.runtime.jit.JITFunction, "run", record)
     monkeypatch.setattr(scan_triton, "_hardware", lambda device: (100, target.warp_size))
@@ -56,11 +76,18 @@ def registers_and_stack(function, types, constants, warps, target):
         fn=function,
         signature=types | dict.fromkeys(constants, "constexpr"),
         constexprs={place[name]: value for name, value in constants.items()},
-        attrs={place[name]: [["tt.divisibility", 16]] for name, kind in types.items() if kind.startswith("*")},
+        attrs={
+            place[name]: [["tt.divisibility", 16]]
+            for name, kind in types.items()
+            if kind.startswith("*")
+        },
     )
     compiled = triton.compile(source, target=target, options={"num_warps": warps})
     if target.backend == "hip":
-        found = {k: int(v) for k, v in re.findall(r"\.(\w+):\s*(\d+)$", compiled.asm["amdgcn"], re.MULTILINE)}
+        found = {
+            k: int(v)
+            for k, v in re.findall(r"\.(\w+):\s*(\d+)$", compiled.asm["amdgcn"], re.MULTILINE)
+        }
         assert found["vgpr_spill_count"] == found["sgpr_spill_count"] == 0
         return found["vgpr_count"], found["private_segment_fixed_size"]
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -68,7 +95,9 @@ def registers_and_stack(function, types, constants, warps, target):
     binary.write_bytes(compiled.asm["cubin"])
     command = [str(tools / "cuobjdump"), "-res-usage", str(binary)]
     usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    registers, stack, local = (int(re.search(rf"\b{name}:(\d+)", usage)[1]) for name in ("REG", "STACK", "LOCAL"))
+    registers, stack, local = (
+        int(re.search(rf"\b{name}:(\d+)", usage)[1]) for name in ("REG", "STACK", "LOCAL")
+    )
     return registers, stack + local
 
 
@@ -77,7 +106,9 @@ def assert_compiles(monkeypatch, tmp_path, target, **shape):
     names = set()
     for function, types, constants, warps in launches(monkeypatch, target, **shape):
         registers, stack = registers_and_stack(function, types, constants, warps, target)
-        print(f"{target.arch} {shape} {function.__name__} {warps=}: {registers} registers, {stack} bytes of stack")
+        print(
+            f"{target.arch} {shape} {function.__name__} {warps=}: {registers} registers, {stack} bytes of stack"
+        )
         assert stack == 0
         assert registers <= REGISTERS[target.backend]
         names.add(function.__name__)

@@ -25,7 +25,10 @@ class Block(nn.Module):
 
 
 def skeleton(seen=None, **shape):
-    return UNet(UNetConfig(**{"dim": 4, "blocks": (1, 2, 3, 4), "refinement": 2} | shape), lambda C: Block([]))
+    return UNet(
+        UNetConfig(**{"dim": 4, "blocks": (1, 2, 3, 4), "refinement": 2} | shape),
+        lambda C: Block([]),
+    )
 
 
 def test_levels():
@@ -66,7 +69,10 @@ def test_without_its_last_layer_the_net_hands_the_image_on(upscale):
     ("changes", "words"),
     [
         *(({"dim": dim}, ("dim must be an even number", dim)) for dim in (-2, 0, 2, 7)),
-        *(({"blocks": blocks}, ("blocks must be four numbers", blocks)) for blocks in ((), (1, 2, 3), (1,) * 5)),
+        *(
+            ({"blocks": blocks}, ("blocks must be four numbers", blocks))
+            for blocks in ((), (1, 2, 3), (1,) * 5)
+        ),
         ({"blocks": (1, 0, 1, 1)}, ("blocks must be four numbers from 1 on", (1, 0, 1, 1))),
         ({"refinement": -1}, ("refinement one from 0 on", -1)),
         *(({"upscale": scale}, (f"x{scale}",)) for scale in (-2, 5, 6)),
@@ -80,7 +86,9 @@ def test_shapes_of_no_net(changes, words):
 @pytest.mark.parametrize("form", U_NETS)
 def test_shapes_are_read_off_a_state_dict(form):
     config = FORMS[form]
-    found = read_shape(network(form).state_dict(), "self_attention.A_logs" if form == "unet" else "attn.A_logs")
+    found = read_shape(
+        network(form).state_dict(), "self_attention.A_logs" if form == "unet" else "attn.A_logs"
+    )
     assert {key: getattr(config, key) for key in found} == found
     assert len(found) == 7
 
@@ -96,7 +104,9 @@ def test_gradients_reach_every_parameter_and_are_right(form, backend):
 
     def gradients(model, image):
         output = model(image)
-        weight = picture(*output.shape[2:], channels=output.shape[1], batch=2).to(output.dtype) - 0.5
+        weight = (
+            picture(*output.shape[2:], channels=output.shape[1], batch=2).to(output.dtype) - 0.5
+        )
         return torch.autograd.grad((output * weight).sum(), list(model.parameters()))
 
     use_backend(model, backend)

@@ -12,7 +12,13 @@ from mambair_cli.resize import Size, bicubic
 from mambair_cli.upscaler import Upscaler
 from mambair_cli.weights import save_network
 
-CHAINS = {1: ["tiny-x2"], 1.5: ["tiny-x2"], 2: ["tiny-x2"], 3: ["tiny-x3"], 8: ["tiny-x4", "tiny-x2"]}
+CHAINS = {
+    1: ["tiny-x2"],
+    1.5: ["tiny-x2"],
+    2: ["tiny-x2"],
+    3: ["tiny-x3"],
+    8: ["tiny-x4", "tiny-x2"],
+}
 
 
 @pytest.mark.parametrize("scale", CHAINS)
@@ -71,7 +77,13 @@ def test_a_network_for_another_task(tmp_path):
     path, options = tmp_path / "rain.safetensors", Options(device="cpu")
     save_network(path, model, model.state_dict(), {"task": "derain"})
     assert len(Upscaler(Choice("derain", str(path)), options).chain(1)) == 1
-    fails(lambda: Upscaler(Choice("denoise", str(path)), options), CallError, f"use mambair derain INPUT -m {path}")
     fails(
-        lambda: Upscaler(Choice("dejpeg", "tiny-x2"), options), CallError, "tiny-x2 is for upscale; use mambair upscale"
+        lambda: Upscaler(Choice("denoise", str(path)), options),
+        CallError,
+        f"use mambair derain INPUT -m {path}",
+    )
+    fails(
+        lambda: Upscaler(Choice("dejpeg", "tiny-x2"), options),
+        CallError,
+        "tiny-x2 is for upscale; use mambair upscale",
     )

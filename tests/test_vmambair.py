@@ -7,7 +7,14 @@ from failing import fails
 from networks import FORMS, GOLDEN, assert_golden, network, published
 
 from mambair_cli.archs.ss2d import use_backend
-from mambair_cli.archs.vmambair import EFFN, OmniSelectiveScan, OSSBlock, VmambaIR, VmambaIRConfig, detect
+from mambair_cli.archs.vmambair import (
+    EFFN,
+    OmniSelectiveScan,
+    OSSBlock,
+    VmambaIR,
+    VmambaIRConfig,
+    detect,
+)
 from mambair_cli.ops import scan_numba
 from mambair_cli.registry import model_named
 
@@ -61,7 +68,12 @@ def test_detect_refuses_other_networks(form):
 
 @pytest.mark.parametrize("width", [-1, 0, 3, 8])
 def test_inner_widths_that_do_not_exist(width):
-    fails(lambda: VmambaIR(replace(FORMS["derain"], channel_inner=width)), ValueError, "channel_inner", width)
+    fails(
+        lambda: VmambaIR(replace(FORMS["derain"], channel_inner=width)),
+        ValueError,
+        "channel_inner",
+        width,
+    )
 
 
 def scan_of_channels(module, y):
@@ -73,10 +85,14 @@ def scan_of_channels(module, y):
         for value in values.unbind(1):
             x = value[:, None]  # (B,1)
             if hasattr(module, "conv_cin"):
-                x = F.linear(x, module.conv_cin.weight.flatten(1), module.conv_cin.bias)  # (B,inner)
+                x = F.linear(
+                    x, module.conv_cin.weight.flatten(1), module.conv_cin.bias
+                )  # (B,inner)
             projected = x @ module.xc_proj_weight[k].T
             dts, B, C = projected.split([projected.shape[1] - 2 * N, N, N], 1)
-            dt = F.softplus(dts @ module.dtc_projs_weight[k].T + module.dtc_projs_bias[k])  # (B,inner)
+            dt = F.softplus(
+                dts @ module.dtc_projs_weight[k].T + module.dtc_projs_bias[k]
+            )  # (B,inner)
             A = -module.Ac_logs[k * inner : (k + 1) * inner].exp()
             h = torch.exp(dt[:, :, None] * A) * h + (dt * x)[:, :, None] * B[:, None]
             out.append((h * C[:, None]).sum(2) + module.Dsc[k * inner : (k + 1) * inner] * x)
@@ -97,7 +113,9 @@ def test_the_channels_are_scanned_in_two_directions(form):
         torch.testing.assert_close(module._channels(y)[:, 0, 0], expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize(("form", "adds"), [("derain", True), ("derain_variant", False), ("sisr", False)])
+@pytest.mark.parametrize(
+    ("form", "adds"), [("derain", True), ("derain_variant", False), ("sisr", False)]
+)
 def test_what_becomes_of_the_channel_scan(monkeypatch, form, adds):
     assert FORMS[form].adds_channels == adds
     module, tokens = network(form).latent[0].attn, torch.randn(1, 2, 3, 64)
@@ -138,7 +156,9 @@ def test_gradients_of_a_block(form, backend):
     expected = gradients(block.double(), tokens.double(), target.double())
     for (name, _), a, b in zip(block.named_parameters(), found, expected, strict=True):
         if not name.endswith("conv_cout.bias"):  # a layer norm takes it away again
-            assert (a - b).abs().max() < 1e-2 * b.abs().max(), name  # the mean of the channels is nearly zero
+            assert (a - b).abs().max() < 1e-2 * b.abs().max(), (
+                name
+            )  # the mean of the channels is nearly zero
 
 
 @pytest.mark.parametrize("with_gradients", [True, False])

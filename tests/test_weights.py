@@ -64,7 +64,9 @@ WRAPPINGS = {
     "params_ema": lambda state: {"params_ema": state},
     "state_dict": lambda state: {"state_dict": state, "epoch": 3, "optimizer": {"lr": 1e-3}},
     "module.": lambda state: {f"module.{key}": value for key, value in state.items()},
-    "params, module.": lambda state: {"params": {f"module.{key}": value for key, value in state.items()}},
+    "params, module.": lambda state: {
+        "params": {f"module.{key}": value for key, value in state.items()}
+    },
     "params and params_ema": lambda state: {
         "params": {key: value + 1 for key, value in state.items()},
         "params_ema": state,
@@ -73,7 +75,8 @@ WRAPPINGS = {
 
 
 @pytest.mark.parametrize(
-    ("form", "wrapping"), [*((form, "params") for form in FORMS), *(("light_c", wrapping) for wrapping in WRAPPINGS)]
+    ("form", "wrapping"),
+    [*((form, "params") for form in FORMS), *(("light_c", wrapping) for wrapping in WRAPPINGS)],
 )
 def test_official_files_are_recognised(load, form, wrapping):
     expected = network(form)
@@ -147,7 +150,9 @@ def test_read_state(tmp_path):
     assert all(torch.equal(value, STATE[key]) for key, value in state.items())
     (tmp_path / "file.pth").write_bytes(saved({"params": STATE}))
     assert read_state(tmp_path / "file.pth")[1:] == ({}, "params")
-    (tmp_path / "file.pth").write_bytes(saved({"state_dict": {f"module.{key}": v for key, v in STATE.items()}}))
+    (tmp_path / "file.pth").write_bytes(
+        saved({"state_dict": {f"module.{key}": v for key, v in STATE.items()}})
+    )
     assert read_state(tmp_path / "file.pth").wrapping == "state_dict, module."
 
 
@@ -167,7 +172,9 @@ def test_weights_lie_inside_a_wheel_and_beside_the_package_in_a_clone(tmp_path, 
 
 def test_a_file_is_described(tmp_path):
     path = tmp_path / "net.pth"
-    path.write_bytes(saved({"params_ema": {f"module.{key}": value.half() for key, value in STATE.items()}}))
+    path.write_bytes(
+        saved({"params_ema": {f"module.{key}": value.half() for key, value in STATE.items()}})
+    )
     assert describe(path) == {
         "file": str(path),
         "arch": "mambair",
@@ -189,11 +196,20 @@ def test_a_bundled_file_is_described():
     row = model_named("tiny-x2")
     facts = describe(bundled_folder() / row.file)
     assert facts["like"] == ["tiny-x2"]
-    assert (facts["sha256"], facts["parameters"], facts["scale"]) == (row.sha256, row.parameters, row.scale)
+    assert (facts["sha256"], facts["parameters"], facts["scale"]) == (
+        row.sha256,
+        row.parameters,
+        row.scale,
+    )
     assert (facts["dtype"], facts["wrapping"]) == ("float16", "none")
     assert facts["metadata"]["mambair.recipe"] == "tiny-x2"
     check_row(row, facts, "the file")
-    fails(lambda: check_row(model_named("tiny-x4"), facts, "the file"), CheckpointError, "no tiny-x4", "mambair x2")
+    fails(
+        lambda: check_row(model_named("tiny-x4"), facts, "the file"),
+        CheckpointError,
+        "no tiny-x4",
+        "mambair x2",
+    )
 
 
 @pytest.mark.parametrize(
@@ -211,7 +227,11 @@ def test_light_nets_of_all_generations_are_told_apart(tmp_path, row):
 def test_the_task_of_a_file(tmp_path):
     model = network("denoise")
     save_network(tmp_path / "net.safetensors", model, model.state_dict(), {"task": "derain"})
-    assert task_of(tmp_path / "net.safetensors") == describe(tmp_path / "net.safetensors")["task"] == "derain"
+    assert (
+        task_of(tmp_path / "net.safetensors")
+        == describe(tmp_path / "net.safetensors")["task"]
+        == "derain"
+    )
     (tmp_path / "net.pth").write_bytes(saved(STATE))
     assert task_of(tmp_path / "net.pth") is None
 
@@ -220,8 +240,13 @@ def test_the_task_of_a_file(tmp_path):
 
 
 def test_the_same_content_has_the_same_bytes(tmp_path):
-    model, notes = network("denoise"), {"task": "derain", **{letter: f"{letter}é" for letter in "abcdefgh"}}
-    state = {key: value.half() if "norm" in key else value for key, value in model.state_dict().items()}
+    model, notes = (
+        network("denoise"),
+        {"task": "derain", **{letter: f"{letter}é" for letter in "abcdefgh"}},
+    )
+    state = {
+        key: value.half() if "norm" in key else value for key, value in model.state_dict().items()
+    }
     for i, order in enumerate((dict, lambda items: dict(reversed(items.items())))):
         for repeat in range(3):
             save_network(tmp_path / f"{i}{repeat}.safetensors", model, order(state), order(notes))
@@ -234,7 +259,11 @@ def test_the_same_content_has_the_same_bytes(tmp_path):
 
 @pytest.mark.parametrize(
     ("form", "dtype"),
-    [*((form, torch.float16) for form in FORMS), ("light_c", torch.float32), ("light_c", torch.bfloat16)],
+    [
+        *((form, torch.float16) for form in FORMS),
+        ("light_c", torch.float32),
+        ("light_c", torch.bfloat16),
+    ],
     ids=str,
 )
 def test_a_file_is_converted(tmp_path, form, dtype):
@@ -245,7 +274,9 @@ def test_a_file_is_converted(tmp_path, form, dtype):
     assert list(found) == sorted(state)
     assert all(torch.equal(found[key], state[key]) and found[key].dtype == dtype for key in state)
     assert json.loads(metadata["mambair.config"])["upscale"] == FORMS[form].upscale
-    assert_same_network(load_network(tmp_path / "b.safetensors")[0], load_network(tmp_path / "a.pth")[0])
+    assert_same_network(
+        load_network(tmp_path / "b.safetensors")[0], load_network(tmp_path / "a.pth")[0]
+    )
 
 
 def test_what_a_converted_file_keeps(tmp_path):
@@ -253,9 +284,14 @@ def test_what_a_converted_file_keeps(tmp_path):
     convert(tmp_path / "a.safetensors", tmp_path / "b.SafeTensors")
     assert load_network(tmp_path / "b.SafeTensors")[0].config.expand == 1.27
     model = network("denoise")
-    save_network(tmp_path / "a.safetensors", model, model.state_dict(), {"task": "derain", "iterations": 7})
+    save_network(
+        tmp_path / "a.safetensors", model, model.state_dict(), {"task": "derain", "iterations": 7}
+    )
     convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
-    assert read_state(tmp_path / "b.safetensors").metadata == read_state(tmp_path / "a.safetensors").metadata
+    assert (
+        read_state(tmp_path / "b.safetensors").metadata
+        == read_state(tmp_path / "a.safetensors").metadata
+    )
 
 
 def test_tensors_that_share_their_memory_are_converted(tmp_path):
@@ -263,14 +299,22 @@ def test_tensors_that_share_their_memory_are_converted(tmp_path):
     state["norm.bias"] = state["patch_embed.norm.bias"]
     (tmp_path / "a.pth").write_bytes(saved(state))
     convert(tmp_path / "a.pth", tmp_path / "b.safetensors")
-    assert torch.equal(read_state(tmp_path / "b.safetensors").state["norm.bias"], state["norm.bias"])
+    assert torch.equal(
+        read_state(tmp_path / "b.safetensors").state["norm.bias"], state["norm.bias"]
+    )
 
 
 def test_files_that_cannot_be_converted(tmp_path):
     for name, content in (("a.pth", saved(STATE)), ("bad.pth", saved({"x": torch.zeros(3)}))):
         (tmp_path / name).write_bytes(content)
-    fails(lambda: convert(tmp_path / "a.pth", tmp_path / "b.pth"), CallError, "b.pth", ".safetensors")
-    fails(lambda: convert(tmp_path / "c.pth", tmp_path / "b.safetensors"), CallError, "c.pth is missing")
+    fails(
+        lambda: convert(tmp_path / "a.pth", tmp_path / "b.pth"), CallError, "b.pth", ".safetensors"
+    )
+    fails(
+        lambda: convert(tmp_path / "c.pth", tmp_path / "b.safetensors"),
+        CallError,
+        "c.pth is missing",
+    )
     fails(
         lambda: convert(tmp_path / "bad.pth", tmp_path / "b.safetensors"),
         CheckpointError,
@@ -311,5 +355,7 @@ def test_sha256(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"abc")
     digest = weights.sha256(path)
-    assert digest == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
+    assert (
+        digest == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )  # FIPS 180-2, B.1
     assert all(re.fullmatch("[0-9a-f]{64}", row.sha256) for row in MODELS if row.verified)

@@ -53,13 +53,19 @@ def framed(header, data=b"", length=None):
 
 def placed(*offsets, shape=(2, 2)):
     """The header of a safetensors file of float32 tensors at these offsets."""
-    return {str(i): {"dtype": "F32", "shape": list(shape), "data_offsets": list(o)} for i, o in enumerate(offsets)}
+    return {
+        str(i): {"dtype": "F32", "shape": list(shape), "data_offsets": list(o)}
+        for i, o in enumerate(offsets)
+    }
 
 
 def deflated(content):
     """The same zip archive, but compressed."""
     file = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
+    with (
+        zipfile.ZipFile(io.BytesIO(content)) as old,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
         for member in old.infolist():
             new.writestr(member.filename, old.read(member))
     return file.getvalue()
@@ -77,7 +83,12 @@ GOOD = {
     ".safetensors": safe(),
 }
 PHOTO = (Path(__file__).parent / "data" / "osprey.png").read_bytes()
-REFUSED, NO_STATE, OTHER, NO_FIT = "could run code", "no state dict", "another architecture", "does not fit"
+REFUSED, NO_STATE, OTHER, NO_FIT = (
+    "could run code",
+    "no state dict",
+    "another architecture",
+    "does not fit",
+)
 NO_CHECKPOINT = {
     "zero bytes.pth": (b"", ""),
     "zero bytes.safetensors": (b"", ""),
@@ -88,7 +99,10 @@ NO_CHECKPOINT = {
     "photo.safetensors": (PHOTO, ""),
     "a zip.pth": (zipped(readme="hello"), ""),
     "a zip.safetensors": (zipped(readme="hello"), ""),
-    "a zip of a pickle.pth": (zipped(**{"archive/data.pkl": pickle.dumps(3), "archive/version": "3"}), ""),
+    "a zip of a pickle.pth": (
+        zipped(**{"archive/data.pkl": pickle.dumps(3), "archive/version": "3"}),
+        "",
+    ),
     "pth as.safetensors": (GOOD[".pth"], ""),
     "safetensors as.pth": (GOOD[".safetensors"], ""),
     "malicious.pth": (saved({"params": Malicious()}), REFUSED),
@@ -107,19 +121,49 @@ NO_CHECKPOINT = {
     "among others.pth": (saved(STATE | {"epoch": 3}), NO_STATE),
     "nested.pth": (saved({"generator": STATE}), NO_STATE),
     "no tensor.safetensors": (safetensors.torch.save({}), OTHER),
-    "a header of 100 GB.safetensors": (framed(placed((0, 16)), bytes(16), length=100 * 10**9), "readable safetensors"),
-    "a header longer than the file.safetensors": (framed(placed((0, 16)), length=10_000), "readable safetensors"),
+    "a header of 100 GB.safetensors": (
+        framed(placed((0, 16)), bytes(16), length=100 * 10**9),
+        "readable safetensors",
+    ),
+    "a header longer than the file.safetensors": (
+        framed(placed((0, 16)), length=10_000),
+        "readable safetensors",
+    ),
     "a header of nonsense.safetensors": (framed("nonsense"), "readable safetensors"),
-    "a header too short.safetensors": (framed(placed((0, 16)), bytes(16), length=9), "readable safetensors"),
-    "overlapping offsets.safetensors": (framed(placed((0, 16), (8, 24)), bytes(24)), "readable safetensors"),
-    "the same offsets.safetensors": (framed(placed((0, 16), (0, 16)), bytes(16)), "readable safetensors"),
-    "offsets behind the end.safetensors": (framed(placed((0, 16), (16, 32)), bytes(20)), "readable safetensors"),
-    "offsets with a hole.safetensors": (framed(placed((0, 16), (20, 36)), bytes(36)), "readable safetensors"),
+    "a header too short.safetensors": (
+        framed(placed((0, 16)), bytes(16), length=9),
+        "readable safetensors",
+    ),
+    "overlapping offsets.safetensors": (
+        framed(placed((0, 16), (8, 24)), bytes(24)),
+        "readable safetensors",
+    ),
+    "the same offsets.safetensors": (
+        framed(placed((0, 16), (0, 16)), bytes(16)),
+        "readable safetensors",
+    ),
+    "offsets behind the end.safetensors": (
+        framed(placed((0, 16), (16, 32)), bytes(20)),
+        "readable safetensors",
+    ),
+    "offsets with a hole.safetensors": (
+        framed(placed((0, 16), (20, 36)), bytes(36)),
+        "readable safetensors",
+    ),
     "offsets backwards.safetensors": (framed(placed((16, 0)), bytes(16)), "readable safetensors"),
     "negative offsets.safetensors": (framed(placed((-16, 0)), bytes(16)), "readable safetensors"),
-    "offsets of another shape.safetensors": (framed(placed((0, 16), shape=(9, 9)), bytes(16)), "readable safetensors"),
-    "a shape of 2^64.safetensors": (framed(placed((0, 16), shape=(2**32, 2**32)), bytes(16)), "readable safetensors"),
-    "no shape.safetensors": (framed({"x": {"dtype": "F32", "data_offsets": [0, 4]}}, bytes(4)), "readable safetensors"),
+    "offsets of another shape.safetensors": (
+        framed(placed((0, 16), shape=(9, 9)), bytes(16)),
+        "readable safetensors",
+    ),
+    "a shape of 2^64.safetensors": (
+        framed(placed((0, 16), shape=(2**32, 2**32)), bytes(16)),
+        "readable safetensors",
+    ),
+    "no shape.safetensors": (
+        framed({"x": {"dtype": "F32", "data_offsets": [0, 4]}}, bytes(4)),
+        "readable safetensors",
+    ),
     "no such type.safetensors": (
         framed({"x": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)),
         "readable safetensors",
@@ -127,16 +171,31 @@ NO_CHECKPOINT = {
     "more behind the end.safetensors": (framed(placed((0, 16)), bytes(99)), "readable safetensors"),
     "compressed.pth": (deflated(saved({"x": torch.zeros(10**6)})), "compressed archive"),
     "a storage of 800 GB.pth": (claiming(2 * 10**11), "damaged"),
-    "a view of 80 GB.pth": (saved(STATE | {"norm.weight": torch.zeros(1).expand(2 * 10**10)}), "larger than the file"),
+    "a view of 80 GB.pth": (
+        saved(STATE | {"norm.weight": torch.zeros(1).expand(2 * 10**10)}),
+        "larger than the file",
+    ),
 }
 BAD_TENSORS = {
-    "another": ({"conv_first.weight": torch.zeros(60, 3, 3, 3), "body.0.weight": torch.zeros(3)}, OTHER),
+    "another": (
+        {"conv_first.weight": torch.zeros(60, 3, 3, 3), "body.0.weight": torch.zeros(3)},
+        OTHER,
+    ),
     "number keys": (dict(enumerate(STATE.values())), OTHER),
-    "MambaIRv2": ({"layers.0.residual_group.layer.0.assm.embeddingA.weight": torch.zeros(3)}, "MambaIRv2"),
+    "MambaIRv2": (
+        {"layers.0.residual_group.layer.0.assm.embeddingA.weight": torch.zeros(3)},
+        "MambaIRv2",
+    ),
     "missing": ({k: v for k, v in STATE.items() if k != "norm.weight"}, "missing: norm.weight"),
-    "two missing": ({k: v for k, v in STATE.items() if k[:5] != "norm."}, "missing: norm.weight and 1 more"),
+    "two missing": (
+        {k: v for k, v in STATE.items() if k[:5] != "norm."},
+        "missing: norm.weight and 1 more",
+    ),
     "extra": (STATE | {"norm.scale": torch.zeros(3)}, "unexpected: norm.scale"),
-    "shape": (STATE | {"norm.weight": torch.zeros(3)}, "of another shape: norm.weight, (3,) instead of (12,)"),
+    "shape": (
+        STATE | {"norm.weight": torch.zeros(3)},
+        "of another shape: norm.weight, (3,) instead of (12,)",
+    ),
     "all of it": (
         {k: v for k, v in STATE.items() if k[:5] != "norm."}
         | {"a.b": STATE["norm.bias"], "upsample.0.bias": torch.zeros(1)},
@@ -152,12 +211,19 @@ BAD_TENSORS = {
     ),
     "too wide": (STATE | {"conv_first.weight": torch.zeros(3000, 3, 3, 3)}, NO_FIT),
     "too wide for its tensors": (
-        STATE | {"conv_first.weight": torch.zeros(3000, 1, 1, 1), CAB: torch.zeros(1500, 3000, 1, 1)[:0]},
+        STATE
+        | {"conv_first.weight": torch.zeros(3000, 1, 1, 1), CAB: torch.zeros(1500, 3000, 1, 1)[:0]},
         NO_FIT,
     ),
     "integers": ({k: v.to(torch.int8) for k, v in STATE.items()}, "floating"),
-    "booleans": (STATE | {"norm.weight": torch.ones(12, dtype=torch.bool)}, "norm.weight is no tensor of floating"),
-    "complex": (STATE | {"norm.weight": torch.ones(12, dtype=torch.complex64)}, "norm.weight is no tensor of floating"),
+    "booleans": (
+        STATE | {"norm.weight": torch.ones(12, dtype=torch.bool)},
+        "norm.weight is no tensor of floating",
+    ),
+    "complex": (
+        STATE | {"norm.weight": torch.ones(12, dtype=torch.complex64)},
+        "norm.weight is no tensor of floating",
+    ),
     "one integer": (STATE | {"norm.weight": torch.ones(12, dtype=torch.int64)}, "floating"),
     "nan": (STATE | {"norm.weight": torch.full((12,), torch.nan)}, "finite"),
     "infinite": (STATE | {"norm.weight": torch.full((12,), torch.inf)}, "finite"),
@@ -180,7 +246,11 @@ BAD_TENSORS = {
 OMNI = network("derain").state_dict()
 U_NET = network("unet").state_dict()
 BAD_TENSORS |= {
-    "Restormer": ({k: v for k, v in OMNI.items() if ".attn." not in k} | {"a.attn.temperature": torch.ones(1)}, OTHER),
+    "Restormer": (
+        {k: v for k, v in OMNI.items() if ".attn." not in k}
+        | {"a.attn.temperature": torch.ones(1)},
+        OTHER,
+    ),
     "U-Net of one convolution": ({"patch_embed.proj.weight": torch.zeros(48, 3, 3, 3)}, OTHER),
     "two networks": (U_NET | STATE, "mambair, but does not fit"),
     "two U-Nets": (U_NET | OMNI, "mambair_unet, but does not fit"),
@@ -190,8 +260,14 @@ BAD_TENSORS |= {
         {k: v for k, v in U_NET.items() if not k.startswith("encoder_level1")},
         "the closest is mambair_unet, as in mambair-denoise-real: missing: encoder_level1.0.",
     ),
-    "no decoder": ({k: v for k, v in U_NET.items() if not k.startswith("decoder_level2")}, "decoder_level2"),
-    "no block between": ({k: v for k, v in OMNI.items() if not k.startswith("encoder_level2.0.")}, "encoder_level2"),
+    "no decoder": (
+        {k: v for k, v in U_NET.items() if not k.startswith("decoder_level2")},
+        "decoder_level2",
+    ),
+    "no block between": (
+        {k: v for k, v in OMNI.items() if not k.startswith("encoder_level2.0.")},
+        "encoder_level2",
+    ),
     "odd width": (OMNI | {"patch_embed.proj.weight": torch.zeros(9, 3, 3, 3)}, "even number"),
     "no width": (OMNI | {"patch_embed.proj.weight": torch.zeros(0, 3, 3, 3)}, NO_FIT),
     "flat convolution": (U_NET | {"patch_embed.proj.weight": torch.zeros(8)}, NO_FIT),
@@ -213,7 +289,10 @@ BAD_METADATA = {
     "words": {"drop_path_rate": "much"},
     **{f"embed_dim {value}": {"embed_dim": value} for value in (-1, 0, 10**9, "12", None)},
     **{f"d_state {value}": {"d_state": value} for value in (-1, 0, 10**9)},
-    **{f"depths {value}": {"depths": value} for value in (3, [], [[3]], ["a"], [-1], [2, 2], [10**9], "12")},
+    **{
+        f"depths {value}": {"depths": value}
+        for value in (3, [], [[3]], ["a"], [-1], [2, 2], [10**9], "12")
+    },
     **{f"upscale {value}": {"upscale": value} for value in (-2, -4, 0, 2, 7, 1.5, 10**9, "4")},
     **{f"in_chans {value}": {"in_chans": value} for value in (0, 1, 4)},
     **{f"{key} x": {key: "x"} for key in ("conv_block", "upsampler", "resi_connection")},
@@ -278,7 +357,9 @@ def test_tensors_of_no_network(refuse, case):
 
 
 @pytest.mark.parametrize(
-    "value", [torch.ones(12).to_sparse(), torch.ones(12, device="meta")], ids=["sparse", "no values"]
+    "value",
+    [torch.ones(12).to_sparse(), torch.ones(12, device="meta")],
+    ids=["sparse", "no values"],
 )
 def test_tensors_of_other_kinds(refuse, value):
     refuse(saved(STATE | {"norm.weight": value}), "file.pth", "norm.weight is no plain tensor")
@@ -293,8 +374,15 @@ def test_metadata_that_do_not_fit(refuse, case):
     "changes",
     [
         *({key: value} for key in ("dim", "d_state") for value in (-1, 0, 7, "8", None)),
-        *({"blocks": value} for value in (3, [], [1, 2, 1], [1, 2, 1, 3, 1], [1, 2, 1, "3"], [2, 2, 1, 3])),
-        *({key: value} for key in ("ffn_expand", "expand") for value in (float("nan"), -1.0, 0.0, 1e300, "2")),
+        *(
+            {"blocks": value}
+            for value in (3, [], [1, 2, 1], [1, 2, 1, 3, 1], [1, 2, 1, "3"], [2, 2, 1, 3])
+        ),
+        *(
+            {key: value}
+            for key in ("ffn_expand", "expand")
+            for value in (float("nan"), -1.0, 0.0, 1e300, "2")
+        ),
         *({"refinement": value} for value in (-1, 0, 1)),
         *({"channel_inner": value} for value in (1, 2, 3, "4")),
         *({"upscale": value} for value in (0, 2, 4)),

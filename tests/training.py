@@ -40,9 +40,16 @@ ema = 0.9
 iterations = 6
 warmup = 0.1
 """
-STOPPABLE = {"iterations": 8, "network": {"depths": [1, 1], "drop_path_rate": 0.4}}  # draws random numbers
+STOPPABLE = {
+    "iterations": 8,
+    "network": {"depths": [1, 1], "drop_path_rate": 0.4},
+}  # draws random numbers
 CPU = Settings(device="cpu")
-DENOISE = {"scale": 1, "network": {"upsampler": ""}, "degradation": {"kind": "noise", "sigma": [0, 50]}}
+DENOISE = {
+    "scale": 1,
+    "network": {"upsampler": ""},
+    "degradation": {"kind": "noise", "sigma": [0, 50]},
+}
 
 
 def noise(height, width, seed=0):
@@ -77,7 +84,9 @@ def recipe(**changes) -> TrainConfig:
         elif key in table:
             table[key] = value
         else:
-            (section,) = (name for name in ("data", "loss", "optimiser", "schedule") if key in table[name])
+            (section,) = (
+                name for name in ("data", "loss", "optimiser", "schedule") if key in table[name]
+            )
             table[section][key] = value
     return checked(table, "RECIPE")
 
@@ -126,5 +135,7 @@ def replace_batches(monkeypatch, iterations, batch):
     """Let these iterations have this batch."""
     original = TrainingPairs.batch
     monkeypatch.setattr(
-        TrainingPairs, "batch", lambda self, i, *rest: batch if i in iterations else original(self, i, *rest)
+        TrainingPairs,
+        "batch",
+        lambda self, i, *rest: batch if i in iterations else original(self, i, *rest),
     )

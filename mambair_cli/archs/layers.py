@@ -106,7 +106,9 @@ class _DilatedDepthwise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        image, weight = (x.to(gradient.dtype) for x in ctx.saved_tensors)  # autocast ran the forward in that type
+        image, weight = (
+            x.to(gradient.dtype) for x in ctx.saved_tensors
+        )  # autocast ran the forward in that type
         back = F.conv2d(gradient, weight.flip(2, 3), padding=2, dilation=2, groups=len(weight))
         # With dilation 2 pixels of different parity never meet: four plain convolutions.
         options = ((1, 1), (1, 1), (1, 1), False, (0, 0), len(weight), (False, True, True))
@@ -169,7 +171,11 @@ def pixel_shuffle(channels: int, scale: int) -> nn.Sequential:
     else:
         raise ValueError(f"no upsampler of this network reaches x{scale}")
     return nn.Sequential(
-        *(layer for r in steps for layer in (nn.Conv2d(channels, channels * r * r, 3, padding=1), nn.PixelShuffle(r)))
+        *(
+            layer
+            for r in steps
+            for layer in (nn.Conv2d(channels, channels * r * r, 3, padding=1), nn.PixelShuffle(r))
+        )
     )
 
 

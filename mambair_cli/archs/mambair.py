@@ -60,7 +60,9 @@ class MambaIRConfig:
     def floats_per_pixel(self, backend: str) -> int:
         """Estimate of the floats that the net holds for each pixel of its input at its peak."""
         C, s = self.embed_dim, self.upscale
-        tail = {"pixelshuffle": 2 * 64 * s**2, "pixelshuffledirect": 9 * s**2, "": 9}[self.upsampler]
+        tail = {"pixelshuffle": 2 * 64 * s**2, "pixelshuffledirect": 9 * s**2, "": 9}[
+            self.upsampler
+        ]
         return 6 * C + max(scan_floats(C, self.inner, self.d_state, backend), 4 * C, tail)
 
 
@@ -84,7 +86,12 @@ def _conv_block(form: ConvBlock, C: int) -> nn.Module:
         layers = [Pointwise(C, 2 * C), nn.GELU(), Pointwise(2 * C, C)]
     else:
         squeezed = C // {"classic": 3, "light_b": 6}[form]
-        layers = [nn.Conv2d(C, squeezed, 3, padding=1), nn.GELU(), nn.Conv2d(squeezed, C, 3, padding=1), attention]
+        layers = [
+            nn.Conv2d(C, squeezed, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(squeezed, C, 3, padding=1),
+            attention,
+        ]
     return nn.Sequential(OrderedDict(cab=nn.Sequential(*layers)))
 
 
@@ -111,7 +118,14 @@ class VSSBlock(nn.Module):
         drop_path: rate of stochastic depth.
     """
 
-    def __init__(self, C: int, inner: int, d_state: int, conv_block: ConvBlock = "classic", drop_path: float = 0.0):
+    def __init__(
+        self,
+        C: int,
+        inner: int,
+        d_state: int,
+        conv_block: ConvBlock = "classic",
+        drop_path: float = 0.0,
+    ):
         super().__init__()
         self.skip_scale = nn.Parameter(torch.ones(C))
         self.has_conv_blk = conv_block != "none"
@@ -126,7 +140,9 @@ class VSSBlock(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B,H,W,C) -> (B,H,W,C)."""
-        u = torch.addcmul(self.drop_path(self.self_attention(self.ln_1(tokens))), tokens, self.skip_scale)
+        u = torch.addcmul(
+            self.drop_path(self.self_attention(self.ln_1(tokens))), tokens, self.skip_scale
+        )
         if not self.has_conv_blk:
             return u
         branch = to_tokens(self.conv_blk(to_image(self.ln_2(u))))
@@ -188,12 +204,16 @@ class MambaIR(nn.Module):
         self.register_buffer("mean", mean.view(1, channels, 1, 1), persistent=False)
         self.conv_first = FullPrecisionConv(channels, C, 3, padding=1)
         self.patch_embed = nn.Sequential(OrderedDict(norm=LayerNorm(C)))
-        rates = torch.linspace(0, config.drop_path_rate, sum(config.depths), device="cpu").split(list(config.depths))
+        rates = torch.linspace(0, config.drop_path_rate, sum(config.depths), device="cpu").split(
+            list(config.depths)
+        )
         self.layers = nn.ModuleList(ResidualGroup(config, r.tolist()) for r in rates)
         self.norm = LayerNorm(C)
         self.conv_after_body = _residual_conv(config.resi_connection, C)
         if config.upsampler == "pixelshuffle":
-            self.conv_before_upsample = nn.Sequential(nn.Conv2d(C, 64, 3, padding=1), nn.LeakyReLU(0.01))
+            self.conv_before_upsample = nn.Sequential(
+                nn.Conv2d(C, 64, 3, padding=1), nn.LeakyReLU(0.01)
+            )
             self.conv_last = FullPrecisionConv(64, channels, 3, padding=1)
         elif config.upsampler == "":
             self.conv_last = FullPrecisionConv(C, channels, 3, padding=1)
@@ -232,7 +252,9 @@ class MambaIR(nn.Module):
         if self.config.upsampler != "pixelshuffledirect" or self.config.resi_connection != "1conv":
             return
         position = (torch.arange(s) + 0.5) / s - 0.5  # of the new pixels, in old ones
-        taps = (1 - (position[:, None] - torch.tensor([-1.0, 0.0, 1.0])).abs()).clamp(min=0)  # (s,3)
+        taps = (1 - (position[:, None] - torch.tensor([-1.0, 0.0, 1.0])).abs()).clamp(
+            min=0
+        )  # (s,3)
         kernel = taps[:, None, :, None] * taps[None, :, None, :]  # (s,s,3,3)
         tensors = dict(self.named_parameters())
         with torch.no_grad():
@@ -253,11 +275,15 @@ def detect(state: Mapping[str, Tensor]) -> MambaIRConfig | None:
     Raises ValueError where the tensors are of this family but of no published form.
     """
     block = "layers.0.residual_group.blocks.0"
-    first, a_logs = (state.get(key) for key in ("conv_first.weight", f"{block}.self_attention.A_logs"))
+    first, a_logs = (
+        state.get(key) for key in ("conv_first.weight", f"{block}.self_attention.A_logs")
+    )
     if first is None or a_logs is None:
         return None
     C, in_chans = first.shape[:2]
-    positions = [key.split(".") for key in state if key.startswith("layers.") and key.endswith(".skip_scale")]
+    positions = [
+        key.split(".") for key in state if key.startswith("layers.") and key.endswith(".skip_scale")
+    ]
     groups = [int(p[1]) for p in positions]
     depths = tuple(groups.count(i) for i in range(len(set(groups))))
     if 0 in depths:

@@ -33,7 +33,9 @@ def scan_floats(width: int, inner: int, d_state: int, backend: str) -> int:
     D, N, M = inner, d_state, -(-width // 16) + 2 * d_state
     floats = 4 * D + 4 * M  # x, z, two planes, x_dbl
     if backend in ("reference", "mamba-ssm"):  # sequences of x, dt, inputs, B, C; buffers of states
-        floats += 2 * 4 * (5 * D + 4 * N) + 4 * 4 * N * D // 32  # twice, as measured: they are changed on the way
+        floats += (
+            2 * 4 * (5 * D + 4 * N) + 4 * 4 * N * D // 32
+        )  # twice, as measured: they are changed on the way
     return floats
 
 

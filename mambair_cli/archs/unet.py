@@ -10,7 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import FullPrecisionConv, Pointwise, pixel_shuffle, scale_of_pixel_shuffle, to_image, to_tokens
+from .layers import (
+    FullPrecisionConv,
+    Pointwise,
+    pixel_shuffle,
+    scale_of_pixel_shuffle,
+    to_image,
+    to_tokens,
+)
 from .ss2d import scan_floats
 
 LEVELS = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
@@ -60,7 +67,9 @@ def read_shape(state: Mapping[str, Tensor], A_logs: str) -> dict[str, Any]:
     """The fields of a UNetConfig, read off a state dict; `A_logs` is that tensor's name within a block."""
     dim, in_chans = state["patch_embed.proj.weight"].shape[:2]
     named = {tuple(key.split(".")[:2]) for key in state}
-    counts = {level: sum(first == level for first, *_ in named) for level in (*LEVELS, "refinement")}
+    counts = {
+        level: sum(first == level for first, *_ in named) for level in (*LEVELS, "refinement")
+    }
     states = state[f"latent.0.{A_logs}"]
     return {
         "dim": dim,
@@ -74,7 +83,9 @@ def read_shape(state: Mapping[str, Tensor], A_logs: str) -> dict[str, Any]:
 
 
 def _down(width: int) -> nn.Sequential:
-    steps = nn.Sequential(nn.Conv2d(width, width // 2, 3, padding=1, bias=False), nn.PixelUnshuffle(2))
+    steps = nn.Sequential(
+        nn.Conv2d(width, width // 2, 3, padding=1, bias=False), nn.PixelUnshuffle(2)
+    )
     return nn.Sequential(OrderedDict(body=steps))
 
 
@@ -116,7 +127,9 @@ class UNet(nn.Module):
             raise ValueError(f"dim must be an even number from 4 on, not {C}")
         if len(counts) != 4 or min(*counts, config.refinement + 1) < 1:
             found = f"{counts} and {config.refinement}"
-            raise ValueError(f"blocks must be four numbers from 1 on, refinement one from 0 on, not {found}")
+            raise ValueError(
+                f"blocks must be four numbers from 1 on, refinement one from 0 on, not {found}"
+            )
         self.config = config
 
         def level(width: int, count: int) -> nn.Sequential:
@@ -158,7 +171,9 @@ class UNet(nn.Module):
             (self.encoder_level3, self.down3_4),
         ):
             skips.append(level(tokens))
-            tokens = to_tokens(down(to_image(skips[-1]))).to(image.dtype)  # under autocast, half precision ends here
+            tokens = to_tokens(down(to_image(skips[-1]))).to(
+                image.dtype
+            )  # under autocast, half precision ends here
         tokens = self.latent(tokens)
         for up, reduce, level in (
             (self.up4_3, self.reduce_chan_level3, self.decoder_level3),

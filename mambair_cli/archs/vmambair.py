@@ -88,12 +88,19 @@ class OmniSelectiveScan(SpatialScan):
         """The channel scan, forth and back over the means of all channels: (B,H,W,D) -> (B,1,1,D)."""
         x = y.mean((1, 2))[:, None, :, None]  # (B,1,L,1), a sequence of length L = D
         if self.Dsc.shape[0] > 2:
-            x = F.linear(x, self.conv_cin.weight.flatten(1), self.conv_cin.bias)  # (B,1,L,inner width)
+            x = F.linear(
+                x, self.conv_cin.weight.flatten(1), self.conv_cin.bias
+            )  # (B,1,L,inner width)
         A_logs, Dsc = self.Ac_logs.chunk(2), self.Dsc.chunk(2)
         scans = []
         for k, sequence in enumerate((x, x.flip(2))):
             x_dbl = F.linear(sequence, self.xc_proj_weight[k])[:, :, :, None]
-            weights = self.dtc_projs_weight[k, None], self.dtc_projs_bias[k, None], A_logs[k], Dsc[k]
+            weights = (
+                self.dtc_projs_weight[k, None],
+                self.dtc_projs_bias[k, None],
+                A_logs[k],
+                Dsc[k],
+            )
             scans.append(ss2d_scan(sequence, x_dbl, *weights, backend=self.backend))
         c = scans[0] + scans[1].flip(2)
         if self.Dsc.shape[0] > 2:
@@ -122,7 +129,9 @@ class EFFN(nn.Module):
         """(B,H,W,C) -> (B,H,W,C)."""
         # One half of the channels after the other: both come out contiguous, which makes the gate twice as fast.
         gate, value = (
-            F.conv2d(to_image(self.project_in.half_of(tokens, i)), kernel, padding=1, groups=len(kernel))
+            F.conv2d(
+                to_image(self.project_in.half_of(tokens, i)), kernel, padding=1, groups=len(kernel)
+            )
             for i, kernel in enumerate(self.dwconv.weight.chunk(2))
         )
         return to_tokens(self.project_out(F.gelu(gate) * value))

@@ -46,9 +46,13 @@ def main() -> None:
     """Parse, measure, print; exits with 0 when all is measured, 1 where the run could not go on, 2 for a wrong call."""
     parser = argparse.ArgumentParser("python -m mambair_cli.bench", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results; made where it is missing")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the results; made where it is missing"
+    )
     parser.add_argument("--device", default="cuda", help="cuda or cuda:N")
-    parser.add_argument("--quick", action="store_true", help="without images of 1024x1024, which most bars are of")
+    parser.add_argument(
+        "--quick", action="store_true", help="without images of 1024x1024, which most bars are of"
+    )
     options = parser.parse_args()
     try:
         rows = run(options.out, options.device, options.quick)
@@ -70,7 +74,9 @@ def run(out: Path, device: str, quick: bool) -> list[Facts]:
         out.mkdir(parents=True, exist_ok=True)
         file = (out / "rows.jsonl").open("w", encoding="utf-8")
     except OSError as error:
-        raise CallError(f"{out} cannot be written to ({error.strerror}); name another folder") from error
+        raise CallError(
+            f"{out} cannot be written to ({error.strerror}); name another folder"
+        ) from error
     with file:
         for row in scan_report(device, quick, Cache(out / "results.sqlite")):
             rows.append(row)

@@ -18,7 +18,9 @@ def key_of(**settings: Any) -> str:
 
 def code_digest(folder: Path = Path(__file__).parents[1]) -> str:
     """A hash of all Python sources in a folder, this package's: results of other code are other results."""
-    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.py")}
+    files = {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.py")
+    }
     return key_of(**{name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
 
 
@@ -36,8 +38,12 @@ class Cache:
         with self._named():
             if path:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            self._rows = sqlite3.connect(path or ":memory:", timeout=30, check_same_thread=False, isolation_level=None)
-            self._rows.execute("create table if not exists rows (key text primary key, row text not null)")
+            self._rows = sqlite3.connect(
+                path or ":memory:", timeout=30, check_same_thread=False, isolation_level=None
+            )
+            self._rows.execute(
+                "create table if not exists rows (key text primary key, row text not null)"
+            )
 
     def get(self, key: str) -> Any:
         """The row of a key; None where there is none. Raises CacheError."""
@@ -60,4 +66,6 @@ class Cache:
             with self._lock:
                 yield
         except (sqlite3.Error, OSError) as error:
-            raise CacheError(f"{self.path}: the results kept there cannot be used ({error}); delete it") from error
+            raise CacheError(
+                f"{self.path}: the results kept there cannot be used ({error}); delete it"
+            ) from error

@@ -51,10 +51,14 @@ class Candidate:
         dtype: str = "fp32",
     ):
         tile = "auto" if tiler == "auto" else "off"
-        self.restorer = load_restorer(model, device=device, backend=backend, tile=tile, ensemble=ensemble, dtype=dtype)
+        self.restorer = load_restorer(
+            model, device=device, backend=backend, tile=tile, ensemble=ensemble, dtype=dtype
+        )
         scale = self.restorer.scale
         if scale < protocol.scale or (scale > 1 and protocol.scale == 1):
-            raise CallError(f"{model} enlarges {scale} times, not {protocol.scale}; choose another model with -m")
+            raise CallError(
+                f"{model} enlarges {scale} times, not {protocol.scale}; choose another model with -m"
+            )
         self.name = (model if model_named(model) else Path(model).stem) + "+" * ensemble
         self.sha256 = sha256(find_checkpoint(model))
         self.tiler, self.ensemble, self._warm = tiler, ensemble, False
@@ -88,7 +92,9 @@ class Candidate:
     def _dtype(self) -> str:
         return str(self.restorer.dtype).removeprefix("torch.")
 
-    def restore(self, image: Array, size: tuple[int, ...], progress: Progress = lambda share: None) -> Pixels:
+    def restore(
+        self, image: Array, size: tuple[int, ...], progress: Progress = lambda share: None
+    ) -> Pixels:
         """The network's result as pixels of the truth's (height, width); bicubic where it enlarges further.
 
         Floats beyond [0, 1] reach the network as they are. Raises as `Restorer.restore`.
@@ -112,7 +118,9 @@ class Candidate:
     def _restore(self, image: Array, progress: Progress) -> Array:
         return self.restorer.restore(np.ascontiguousarray(image), progress, squeeze=False)
 
-    def measure(self, image: Array, size: tuple[int, ...], progress: Progress) -> tuple[Pixels, float, int]:
+    def measure(
+        self, image: Array, size: tuple[int, ...], progress: Progress
+    ) -> tuple[Pixels, float, int]:
         """As `restore`, with the seconds it took and the peak of memory (of the process or the GPU, in bytes).
 
         Raises MemoryLimitError also where a tiler that was asked for does not fit.
@@ -125,5 +133,7 @@ class Candidate:
         result = self.restore(image, size, progress)
         seconds = time.perf_counter() - started
         if self.tiler != "auto" and self.restorer.largest_tile < largest:
-            raise MemoryLimitError(f"--tiler {self.tiler} does not fit into memory, and tiles would change the result")
+            raise MemoryLimitError(
+                f"--tiler {self.tiler} does not fit into memory, and tiles would change the result"
+            )
         return result, seconds, peak_memory(self.restorer.device)

@@ -17,9 +17,13 @@ def read_report(path: Path) -> Facts:
     try:
         facts = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise CallError(f"{path} cannot be read ({error}); give what mambair bench --json printed") from error
+        raise CallError(
+            f"{path} cannot be read ({error}); give what mambair bench --json printed"
+        ) from error
     if not _is_report(facts):
-        raise CallError(f"{path} is no report, or not a whole one; give what mambair bench --json printed")
+        raise CallError(
+            f"{path} is no report, or not a whole one; give what mambair bench --json printed"
+        )
     return facts
 
 
@@ -48,9 +52,16 @@ def compare(first: Facts, second: Facts) -> list[Facts]:
     """
     for key in SAME:
         if first[key] != second[key]:
-            raise CallError(f"the reports differ in {key}: {first[key]} and {second[key]}; measure both alike")
+            raise CallError(
+                f"the reports differ in {key}: {first[key]} and {second[key]}; measure both alike"
+            )
     ours, theirs = (facts["results"][1:] for facts in (first, second))
-    pairs = [(a, b) for a in ours for b in theirs if a["name"] == b["name"] or min(len(ours), len(theirs)) == 1]
+    pairs = [
+        (a, b)
+        for a in ours
+        for b in theirs
+        if a["name"] == b["name"] or min(len(ours), len(theirs)) == 1
+    ]
     if not pairs:
         raise CallError("the reports share no network; compare reports of one network each")
     return [_gain(a, b) for a, b in pairs]
@@ -60,9 +71,14 @@ def _gain(a: Facts, b: Facts) -> Facts:
     ours, theirs = ({row["image"]: row for row in result["images"]} for result in (a, b))
     if ours.keys() != theirs.keys():
         odd = sorted(ours.keys() ^ theirs.keys())
-        raise CallError(f"the reports are of different images, such as {odd[0]}; measure both on the same")
+        raise CallError(
+            f"the reports are of different images, such as {odd[0]}; measure both on the same"
+        )
     metrics = [key for key in a["mean"] if key in b["mean"]]
-    rows = [{"image": name, **{m: _difference(theirs[name][m], ours[name][m]) for m in metrics}} for name in ours]
+    rows = [
+        {"image": name, **{m: _difference(theirs[name][m], ours[name][m]) for m in metrics}}
+        for name in ours
+    ]
     known = {m: [row[m] for row in rows if row[m] is not None] for m in metrics}
     return {
         "first": a["name"],

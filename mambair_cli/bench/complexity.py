@@ -46,13 +46,19 @@ def complexity(model: nn.Module) -> Complexity:
     for module in ghost.modules():
         if isinstance(module, UNITS):  # their kernels need values, so only shapes pass
             module.forward = lambda tokens, unit=module: _pass(tokens, unit, found)  # type: ignore[method-assign, misc]
-        elif count := next((count for kind, count in COUNTS.items() if isinstance(module, kind)), None):
+        elif count := next(
+            (count for kind, count in COUNTS.items() if isinstance(module, kind)), None
+        ):
             module.register_forward_hook(
                 lambda layer, inputs, out, count=count: found.append(count(layer, inputs[0], out))
             )
     width, height = OUTPUT
     with torch.inference_mode():
-        ghost(torch.empty(1, config.in_chans, height // config.upscale, width // config.upscale, device="meta"))
+        ghost(
+            torch.empty(
+                1, config.in_chans, height // config.upscale, width // config.upscale, device="meta"
+            )
+        )
     leaves = [module for module in model.modules() if not list(module.children())]
     return Complexity(
         parameters=sum(p.numel() for p in model.parameters()),
@@ -102,16 +108,23 @@ def unit_macs(unit: nn.Module, pixels: int) -> Counts:
     for name, layer in unit.named_modules():
         tokens = pixels
         if isinstance(unit, OmniSelectiveScan) and name.startswith(("conv_c", "channel_norm")):
-            tokens = 1 if name.startswith("channel_norm") else unit.dt_projs_bias.shape[1]  # along the channels
+            tokens = (
+                1 if name.startswith("channel_norm") else unit.dt_projs_bias.shape[1]
+            )  # along the channels
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             leaf, full = leaf + tokens * layer.weight.numel(), full + tokens * layer.weight.numel()
         elif isinstance(layer, LayerNorm):
-            leaf, full = leaf + 4 * tokens * layer.weight.numel(), full + 5 * tokens * layer.weight.numel()
+            leaf, full = (
+                leaf + 4 * tokens * layer.weight.numel(),
+                full + 5 * tokens * layer.weight.numel(),
+            )
     if isinstance(unit, SpatialScan):
         full += pixels * _scan(unit.x_proj_weight, unit.dt_projs_weight, unit.A_logs)
     if isinstance(unit, OmniSelectiveScan):
         length = unit.dt_projs_bias.shape[1]
-        full += pixels * length + length * _scan(unit.xc_proj_weight, unit.dtc_projs_weight, unit.Ac_logs)
+        full += pixels * length + length * _scan(
+            unit.xc_proj_weight, unit.dtc_projs_weight, unit.Ac_logs
+        )
     return leaf, full
 
 

@@ -20,7 +20,18 @@ from ..errors import BackendError, CallError
 from ..ops import BACKENDS, resolve_backend, ss2d_scan
 from ..ops.scan_reference import ss2d_scan_sequential
 from .cache import Cache
-from .gpu_cases import NETS, Cost, core, floor, gradients, inference, measure, scan_inputs, scan_module, training
+from .gpu_cases import (
+    NETS,
+    Cost,
+    core,
+    floor,
+    gradients,
+    inference,
+    measure,
+    scan_inputs,
+    scan_module,
+    training,
+)
 
 if TYPE_CHECKING:
     from .gpu_rates import Rates
@@ -59,7 +70,9 @@ def scan_report(device: str, quick: bool, cache: Cache | None = None) -> Iterato
         raise CallError(f"mambair bench scan measures cpu or cuda, not {device}")
     torch.cuda.set_device(gpu)
     resolve_backend(OURS, gpu.type)
-    return Report(gpu, torch.cuda.get_device_name(gpu), QUICK_SIZES if quick else SIZES, cache or Cache(None)).rows()
+    return Report(
+        gpu, torch.cuda.get_device_name(gpu), QUICK_SIZES if quick else SIZES, cache or Cache(None)
+    ).rows()
 
 
 def _row(what: str, value: str, bar: str = "", met: bool | None = None) -> Facts:
@@ -83,7 +96,11 @@ def _speed(cost: Cost | str, pixels: int) -> str:
 
 
 def _compared(
-    what: str, costs: dict[str, Cost | str], faster: float | None = None, leaner: float | None = None, pixels: int = 0
+    what: str,
+    costs: dict[str, Cost | str],
+    faster: float | None = None,
+    leaner: float | None = None,
+    pixels: int = 0,
 ) -> Iterator[Facts]:
     """Of back ends: what each takes, and ours against the others.
 
@@ -129,7 +146,9 @@ class Report:
         cache: of what was measured before.
     """
 
-    def __init__(self, device: torch.device, name: str, sizes: tuple[tuple[int, int], ...], cache: Cache):
+    def __init__(
+        self, device: torch.device, name: str, sizes: tuple[tuple[int, int], ...], cache: Cache
+    ):
         self.device, self.name, self.sizes, self.cache = device, name, sizes, cache
 
     def rows(self) -> Iterator[Facts]:
@@ -146,14 +165,18 @@ class Report:
         if (value := self.cache.get(key)) is None:
             try:
                 value = find()
-            except Exception as error:  # whatever a kernel or a foreign package raises is told in the row
+            except (
+                Exception
+            ) as error:  # whatever a kernel or a foreign package raises is told in the row
                 value = f"failed: {type(error).__name__}: {error}".splitlines()[0]
             self.cache.put(key, value)
             torch.cuda.synchronize()  # raises where a failure has left the GPU unusable
         return value
 
     def _unavailable(self, backend: str) -> str | None:
-        return next(b.unavailable(self.device.type, torch.float32) for b in BACKENDS if b.name == backend)
+        return next(
+            b.unavailable(self.device.type, torch.float32) for b in BACKENDS if b.name == backend
+        )
 
     def _cost(self, what: str, backend: str, function: Callable[[], object]) -> Cost | str:
         """What a call costs on a back end, or why that is not known."""
@@ -179,7 +202,10 @@ class Report:
         rates = self._rates()
         yield _row("GPU", f"{self.name}, PyTorch {torch.__version__}")
         yield _row("copy", f"{rates.bytes / 1e9:.0f} GB/s read and written")
-        yield _row("exponentials, multiply-adds", f"{rates.exponentials:.3g}, {rates.instructions:.3g} a second")
+        yield _row(
+            "exponentials, multiply-adds",
+            f"{rates.exponentials:.3g}, {rates.instructions:.3g} a second",
+        )
         yield _row(f"back end {PUBLISHED}", self._unavailable(PUBLISHED) or "available")
 
     def _errors(self, name: str) -> Iterator[Facts]:
@@ -191,10 +217,16 @@ class Report:
             x = F.silu(torch.randn(1, 24, 24, config.inner, device=self.device)).requires_grad_()
             found = gradients(module, x, _by(OURS))
             exact = gradients(module, x.detach().double().requires_grad_(), ss2d_scan_sequential)
-            return [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(found, exact, strict=True)]
+            return [
+                ((a - b).abs().max() / b.abs().max()).item()
+                for a, b in zip(found, exact, strict=True)
+            ]
 
         found = self._known(f"{name}, errors", find)
-        for what, errors, bar in (("forward", slice(1), FORWARD_ERROR), ("gradient", slice(1, None), GRADIENT_ERROR)):
+        for what, errors, bar in (
+            ("forward", slice(1), FORWARD_ERROR),
+            ("gradient", slice(1, None), GRADIENT_ERROR),
+        ):
             row = f"{name}, {what} error, of the largest"
             if isinstance(found, str):
                 yield _row(row, f"not measured ({found})", f"<= {bar:g}")
@@ -214,10 +246,15 @@ class Report:
                 x = F.silu(torch.randn(batch, side, side, config.inner, device=self.device))
                 calls = {b: partial(core, module, x, _by(b)) for b in TITLES}
                 costs = self._costs(f"core {label}", calls)
-                scan = self._cost(f"scan {label}", OURS, partial(_by(OURS), *scan_inputs(module, x)))
+                scan = self._cost(
+                    f"scan {label}", OURS, partial(_by(OURS), *scan_inputs(module, x))
+                )
             large = side == LARGE
             yield from _compared(
-                f"core {label}", costs, FORWARD.get(name) if large else None, MEMORY if large else None
+                f"core {label}",
+                costs,
+                FORWARD.get(name) if large else None,
+                MEMORY if large else None,
             )
             what, bar = f"scan {label}, {OURS} / floor", f"<= {FLOOR:g}" if large else ""
             if isinstance(scan, str):
@@ -232,7 +269,9 @@ class Report:
         module = scan_module(config, self.device)
         for batch, side in self.sizes:
             what = f"core {name} {batch}x{side}x{side}, forward + backward"
-            x = F.silu(torch.randn(batch, side, side, config.inner, device=self.device)).requires_grad_()
+            x = F.silu(
+                torch.randn(batch, side, side, config.inner, device=self.device)
+            ).requires_grad_()
             used = [b for b in TITLES if b != VECTORISED or x.numel() < LONG]
             costs = self._costs(what, {b: partial(gradients, module, x, _by(b)) for b in used})
             yield from _compared(what, costs, BACKWARD if side == PATCH else None)
@@ -244,8 +283,15 @@ class Report:
             for batch, side in self.sizes:
                 image = torch.rand(batch, 3, side, side, device=self.device)
                 what = f"net {name} {batch}x{side}x{side}, {str(dtype).removeprefix('torch.')}"
-                costs = self._costs(what, {b: inference(model, image, b, dtype) for b in (OURS, PUBLISHED)})
-                yield from _compared(what, costs, NET.get(name) if side == LARGE else None, pixels=batch * side * side)
+                costs = self._costs(
+                    what, {b: inference(model, image, b, dtype) for b in (OURS, PUBLISHED)}
+                )
+                yield from _compared(
+                    what,
+                    costs,
+                    NET.get(name) if side == LARGE else None,
+                    pixels=batch * side * side,
+                )
 
     def _training(self, name: str) -> Iterator[Facts]:
         batch = 16 if name == "light" else 4

@@ -84,8 +84,19 @@ def core(module: SS2D, x: Tensor, scan: Scan) -> Tensor:
 def gradients(module: SS2D, x: Tensor, scan: Scan) -> list[Tensor]:
     """The result of `core` and the gradients of x and all parameters."""
     y = core(module, x, scan)
-    used = (module.x_proj_weight, module.dt_projs_weight, module.dt_projs_bias, module.A_logs, module.Ds)
-    return [y, *torch.autograd.grad((y * torch.cos(torch.arange(y.shape[-1], device=y.device))).sum(), (x, *used))]
+    used = (
+        module.x_proj_weight,
+        module.dt_projs_weight,
+        module.dt_projs_bias,
+        module.A_logs,
+        module.Ds,
+    )
+    return [
+        y,
+        *torch.autograd.grad(
+            (y * torch.cos(torch.arange(y.shape[-1], device=y.device))).sum(), (x, *used)
+        ),
+    ]
 
 
 def floor(config: MambaIRConfig, pixels: int, rates: "Rates") -> float:
@@ -100,11 +111,15 @@ def floor(config: MambaIRConfig, pixels: int, rates: "Rates") -> float:
     moved = 4 * (2 * D + K * (R + 2 * N))
     exponentials = 2 * K * D * (N + 1)
     instructions = K * D * (9 * N + 2 * (R + 12))
-    slowest = max(moved / rates.bytes, exponentials / rates.exponentials, instructions / rates.instructions)
+    slowest = max(
+        moved / rates.bytes, exponentials / rates.exponentials, instructions / rates.instructions
+    )
     return pixels * slowest
 
 
-def inference(model: nn.Module, image: Tensor, backend: str, dtype: torch.dtype) -> Callable[[], None]:
+def inference(
+    model: nn.Module, image: Tensor, backend: str, dtype: torch.dtype
+) -> Callable[[], None]:
     """A call of a net on a back end, with convolutions and linear layers in a precision."""
 
     @torch.inference_mode()

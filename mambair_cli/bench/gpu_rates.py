@@ -61,6 +61,10 @@ def measure_rates() -> Rates:
     out = torch.empty(programs * block, device="cuda")
 
     def rate(kernel: Any) -> float:
-        return out.numel() * REPEATS / seconds(lambda: kernel[programs,](out, REPEATS, BLOCK=block, num_warps=1))
+        return (
+            out.numel()
+            * REPEATS
+            / seconds(lambda: kernel[programs,](out, REPEATS, BLOCK=block, num_warps=1))
+        )
 
     return Rates(copied, rate(exponentials), rate(multiply_adds))

@@ -10,7 +10,9 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
     """Confidence interval of the mean by Student's t; None for fewer than two values, or infinite ones."""
     if len(values) < 2 or not all(map(math.isfinite, values)):
         return None
-    half = student_t(len(values) - 1, level) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    half = (
+        student_t(len(values) - 1, level) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    )
     mean = float(np.mean(values))
     return mean - half, mean + half
 

@@ -39,7 +39,13 @@ def scan_report(quick: bool) -> list[Facts]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     try:
-        return [*_op_rows(quick), *_net_rows(quick), *_tiny_rows(quick), *_busy_rows(), *_compile_rows()]
+        return [
+            *_op_rows(quick),
+            *_net_rows(quick),
+            *_tiny_rows(quick),
+            *_busy_rows(),
+            *_compile_rows(),
+        ]
     finally:
         torch.set_num_threads(threads)
 
@@ -82,9 +88,17 @@ def _numba(*inputs: Tensor) -> Tensor:
 def _op_rows(quick: bool) -> list[Facts]:
     exact = _gradients(ss2d_scan_sequential, _scan_inputs_like(48, torch.float64))
     found = _gradients(_numba, _scan_inputs_like(48, torch.float32))
-    errors = [((a.double() - b).abs().max() / b.abs().max()).item() for a, b in zip(found, exact, strict=True)]
+    errors = [
+        ((a.double() - b).abs().max() / b.abs().max()).item()
+        for a, b in zip(found, exact, strict=True)
+    ]
     rows = [
-        _row("scan, forward error, of max|y| (48x48)", f"{errors[0]:.1e}", "<= 5e-6", errors[0] <= 5e-6),
+        _row(
+            "scan, forward error, of max|y| (48x48)",
+            f"{errors[0]:.1e}",
+            "<= 5e-6",
+            errors[0] <= 5e-6,
+        ),
         _row(
             "scan, gradient error, of max|g| (48x48)",
             f"{max(errors[1:]):.1e}",
@@ -181,13 +195,21 @@ def _tiny_rows(quick: bool) -> list[Facts]:
     """How many times as long a light net takes as the bundled net of its scale, measured in turns."""
     image, rows = torch.rand(1, 3, 128, 128), []
     for row in bundled_models("upscale", real=False):
-        nets = MambaIR(replace(LIGHT, upscale=row.scale)).eval(), load_network(find_checkpoint(row.name))[0]
+        nets = (
+            MambaIR(replace(LIGHT, upscale=row.scale)).eval(),
+            load_network(find_checkpoint(row.name))[0],
+        )
         with torch.inference_mode():
-            turns = [[_seconds(lambda n=net: n(image), 1) for net in nets] for _ in range(3 if quick else 7)]  # type: ignore[misc]
+            turns = [
+                [_seconds(lambda n=net: n(image), 1) for net in nets]
+                for _ in range(3 if quick else 7)
+            ]  # type: ignore[misc]
         theirs, ours = (statistics.median(seconds) * 1e3 for seconds in zip(*turns, strict=True))
         ratio = statistics.median(light / tiny for light, tiny in turns)
         value = f"{ratio:.1f} ({theirs:.0f} / {ours:.0f} ms)"
-        rows.append(_row(f"light x{row.scale} net / {row.name}, 128x128", value, ">= 4", ratio >= 4))
+        rows.append(
+            _row(f"light x{row.scale} net / {row.name}, 128x128", value, ">= 4", ratio >= 4)
+        )
     return rows
 
 
@@ -200,7 +222,9 @@ def _floor(model: MambaIR, image: Tensor) -> float:
     channels = 64
     conv = nn.Conv2d(channels, channels, 3, padding=1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     sample = torch.rand(1, channels, 128, 128).contiguous(memory_format=torch.channels_last)
-    rate = conv.weight.numel() * 128 * 128 / _seconds(lambda: conv(sample), 9)  # multiply-adds a second
+    rate = (
+        conv.weight.numel() * 128 * 128 / _seconds(lambda: conv(sample), 9)
+    )  # multiply-adds a second
     macs: list[int] = []
     hooks = [
         m.register_forward_hook(lambda m, _, out: macs.append(m.weight[0].numel() * out.numel()))
@@ -285,7 +309,9 @@ def _python(script: str, *arguments: str, **environment: str) -> str:
     """What a script prints in a new process that knows this package's settings."""
     command = [sys.executable, "-c", "import mambair_cli\n" + script, *arguments]
     environment = {**os.environ, **environment}
-    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(
+        command, env=environment, check=True, capture_output=True, text=True
+    ).stdout
 
 
 def _busy_rows() -> list[Facts]:
@@ -322,5 +348,12 @@ def _compile_rows() -> list[Facts]:
     with tempfile.TemporaryDirectory() as folder:
         for state, bar in (("compiled", 10.0), ("from the cache", 0.5)):
             seconds = float(_python(_COMPILE, NUMBA_CACHE_DIR=folder))
-            rows.append(_row(f"numba and its kernels, {state}", f"{seconds:.2f} s", f"<= {bar:g} s", seconds <= bar))
+            rows.append(
+                _row(
+                    f"numba and its kernels, {state}",
+                    f"{seconds:.2f} s",
+                    f"<= {bar:g} s",
+                    seconds <= bar,
+                )
+            )
     return rows

@@ -25,7 +25,11 @@ from ..errors import BackendError, CallError, MambairError
 
 NAME = "selective_scan_cuda"
 SCAN = "csrc/selective_scan"
-TYPES = [(kind, weight) for kind in ("at::Half", "at::BFloat16", "float") for weight in ("float", "complex_t")]
+TYPES = [
+    (kind, weight)
+    for kind in ("at::Half", "at::BFloat16", "float")
+    for weight in ("float", "complex_t")
+]
 PASSES = {"fwd": "SSMParamsBase", "bwd": "SSMParamsBwd"}
 HALF, OTHERS = ("HALF", "BFLOAT16", "BFLOAT162"), ("OPERATORS", "CONVERSIONS")
 FLAGS = [
@@ -38,7 +42,10 @@ def write_sources(folder: Path) -> list[str]:
     """Write what instantiates the two kernels, and functions in place of the others; the sources of the extension."""
     headers = [f"<c10/util/{name}.h>" for name in ("BFloat16", "Exception", "Half", "complex")]
     headers += ["<cuda_runtime_api.h>", '"selective_scan.h"']
-    refusing = "".join(f"#include {header}\n" for header in headers) + "using complex_t = c10::complex<float>;\n"
+    refusing = (
+        "".join(f"#include {header}\n" for header in headers)
+        + "using complex_t = c10::complex<float>;\n"
+    )
     for step, parameters in PASSES.items():
         arguments = f"({parameters} &parameters, cudaStream_t stream)"
         kernel = f'#include "selective_scan_{step}_kernel.cuh"\n'
@@ -49,7 +56,10 @@ def write_sources(folder: Path) -> list[str]:
         for kind, weight in TYPES[:-2] + TYPES[-1:]:
             refusing += f"template void selective_scan_{step}_cuda<{kind}, {weight}>{arguments};\n"
     (folder / "others.cpp").write_text(refusing)
-    return [str(folder / name) for name in ("selective_scan.cpp", "fwd_float.cu", "bwd_float.cu", "others.cpp")]
+    return [
+        str(folder / name)
+        for name in ("selective_scan.cpp", "fwd_float.cu", "bwd_float.cu", "others.cpp")
+    ]
 
 
 def build(sdist: Path, folder: Path) -> None:
@@ -62,16 +72,22 @@ def build(sdist: Path, folder: Path) -> None:
             with tarfile.open(sdist) as archive:
                 archive.extractall(temporary, filter="data")
         except (OSError, tarfile.TarError) as error:
-            raise CallError(f"{sdist} cannot be unpacked; name mamba-ssm's sdist, a .tar.gz") from error
+            raise CallError(
+                f"{sdist} cannot be unpacked; name mamba-ssm's sdist, a .tar.gz"
+            ) from error
         root = next(Path(temporary).glob("mamba_ssm-*"), Path(temporary))
         if not (root / SCAN / "selective_scan.cpp").is_file():
-            raise CallError(f"{sdist} is no sdist of mamba-ssm, as it lacks {SCAN}/selective_scan.cpp")
+            raise CallError(
+                f"{sdist} is no sdist of mamba-ssm, as it lacks {SCAN}/selective_scan.cpp"
+            )
         shutil.copytree(root / "mamba_ssm", folder / "mamba_ssm", dirs_exist_ok=True)
         (folder / "mamba_ssm" / "__init__.py").write_text("")
         try:
             _compile(root / SCAN, folder)
         except (RuntimeError, OSError, ImportError) as error:
-            raise BackendError(f"{NAME} cannot be built: {str(error).strip().splitlines()[0]}") from error
+            raise BackendError(
+                f"{NAME} cannot be built: {str(error).strip().splitlines()[0]}"
+            ) from error
 
 
 def _compile(sources: Path, folder: Path) -> None:

@@ -36,7 +36,12 @@ def memory(name_or_file: str) -> list[Facts]:
     probes = [Probe(name_or_file, side, side) for side in (128, 256, 512)]
     probes += [Probe(STAND_IN, height, 4096, limit) for height in (256, 1024, 4096, 16384)]
     rows = [
-        {"model": probe.model, "megapixels": probe.height * probe.width / 2**20, "limit": probe.limit, **measure(probe)}
+        {
+            "model": probe.model,
+            "megapixels": probe.height * probe.width / 2**20,
+            "limit": probe.limit,
+            **measure(probe),
+        }
         for probe in probes
     ]
     if hasattr(os, "wait4") and resolve_device("auto").type == "cpu":
@@ -52,14 +57,28 @@ def command(height: int, limit: int) -> Facts:
     with tempfile.TemporaryDirectory() as folder:
         source, weights = Path(folder) / "in.png", Path(folder) / f"{STAND_IN}.safetensors"
         rows, columns = (np.arange(side) // 32 for side in (height, COMMAND_WIDTH))
-        planes = (np.add.outer(*(axis.astype(np.uint8) * k for axis in (rows, columns))) for k in (1, 2, 3))
+        planes = (
+            np.add.outer(*(axis.astype(np.uint8) * k for axis in (rows, columns)))
+            for k in (1, 2, 3)
+        )
         write_image(source, Image(np.dstack(list(planes))))
         model = stand_in()
         save_network(weights, model, model.state_dict(), {})
         start = time.perf_counter()
-        options = ["-o", str(source.with_name("out.png")), "-s", "2", "-m", str(weights), "--memory-limit", str(limit)]
+        options = [
+            "-o",
+            str(source.with_name("out.png")),
+            "-s",
+            "2",
+            "-m",
+            str(weights),
+            "--memory-limit",
+            str(limit),
+        ]
         arguments = [sys.executable, "-m", "mambair_cli", "upscale", str(source), *options]
-        done = subprocess.run([sys.executable, "-c", _PEAK, *arguments], stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", _PEAK, *arguments], stdout=subprocess.PIPE, text=True
+        )
         if done.returncode:
             raise RestorationError(f"mambair upscale of {height} x {COMMAND_WIDTH} pixels failed")
     return {

@@ -46,7 +46,10 @@ def build(
     """
     first, baseline = facts["results"][1], facts["results"][0]
     order = sorted(range(len(first["images"])), key=lambda i: first["images"][i]["psnr"])
-    worst, best = order[: min(SHOWN, (len(order) + 1) // 2)], order[::-1][: min(SHOWN, len(order) // 2)]
+    worst, best = (
+        order[: min(SHOWN, (len(order) + 1) // 2)],
+        order[::-1][: min(SHOWN, len(order) // 2)],
+    )
     shown = [(i, "worst") for i in worst] + [(i, "best") for i in best]
     pictures = []
     for n, (i, which) in enumerate(shown):
@@ -82,7 +85,9 @@ def _points(facts: Facts) -> list[Facts]:
     return points
 
 
-def _restored(candidate: Candidate, sample: Sample, benchmark: Benchmark, save: Path | None) -> Pixels:
+def _restored(
+    candidate: Candidate, sample: Sample, benchmark: Benchmark, save: Path | None
+) -> Pixels:
     if save:
         saved = read_rgb(saved_image(save, benchmark, candidate.name, sample.name))
         return saved if sample.truth.ndim == 3 else saved[:, :, 0]
@@ -103,7 +108,13 @@ def _picture(facts: Facts, index: int, images: Sequence[Pixels], truth: Pixels) 
     views.append({"label": "truth", "src": _data_address(truth[part])})
     shown = truth[part].shape
     name = facts["results"][0]["images"][index]["image"]
-    return {"image": name, "width": shown[1], "height": shown[0], "spot": [x - left, y - top, side], "views": views}
+    return {
+        "image": name,
+        "width": shown[1],
+        "height": shown[0],
+        "spot": [x - left, y - top, side],
+        "views": views,
+    }
 
 
 def _data_address(image: Pixels) -> str:

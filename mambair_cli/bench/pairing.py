@@ -63,24 +63,39 @@ def find_sources(folder: Path, protocol: Protocol) -> list[Source]:
     """
     files = [_parse(path, path.relative_to(folder)) for path in list_images(folder)]
     known = {file.key for file in files if not file.is_input}
-    files = [file if file.sure or file.key in known else _File(file.path, file.path.stem) for file in files]
+    files = [
+        file if file.sure or file.key in known else _File(file.path, file.path.stem)
+        for file in files
+    ]
     if all(file.is_input for file in files):
         if protocol.make is None:
-            raise CallError(f"{folder} holds inputs without truths; those are expected in a folder HR, GT or target")
+            raise CallError(
+                f"{folder} holds inputs without truths; those are expected in a folder HR, GT or target"
+            )
         files = [_File(file.path, file.path.stem) for file in files]
     fitting = [file for file in files if file.scale in (None, protocol.scale)]
     seen = [file for file in fitting if file.is_input and protocol.reads_inputs]
     truths = _by_key([file for file in fitting if not file.is_input], folder, paired=bool(seen))
     inputs = _by_key(seen, folder, paired=True)
     if not inputs and protocol.make is None:
-        raise CallError(f"{folder} holds no inputs; they are expected in a folder such as input, named as the truths")
+        raise CallError(
+            f"{folder} holds no inputs; they are expected in a folder such as input, named as the truths"
+        )
     if not truths:
         raise CallError(f"{folder} holds no truths for {protocol.setting}")
     if inputs and inputs.keys() != truths.keys():
-        alone = sorted(str(path.relative_to(folder)) for key, path in (truths | inputs).items() if key not in inputs)
-        alone += sorted(str(path.relative_to(folder)) for key, path in inputs.items() if key not in truths)
+        alone = sorted(
+            str(path.relative_to(folder))
+            for key, path in (truths | inputs).items()
+            if key not in inputs
+        )
+        alone += sorted(
+            str(path.relative_to(folder)) for key, path in inputs.items() if key not in truths
+        )
         more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
-        raise CallError(f"{folder}: without a partner: {', '.join(alone[:3])}{more}; add or remove them")
+        raise CallError(
+            f"{folder}: without a partner: {', '.join(alone[:3])}{more}; add or remove them"
+        )
     return [Source(key, path, inputs.get(key)) for key, path in sorted(truths.items())]
 
 
@@ -99,7 +114,9 @@ def _parse(path: Path, relative: Path) -> _File:
     role = (match["role"] or match["rain"] or ("lr" if match["scale"] else "")).lower()
     is_input = role not in TRUTH if role else by_folder
     number = match["scale"] or match["srf"]
-    return _File(path, match["key"], is_input, int(number) if number else scale, by_folder or not is_input)
+    return _File(
+        path, match["key"], is_input, int(number) if number else scale, by_folder or not is_input
+    )
 
 
 def _by_key(files: Sequence[_File], folder: Path, *, paired: bool) -> dict[str, Path]:
@@ -111,9 +128,14 @@ def _by_key(files: Sequence[_File], folder: Path, *, paired: bool) -> dict[str, 
     if len(keys) < len(files) and paired:
         twice = next(file for file in files if file.path != keys[file.key])
         both = f"{twice.path.relative_to(folder)} and {keys[twice.key].relative_to(folder)}"
-        raise CallError(f"{folder}: {both} stand for the same image; remove one, or name the folder of one kind")
+        raise CallError(
+            f"{folder}: {both} stand for the same image; remove one, or name the folder of one kind"
+        )
     if len(keys) < len(files):
-        keys = {(file.path.parent.relative_to(folder) / file.key).as_posix(): file.path for file in files}
+        keys = {
+            (file.path.parent.relative_to(folder) / file.key).as_posix(): file.path
+            for file in files
+        }
     if len(keys) < len(files):
         keys = {file.path.relative_to(folder).as_posix(): file.path for file in files}
     return keys
@@ -159,5 +181,9 @@ def load_sample(source: Source, protocol: Protocol) -> Sample:
                 f"{source.input} has {image.shape[1]}x{image.shape[0]} pixels, but {expected[1]}x{expected[0]} belong"
                 f" to {source.truth} of {whole.shape[1]}x{whole.shape[0]}{at}; replace or remove both"
             )
-    digest = hashlib.sha256(str((truth.shape, image.shape, image.dtype)).encode() + truth.tobytes() + image.tobytes())
-    return Sample(source.name, np.ascontiguousarray(truth), image, hash_of(whole), digest.hexdigest())
+    digest = hashlib.sha256(
+        str((truth.shape, image.shape, image.dtype)).encode() + truth.tobytes() + image.tobytes()
+    )
+    return Sample(
+        source.name, np.ascontiguousarray(truth), image, hash_of(whole), digest.hexdigest()
+    )

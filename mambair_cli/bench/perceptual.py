@@ -38,7 +38,9 @@ def load_distance(name: str) -> Distance:
     Raises CallError for another name, and where the package is not installed or cannot be loaded.
     """
     if name not in METRICS:
-        raise CallError(f"--metric must be {' or '.join(METRICS)}, not {name!r}; PSNR and SSIM are always measured")
+        raise CallError(
+            f"--metric must be {' or '.join(METRICS)}, not {name!r}; PSNR and SSIM are always measured"
+        )
     module, load = METRICS[name]
     if importlib.util.find_spec(module) is None:
         raise CallError(f"{name} needs one more package: pip install {module.replace('_', '-')}")

@@ -52,7 +52,9 @@ def measure(probe: Probe) -> Facts:
     command = [sys.executable, "-m", __name__, json.dumps(asdict(probe))]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RestorationError(f"{probe.model}: {(done.stderr.strip() or 'the process was killed').splitlines()[-1]}")
+        raise RestorationError(
+            f"{probe.model}: {(done.stderr.strip() or 'the process was killed').splitlines()[-1]}"
+        )
     return dict(json.loads(done.stdout))
 
 
@@ -87,7 +89,9 @@ def run(probe: Probe) -> Facts:
 
 
 def _restorer(probe: Probe) -> Restorer:
-    options = Options(probe.device, probe.backend, probe.tile, memory_limit=probe.limit or None, dtype=probe.dtype)
+    options = Options(
+        probe.device, probe.backend, probe.tile, memory_limit=probe.limit or None, dtype=probe.dtype
+    )
     if probe.model == STAND_IN:
         return Restorer(stand_in(), STAND_IN, options)
     return load_restorer(probe.model, **asdict(options))

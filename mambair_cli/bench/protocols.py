@@ -95,7 +95,9 @@ def denoising(sigma: float, seed: int = 0) -> Protocol:
 
     made = f"Gaussian noise of sigma {sigma:g}, NumPy's legacy generator, seed {seed}"
     setting, level = f"sigma{sigma:g}", round(sigma)
-    return Protocol("denoise", setting, ("denoise_color",), "rgb", make=make, made=made, seed=seed, level=level)
+    return Protocol(
+        "denoise", setting, ("denoise_color",), "rgb", make=make, made=made, seed=seed, level=level
+    )
 
 
 def jpeg(quality: int) -> Protocol:
@@ -113,7 +115,9 @@ def jpeg(quality: int) -> Protocol:
 
 def clean(task: str) -> Protocol:
     """Photographs that need no restoration: how much of them a task's networks change, on RGB."""
-    return Protocol(task, "clean", (), "rgb", make=lambda truth: truth, made="the truths themselves")
+    return Protocol(
+        task, "clean", (), "rgb", make=lambda truth: truth, made="the truths themselves"
+    )
 
 
 PAIRED = {  # by the task of the data set
@@ -152,7 +156,9 @@ def choose_protocol(
     """
     asked = [value for value in (scale, noise, quality, pairs, unspoilt) if value is not None]
     if len(asked) > 1:
-        raise CallError("--scale, --noise, --jpeg, --pairs and --clean exclude each other; give one of them")
+        raise CallError(
+            "--scale, --noise, --jpeg, --pairs and --clean exclude each other; give one of them"
+        )
     if pairs is None and not asked and row:
         pairs = row.task if row.task in PAIRED else None
     if noise is not None:
@@ -169,7 +175,9 @@ def choose_protocol(
         protocol = PAIRED[pairs]
     elif scale is None and row and row.task != "upscale":
         option = "--noise 15, 25 or 50" if row.task == "denoise" else "--jpeg 10, 20, 30 or 40"
-        raise CallError(f"{row.name} is no set of one setting; give {option}, or -s to enlarge its images")
+        raise CallError(
+            f"{row.name} is no set of one setting; give {option}, or -s to enlarge its images"
+        )
     else:
         protocol = super_resolution(scale or 4)
     if channel is not None:

@@ -52,7 +52,11 @@ def published(tables: Sequence[str], setting: str, dataset: str) -> list[Publish
                     source=row["source"] + (f" ({misprint})" if misprint else ""),
                 )
             )
-    return [p for i, p in enumerate(found) if (p.method, p.source) not in [(q.method, q.source) for q in found[:i]]]
+    return [
+        p
+        for i, p in enumerate(found)
+        if (p.method, p.source) not in [(q.method, q.source) for q in found[:i]]
+    ]
 
 
 def _number(text: str | None) -> float | None:

@@ -120,13 +120,17 @@ def run(
     workers = min(8, os.cpu_count() or 1)
     with closing(Cache(cache)) as kept, ThreadPoolExecutor(workers) as pool:
         scorer = _Scorer(benchmark, distances, kept, fresh, save)
-        samples = _prefetch(pool, lambda source: load_sample(source, protocol), benchmark.sources, AHEAD * workers)
+        samples = _prefetch(
+            pool, lambda source: load_sample(source, protocol), benchmark.sources, AHEAD * workers
+        )
         for sample, pixels in zip(samples, benchmark.pixels, strict=True):
             hashes.append(sample.pixels)
             rows[protocol.baseline].append(pool.submit(scorer.baseline, sample))
             for i, candidate in enumerate(candidates):
 
-                def report(share: float, i: int = i, label: str = f"{candidate.name} {sample.name}") -> None:
+                def report(
+                    share: float, i: int = i, label: str = f"{candidate.name} {sample.name}"
+                ) -> None:
                     progress((done + pixels * (i + share) / len(candidates)) / total, label)  # noqa: B023
 
                 report(0.0)
@@ -134,10 +138,15 @@ def run(
                 rows[candidate.name].append(future)
                 network += seconds
             done += pixels
-            if len(hashes) > AHEAD * workers:  # or restored images would pile up before slow metrics
+            if (
+                len(hashes) > AHEAD * workers
+            ):  # or restored images would pile up before slow metrics
                 for futures in rows.values():
                     futures[-AHEAD * workers].result()
-    results = [_summary({"name": name}, [future.result() for future in futures]) for name, futures in rows.items()]
+    results = [
+        _summary({"name": name}, [future.result() for future in futures])
+        for name, futures in rows.items()
+    ]
     for result, candidate in zip(results[1:], candidates, strict=True):
         result |= candidate.facts
     return {
@@ -145,7 +154,9 @@ def run(
         "threads": torch.get_num_threads(),
         "dataset": benchmark.name,
         "folder": str(benchmark.folder),
-        "copy": describe_copy(benchmark.row, hashes) if benchmark.row and benchmark.whole else f"{len(hashes)} images",
+        "copy": describe_copy(benchmark.row, hashes)
+        if benchmark.row and benchmark.whole
+        else f"{len(hashes)} images",
         "complete": benchmark.row is not None and len(hashes) == benchmark.row.images,
         "task": protocol.task,
         "setting": protocol.setting,
@@ -157,11 +168,15 @@ def run(
         "seconds": time.perf_counter() - started,
         "network_seconds": network,
         "results": results,
-        "published": [asdict(row) for row in published(protocol.tables, protocol.setting, benchmark.name)],
+        "published": [
+            asdict(row) for row in published(protocol.tables, protocol.setting, benchmark.name)
+        ],
     }
 
 
-def _prefetch(pool: ThreadPoolExecutor, make: Callable[[A], B], items: Iterable[A], ahead: int) -> Iterator[B]:
+def _prefetch(
+    pool: ThreadPoolExecutor, make: Callable[[A], B], items: Iterable[A], ahead: int
+) -> Iterator[B]:
     """What `make` gives for each item, in order, up to `ahead` of them made before they are asked for."""
     waiting: deque[Future[B]] = deque()
     for item in items:
@@ -195,7 +210,9 @@ class _Scorer:
     def finished(self, key: str, name: str, image: str) -> Facts | None:
         """The row of an earlier run, unless its image shall be saved and is not there."""
         found: Facts | None = None if self.fresh else self.cache.get(key)
-        if found is None or (self.save and not _is_saved(saved_image(self.save, self.benchmark, name, image), key)):
+        if found is None or (
+            self.save and not _is_saved(saved_image(self.save, self.benchmark, name, image), key)
+        ):
             return None
         return {**found, "image": image}
 
@@ -205,7 +222,9 @@ class _Scorer:
         key = self.key(sample, {"model": name})
         if found := self.finished(key, name, sample.name):
             return found
-        return self.score(key, name, sample, self.protocol.enlarge(sample.input, sample.truth.shape[:2]), {})
+        return self.score(
+            key, name, sample, self.protocol.enlarge(sample.input, sample.truth.shape[:2]), {}
+        )
 
     def result(
         self, pool: ThreadPoolExecutor, candidate: Candidate, sample: Sample, report: Progress
@@ -226,8 +245,17 @@ class _Scorer:
         decibels, similarity = scores(
             restored, sample.truth, channel=self.protocol.channel, border=self.protocol.border
         )
-        row = {"image": sample.name, "width": width, "height": height, "psnr": decibels, "ssim": similarity, **cost}
-        row |= {metric: distance(restored, sample.truth) for metric, distance in self.distances.items()}
+        row = {
+            "image": sample.name,
+            "width": width,
+            "height": height,
+            "psnr": decibels,
+            "ssim": similarity,
+            **cost,
+        }
+        row |= {
+            metric: distance(restored, sample.truth) for metric, distance in self.distances.items()
+        }
         if self.save:
             target = saved_image(self.save, self.benchmark, name, sample.name)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -238,7 +266,9 @@ class _Scorer:
 
 def saved_image(save: Path, benchmark: Benchmark, name: str, image: str) -> Path:
     """Where a network's result for an image is saved: DATASET-SETTING/NAME/IMAGE.png."""
-    folder = f"{benchmark.name}-{benchmark.protocol.setting}".rstrip("-")  # the setting of pairs is -
+    folder = f"{benchmark.name}-{benchmark.protocol.setting}".rstrip(
+        "-"
+    )  # the setting of pairs is -
     return save / folder / name / f"{image}.png"
 
 
@@ -252,7 +282,9 @@ def _is_saved(path: Path, key: str) -> bool:
 
 def _summary(facts: Facts, rows: Sequence[Facts]) -> Facts:
     """A result: its rows, and the means of what was measured with their intervals."""
-    measured = [key for key in rows[0] if key not in ("image", "width", "height", "seconds", "peak_memory")]
+    measured = [
+        key for key in rows[0] if key not in ("image", "width", "height", "seconds", "peak_memory")
+    ]
     mean = {key: statistics.fmean(row[key] for row in rows) for key in measured}
     intervals = {key: interval([row[key] for row in rows]) for key in measured}
     result = {**facts, "mean": mean, "interval": intervals, "images": list(rows)}

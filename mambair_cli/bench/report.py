@@ -37,9 +37,13 @@ def images_table(facts: Facts) -> Table:
     header = ("image", *(f"{r['name']} {LABELS[m]}" for r in results for m in names))
     rows = []
     for i, first in enumerate(results[0]["images"]):
-        rows.append((first["image"], *(number(m, r["images"][i][m]) for r in results for m in names)))
+        rows.append(
+            (first["image"], *(number(m, r["images"][i][m]) for r in results for m in names))
+        )
     rows.append(("mean", *(number(m, r["mean"][m]) for r in results for m in names)))
-    rows.append(("95 % of means", *(_interval(m, r["interval"][m]) for r in results for m in names)))
+    rows.append(
+        ("95 % of means", *(_interval(m, r["interval"][m]) for r in results for m in names))
+    )
     return header, rows
 
 
@@ -75,12 +79,23 @@ def summary_table(facts: Facts) -> Table:
                 f"{r['megapixels_per_second']:.3f}",
                 f"{r['peak_memory'] / 2**20:.0f}",
             )
-        where = f"this run, {r['backend']} on {r['device']}, {r['dtype']}" if "backend" in r else "this run"
+        where = (
+            f"this run, {r['backend']} on {r['device']}, {r['dtype']}"
+            if "backend" in r
+            else "this run"
+        )
         rows.append((r["name"], *(number(m, r["mean"][m]) for m in names), *cost, where))
     for p in facts["published"]:
         values = {"psnr": f"{p['psnr']:.2f}", "ssim": number("ssim", p["ssim"])}
         cost = (_number(p["parameters_k"], 0), "", _number(p["macs_g"], 1), "", "", "", "")
-        rows.append((p["method"], *(values.get(m, "") for m in names), *cost, f"{p['table']}: {p['source']}"))
+        rows.append(
+            (
+                p["method"],
+                *(values.get(m, "") for m in names),
+                *cost,
+                f"{p['table']}: {p['source']}",
+            )
+        )
     return header, rows
 
 
@@ -102,24 +117,39 @@ def footnotes(facts: Facts) -> list[str]:
             "Published bicubic figures were made with Y resized alone; RGB is resized here: up to 0.09 dB apart."
         )
     if facts["published"] and not facts["complete"]:
-        notes.append("The published figures are of the whole set, the measured ones of what is here.")
-    if facts["tiler"] != "published" and any(p["method"].startswith("MambaIR") for p in facts["published"]):
+        notes.append(
+            "The published figures are of the whole set, the measured ones of what is here."
+        )
+    if facts["tiler"] != "published" and any(
+        p["method"].startswith("MambaIR") for p in facts["published"]
+    ):
         notes.append("The published MambaIR figures were made in parts: --tiler published.")
-    if facts["border"] != 4 and any((p["table"], p["method"]) == ("derain", "VmambaIR") for p in facts["published"]):
-        notes.append("VmambaIR's figures leave out 4 pixels on each side, the others none: --border 4.")
+    if facts["border"] != 4 and any(
+        (p["table"], p["method"]) == ("derain", "VmambaIR") for p in facts["published"]
+    ):
+        notes.append(
+            "VmambaIR's figures leave out 4 pixels on each side, the others none: --border 4."
+        )
     return notes
 
 
 def markdown(facts: Facts) -> str:
     """The report as Markdown."""
-    parts = [f"# {headline(facts)}", _markdown(summary_table(facts)), *footnotes(facts), _markdown(images_table(facts))]
+    parts = [
+        f"# {headline(facts)}",
+        _markdown(summary_table(facts)),
+        *footnotes(facts),
+        _markdown(images_table(facts)),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
 def _markdown(table: Table) -> str:
     header, rows = table
     lines = [header, tuple("---" for _ in header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
 
 
 def csv_rows(facts: Facts) -> str:
@@ -132,6 +162,14 @@ def csv_rows(facts: Facts) -> str:
         for row in result["images"]:
             values = [row.get(key, "") for key in keys]
             writer.writerow(
-                [facts["dataset"], facts["setting"], result["name"], row["image"], row["width"], row["height"], *values]
+                [
+                    facts["dataset"],
+                    facts["setting"],
+                    result["name"],
+                    row["image"],
+                    row["width"],
+                    row["height"],
+                    *values,
+                ]
             )
     return file.getvalue()

@@ -22,12 +22,24 @@ def seams(name_or_file: str, image: Path) -> list[Facts]:
     pixels = read_rgb(image).astype(np.float32) / 255
     whole = load_restorer(name_or_file, tile="off").restore(pixels) * 255
     rows = []
-    for tile, overlap in ((64, 0), (64, 16), (64, 32), (128, 16), (128, 32), (256, 16), (256, 32), (256, 64)):
+    for tile, overlap in (
+        (64, 0),
+        (64, 16),
+        (64, 32),
+        (128, 16),
+        (128, 32),
+        (256, 16),
+        (256, 32),
+        (256, 64),
+    ):
         restorer = load_restorer(name_or_file, tile=tile, tile_overlap=overlap)
         plan, scale = restorer.plan(*pixels.shape[:2]), restorer.scale
         error = restorer.restore(pixels) * 255 - whole
         steps = []
-        for axis, length, starts in ((0, plan.tile_height, plan.tops), (1, plan.tile_width, plan.lefts)):
+        for axis, length, starts in (
+            (0, plan.tile_height, plan.tops),
+            (1, plan.tile_width, plan.lefts),
+        ):
             step = np.abs(np.diff(error, axis=axis)).max(axis=(1 - axis, 2))
             near = np.zeros(len(step), bool)
             for before, start in itertools.pairwise(starts):

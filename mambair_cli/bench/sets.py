@@ -51,7 +51,9 @@ class DataSet:
         return f"{self.name}/HR/*.png"
 
 
-_EDSR = "https://cv.snu.ac.kr/research/EDSR/benchmark.tar (Set5, Set14, B100, Urban100 with LR_bicubic)"
+_EDSR = (
+    "https://cv.snu.ac.kr/research/EDSR/benchmark.tar (Set5, Set14, B100, Urban100 with LR_bicubic)"
+)
 _FFDNET = "https://github.com/cszn/FFDNet, folder testsets"
 _FBCNN = "https://github.com/jiaxi-jiang/FBCNN, folder testsets"
 _MPRNET = "https://github.com/swz30/MPRNet, Deraining, test.zip (Test100, Rain100H, Rain100L, Test2800, Test1200)"
@@ -180,17 +182,49 @@ SETS: tuple[DataSet, ...] = (
         source="https://github.com/csjunxu/PolyU-Real-World-Noisy-Images-Dataset, folder CroppedImages",
         digest="04bc38dd55368965582a5062085b72c99ef13cca838cc56e9dc4f95557e53427",
     ),
-    DataSet(name="Rain100H", task="derain", images=100, licence="research only (Yang 2017)", source=_MPRNET),
-    DataSet(name="Rain100L", task="derain", images=100, licence="research only (Yang 2017)", source=_MPRNET),
-    DataSet(name="Test100", task="derain", images=98, licence="research only (Zhang 2019)", source=_MPRNET),
-    DataSet(name="Test1200", task="derain", images=1200, licence="research only (Zhang 2018)", source=_MPRNET),
-    DataSet(name="Test2800", task="derain", images=2800, licence="research only (Fu 2017)", source=_MPRNET),
+    DataSet(
+        name="Rain100H",
+        task="derain",
+        images=100,
+        licence="research only (Yang 2017)",
+        source=_MPRNET,
+    ),
+    DataSet(
+        name="Rain100L",
+        task="derain",
+        images=100,
+        licence="research only (Yang 2017)",
+        source=_MPRNET,
+    ),
+    DataSet(
+        name="Test100",
+        task="derain",
+        images=98,
+        licence="research only (Zhang 2019)",
+        source=_MPRNET,
+    ),
+    DataSet(
+        name="Test1200",
+        task="derain",
+        images=1200,
+        licence="research only (Zhang 2018)",
+        source=_MPRNET,
+    ),
+    DataSet(
+        name="Test2800",
+        task="derain",
+        images=2800,
+        licence="research only (Fu 2017)",
+        source=_MPRNET,
+    ),
 )
 
 
 def set_named(name: str) -> DataSet | None:
     """The row of this name or alias, whatever its case; None where there is none."""
-    return next((row for row in SETS if _plain(name) in map(_plain, (row.name, *row.aliases))), None)
+    return next(
+        (row for row in SETS if _plain(name) in map(_plain, (row.name, *row.aliases))), None
+    )
 
 
 def _plain(name: str) -> str:
@@ -267,7 +301,9 @@ def check_files(row: DataSet, folder: Path, sizes: Mapping[str, tuple[int, int]]
     """
     advice = f"get the set from {row.source}, or measure this folder by its path"
     if len(sizes) > row.images:
-        raise CallError(f"{folder} holds {len(sizes)} images, {row.name} has {row.images}; {advice}")
+        raise CallError(
+            f"{folder} holds {len(sizes)} images, {row.name} has {row.images}; {advice}"
+        )
     for name, right in row.sizes.items():
         if (found := sizes.get(name, right)) != right:
             half = " at half size" if (2 * found[0], 2 * found[1]) == right else ""
@@ -288,7 +324,9 @@ def describe_copy(row: DataSet, hashes: Sequence[str]) -> str:
     return f"{row.images} images, but not the pixels that are known of this set"
 
 
-def download_set(name: str, progress: Callable[[float, str], None] = lambda share, label: None) -> Path:
+def download_set(
+    name: str, progress: Callable[[float, str], None] = lambda share, label: None
+) -> Path:
     """Fetch a set into the cache, where licence and address allow, and check its pixels; returns its folder.
 
     `progress` is called with the share of the files that are there and the next one.
@@ -297,7 +335,9 @@ def download_set(name: str, progress: Callable[[float, str], None] = lambda shar
     """
     row = set_named(name)
     if row is None:
-        raise CallError(f"{name} is no data set; the known ones are {', '.join(row.name for row in SETS)}")
+        raise CallError(
+            f"{name} is no data set; the known ones are {', '.join(row.name for row in SETS)}"
+        )
     if not row.download:
         raise CallError(f"{row.name} cannot be fetched for you: {_by_hand(row)}")
     folder, partial = _downloads() / row.name, _downloads() / "partial" / row.name

@@ -47,7 +47,15 @@ def speed(
     names = names or [row.name for row in BACKENDS if row.unavailable(kind, torch.float32) is None]
     probes = [
         Probe(
-            model, side, side, backend=backend, device=device, dtype=dtype, tile="off", graphs=graphs, repeats=REPEATS
+            model,
+            side,
+            side,
+            backend=backend,
+            device=device,
+            dtype=dtype,
+            tile="off",
+            graphs=graphs,
+            repeats=REPEATS,
         )
         for model in models
         for backend in names
@@ -57,7 +65,9 @@ def speed(
     work = [probe.height * probe.width for probe in probes]
     rows: list[Facts] = []
     for i, probe in enumerate(probes):
-        progress(sum(work[:i]) / sum(work), f"{probe.model} {probe.backend} {probe.width}x{probe.height}")
+        progress(
+            sum(work[:i]) / sum(work), f"{probe.model} {probe.backend} {probe.width}x{probe.height}"
+        )
         found = measure(probe)
         pixels = probe.height * probe.width
         cost = found["seconds"] / pixels

@@ -19,6 +19,8 @@ def find_spot(a: NDArray[Any], b: NDArray[Any], side: int) -> tuple[int, int, in
     change = change if change.ndim == 2 else change.mean(2)
     height, width = change.shape
     side = min(side, height, width)
-    sums = cv2.boxFilter(change, -1, (side, side), anchor=(0, 0))[: height - side + 1, : width - side + 1]
+    sums = cv2.boxFilter(change, -1, (side, side), anchor=(0, 0))[
+        : height - side + 1, : width - side + 1
+    ]
     top, left = np.unravel_index(int(sums.argmax()), sums.shape)
     return int(top), int(left), side

@@ -38,13 +38,22 @@ def restore_split(image: Array, scale: int, restore: Callable[[Array, float], Ar
     """
     height, width = image.shape[:2]
     rows, columns = _parts(height), _parts(width)
-    padding = [(0, rows[-1][1].stop - height), (0, columns[-1][1].stop - width), *[(0, 0)] * (image.ndim - 2)]
+    padding = [
+        (0, rows[-1][1].stop - height),
+        (0, columns[-1][1].stop - width),
+        *[(0, 0)] * (image.ndim - 2),
+    ]
     padded = np.pad(image, padding, "reflect")
-    result = np.empty((scale * padded.shape[0], scale * padded.shape[1], *image.shape[2:]), image.dtype)
+    result = np.empty(
+        (scale * padded.shape[0], scale * padded.shape[1], *image.shape[2:]), image.dtype
+    )
     for seen_rows, kept_rows in rows:
         for seen_columns, kept_columns in columns:
             part = restore(padded[seen_rows, seen_columns], 1 / len(rows) / len(columns))
-            top, left = (scale * (k.start - s.start) for k, s in ((kept_rows, seen_rows), (kept_columns, seen_columns)))
+            top, left = (
+                scale * (k.start - s.start)
+                for k, s in ((kept_rows, seen_rows), (kept_columns, seen_columns))
+            )
             inner = result[_times(kept_rows, scale), _times(kept_columns, scale)]
             inner[:] = part[top : top + inner.shape[0], left : left + inner.shape[1]]
     return result[: scale * height, : scale * width]
@@ -57,7 +66,9 @@ def _parts(side: int) -> list[tuple[slice, slice]]:
     margin = length // MARGIN
     whole = count * length
     kept = [slice(start, start + length) for start in range(0, whole, length)]
-    return [(slice(max(0, part.start - margin), min(whole, part.stop + margin)), part) for part in kept]
+    return [
+        (slice(max(0, part.start - margin), min(whole, part.stop + margin)), part) for part in kept
+    ]
 
 
 def _times(part: slice, scale: int) -> slice:

@@ -14,7 +14,8 @@ app = typer.Typer(help="Measure quality and speed.", invoke_without_command=True
 app.add_typer(figure, name="figure")
 
 DataRoot = Annotated[
-    Path | None, typer.Option(help="Folder that holds the data sets. Also: the variable MAMBAIR_DATA.")
+    Path | None,
+    typer.Option(help="Folder that holds the data sets. Also: the variable MAMBAIR_DATA."),
 ]
 
 
@@ -22,40 +23,75 @@ DataRoot = Annotated[
 def bench(
     context: typer.Context,
     dataset: Annotated[
-        str | None, typer.Option(metavar="NAME|DIR", help="Set5, Urban100, CBSD68, Rain100H ..., or any folder.")
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR", help="Set5, Urban100, CBSD68, Rain100H ..., or any folder."
+        ),
     ] = None,
     data_root: DataRoot = None,
-    scale: Annotated[int | None, typer.Option("--scale", "-s", min=2, max=4, help="Enlarge. Default: 4.")] = None,
-    noise: Annotated[float | None, typer.Option(min=0, max=255, help="Denoise: sigma of white noise.")] = None,
-    jpeg: Annotated[int | None, typer.Option(min=1, max=100, help="Mend JPEG of this quality.")] = None,
+    scale: Annotated[
+        int | None, typer.Option("--scale", "-s", min=2, max=4, help="Enlarge. Default: 4.")
+    ] = None,
+    noise: Annotated[
+        float | None, typer.Option(min=0, max=255, help="Denoise: sigma of white noise.")
+    ] = None,
+    jpeg: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Mend JPEG of this quality.")
+    ] = None,
     pairs: Annotated[
-        str | None, typer.Option(metavar="TASK", help="The folder holds inputs and truths: derain or denoise-real.")
+        str | None,
+        typer.Option(
+            metavar="TASK", help="The folder holds inputs and truths: derain or denoise-real."
+        ),
     ] = None,
     clean: Annotated[
-        str | None, typer.Option(metavar="TASK", help="What denoise, derain or dejpeg does to clean images.")
+        str | None,
+        typer.Option(metavar="TASK", help="What denoise, derain or dejpeg does to clean images."),
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option("--model", "-m", help="Name or file; repeatable. Default: the bundled one.")
+        list[str] | None,
+        typer.Option("--model", "-m", help="Name or file; repeatable. Default: the bundled one."),
     ] = None,
     tiler: Annotated[
-        str, typer.Option(help="auto (by the free memory), whole, or published (in the parts of the papers).")
+        str,
+        typer.Option(
+            help="auto (by the free memory), whole, or published (in the parts of the papers)."
+        ),
     ] = "auto",
-    ensemble: Annotated[bool, typer.Option("--ensemble", help="Average over flips and turns (MambaIR+).")] = False,
-    channel: Annotated[str | None, typer.Option(help="y, rgb or gray. Default: as the task's tables.")] = None,
-    border: Annotated[int | None, typer.Option(min=0, help="Pixels left out. Default: the scale, or 0.")] = None,
-    metric: Annotated[list[str] | None, typer.Option(help="Besides PSNR and SSIM: lpips, dists; repeatable.")] = None,
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="Average over flips and turns (MambaIR+).")
+    ] = False,
+    channel: Annotated[
+        str | None, typer.Option(help="y, rgb or gray. Default: as the task's tables.")
+    ] = None,
+    border: Annotated[
+        int | None, typer.Option(min=0, help="Pixels left out. Default: the scale, or 0.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Besides PSNR and SSIM: lpips, dists; repeatable.")
+    ] = None,
     images: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise that is added.")] = 0,
     save: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="For the restored images, as DATASET-SETTING/MODEL/IMAGE.png.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="For the restored images, as DATASET-SETTING/MODEL/IMAGE.png."
+        ),
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Compute again what earlier runs computed.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Compute again what earlier runs computed.")
+    ] = False,
     fail_below: Annotated[
-        float | None, typer.Option(metavar="PSNR", help="Exit with 1 where a model's mean PSNR is lower.")
+        float | None,
+        typer.Option(metavar="PSNR", help="Exit with 1 where a model's mean PSNR is lower."),
     ] = None,
-    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a row for each model and image.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a row for each model and image.")
+    ] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the tables.")] = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report with images to compare.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a report with images to compare.")
+    ] = None,
     device: Device = "auto",
     backend: Backend = "auto",
     dtype: Dtype = "fp32",
@@ -65,7 +101,9 @@ def bench(
     if context.invoked_subcommand:
         return
     if dataset is None:
-        raise CallError("give --dataset NAME or DIR, or one of the commands of mambair bench --help")
+        raise CallError(
+            "give --dataset NAME or DIR, or one of the commands of mambair bench --help"
+        )
     from ..bench import page, report
     from ..bench.candidates import Candidate
     from ..bench.quality import open_benchmark, run
@@ -78,7 +116,9 @@ def bench(
     way = check_tiler(tiler)
     for target in filter(None, (csv, markdown, html)):
         if not target.resolve().parent.is_dir():
-            raise CallError(f"{target}: there is no folder {target.resolve().parent}; create it first")
+            raise CallError(
+                f"{target}: there is no folder {target.resolve().parent}; create it first"
+            )
     benchmark = open_benchmark(
         dataset,
         data_root,
@@ -119,7 +159,11 @@ def bench(
         print_table(*report.images_table(facts))
         print_table(*report.summary_table(facts))
         print("\n".join(report.footnotes(facts)))
-    low = [r["name"] for r in facts["results"][1:] if fail_below is not None and r["mean"]["psnr"] < fail_below]
+    low = [
+        r["name"]
+        for r in facts["results"][1:]
+        if fail_below is not None and r["mean"]["psnr"] < fail_below
+    ]
     if low:
         say(f"below {fail_below:g} dB: {', '.join(low)}")
         raise typer.Exit(1)
@@ -154,7 +198,10 @@ def bench_compare(
         rows = [(row["image"], *(_signed(row[m]) for m in names)) for row in gain["images"]]
         rows.append(("mean", *(_signed(gain["mean"][m]) for m in names)))
         rows.append(
-            ("95 % of means", *(" to ".join(map(_signed, gain["interval"][m] or ())) for m in names)),
+            (
+                "95 % of means",
+                *(" to ".join(map(_signed, gain["interval"][m] or ())) for m in names),
+            ),
         )
         print_table((f"{gain['second']} - {gain['first']}", *(LABELS[m] for m in names)), rows)
         print(f"time x{gain['seconds']:.2f}, peak memory x{gain['peak_memory']:.2f}")
@@ -167,10 +214,12 @@ def _signed(value: float | None) -> str:
 @app.command("speed")
 def bench_speed(
     model: Annotated[
-        list[str] | None, typer.Option("--model", "-m", help="Name or file; repeatable. Default: the bundled ones.")
+        list[str] | None,
+        typer.Option("--model", "-m", help="Name or file; repeatable. Default: the bundled ones."),
     ] = None,
     backend: Annotated[
-        list[str] | None, typer.Option(help="Of the selective scan; repeatable. Default: all that can run.")
+        list[str] | None,
+        typer.Option(help="Of the selective scan; repeatable. Default: all that can run."),
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -199,20 +248,30 @@ def bench_speed(
         )
         for r in rows
     ]
-    work = ("seconds", "s/megapixel of output", "time a pixel / at the smallest", "peak of process or GPU, MiB")
+    work = (
+        "seconds",
+        "s/megapixel of output",
+        "time a pixel / at the smallest",
+        "peak of process or GPU, MiB",
+    )
     print_table(("model", "back end", "device", "input", *work), cells)
 
 
 @app.command("scan")
 def bench_scan(
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    quick: Annotated[bool, typer.Option("--quick", help="Smaller images and fewer repetitions.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Smaller images and fewer repetitions.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure the scan and whole nets against the vectorised PyTorch form, mamba-ssm (on a GPU) and the floor."""
     from ..bench import gpu, kernels
 
-    _print_bars(kernels.scan_report(quick) if device == "cpu" else list(gpu.scan_report(device, quick)), as_json)
+    _print_bars(
+        kernels.scan_report(quick) if device == "cpu" else list(gpu.scan_report(device, quick)),
+        as_json,
+    )
 
 
 @app.command("tiling")
@@ -239,12 +298,20 @@ def bench_tiling(
         )
         for r in rows
     ]
-    differences = ("largest difference (of 255)", "mean", "PSNR to untiled, dB", "largest step at borders", "inside")
+    differences = (
+        "largest difference (of 255)",
+        "mean",
+        "PSNR to untiled, dB",
+        "largest step at borders",
+        "inside",
+    )
     print_table(("tile", "overlap", "tiles", *differences), cells)
 
 
 @app.command("memory")
-def bench_memory(model: Annotated[str, typer.Option("--model", "-m")] = "tiny-x4", as_json: Json = False) -> None:
+def bench_memory(
+    model: Annotated[str, typer.Option("--model", "-m")] = "tiny-x4", as_json: Json = False
+) -> None:
     """Measure the peak of memory against its estimate, and how a limit is kept up to 100 megapixels (CPU, Linux)."""
     from ..bench.memory import memory
 
@@ -278,7 +345,9 @@ def bench_memory(model: Annotated[str, typer.Option("--model", "-m")] = "tiny-x4
 
 @app.command("train")
 def bench_train(
-    quick: Annotated[bool, typer.Option("--quick", help="Smaller patches and fewer repetitions.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Smaller patches and fewer repetitions.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure a training step on the CPU, against autograd through the vectorised PyTorch scan."""
@@ -291,5 +360,8 @@ def _print_bars(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    cells = [(r["what"], r["value"], r["bar"], {True: "met", False: "MISSED", None: ""}[r["met"]]) for r in rows]
+    cells = [
+        (r["what"], r["value"], r["bar"], {True: "met", False: "MISSED", None: ""}[r["met"]])
+        for r in rows
+    ]
     print_table(("what", "measured", "bar", ""), cells)

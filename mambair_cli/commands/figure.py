@@ -12,20 +12,30 @@ from .terminal import Backend, Device, progress_bar
 if TYPE_CHECKING:
     from ..engine import Restorer
 
-app = typer.Typer(help="Draw the figures of the papers (needs matplotlib, of the extra bench).", no_args_is_help=True)
+app = typer.Typer(
+    help="Draw the figures of the papers (needs matplotlib, of the extra bench).",
+    no_args_is_help=True,
+)
 
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="PNG, SVG or PDF.")]
 Models = Annotated[
-    list[str] | None, typer.Option("--model", "-m", help="Name or file; repeatable. Default: the bundled one.")
+    list[str] | None,
+    typer.Option("--model", "-m", help="Name or file; repeatable. Default: the bundled one."),
 ]
-Truth = Annotated[Path, typer.Argument(metavar="IMAGE", help="The truth, from which the input is made.")]
-At = Annotated[tuple[int, int] | None, typer.Option(metavar="X Y", help="Left and top of what is enlarged.")]
+Truth = Annotated[
+    Path, typer.Argument(metavar="IMAGE", help="The truth, from which the input is made.")
+]
+At = Annotated[
+    tuple[int, int] | None, typer.Option(metavar="X Y", help="Left and top of what is enlarged.")
+]
 
 
 @app.command("erf")
 def figure_erf(
     output: Output,
-    dataset: Annotated[str, typer.Option(metavar="NAME|DIR", help="Its images are the inputs.")] = "B100",
+    dataset: Annotated[
+        str, typer.Option(metavar="NAME|DIR", help="Its images are the inputs.")
+    ] = "B100",
     data_root: Annotated[Path | None, typer.Option(help="Folder that holds the data sets.")] = None,
     model: Models = None,
     images: Annotated[int, typer.Option(min=1, help="Only so many.")] = 100,
@@ -38,22 +48,33 @@ def figure_erf(
     from ..datasets import read_rgb
 
     canvas.check_figure(output)
-    sources = open_benchmark(dataset, data_root, images, scale=4).sources  # for its truths, whatever their inputs
+    sources = open_benchmark(
+        dataset, data_root, images, scale=4
+    ).sources  # for its truths, whatever their inputs
     restorers = _restorers(model, device, backend)
     pixels = [read_rgb(source.truth) for source in sources]
     fields = []
     with progress_bar(False) as progress:
         for i, restorer in enumerate(restorers):
-            maps = erf.field(restorer, pixels, lambda share: progress((i + share) / len(restorers), restorer.name))  # noqa: B023
+            maps = erf.field(
+                restorer,
+                pixels,
+                lambda share: progress((i + share) / len(restorers), restorer.name),
+            )
             fields.append((restorer.name, *maps))
     erf.draw(fields, output)
     for name, magnitude, _ in fields:
         shares = zip(erf.SHARES, erf.areas(magnitude), strict=True)
-        print(f"{name}: " + ", ".join(f"{100 * s:g} % in {100 * a:.2f} % of the area" for s, a in shares))
+        print(
+            f"{name}: "
+            + ", ".join(f"{100 * s:g} % in {100 * a:.2f} % of the area" for s, a in shares)
+        )
 
 
 @app.command("complexity")
-def figure_complexity(output: Output, device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu") -> None:
+def figure_complexity(
+    output: Output, device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu"
+) -> None:
     """Cost against resolution: selective scan, attention in windows, full attention; counted and measured."""
     from ..bench.figures import canvas, scaling
 
@@ -63,7 +84,9 @@ def figure_complexity(output: Output, device: Annotated[str, typer.Option(help="
     scaling.draw(found, output, device)
     for cost in found:
         took = "not measured" if cost.seconds is None else f"{1e3 * cost.seconds:.1f} ms"
-        print(f"{cost.method}, {cost.side}x{cost.side}: {cost.macs / 1e9:.3f} G multiply-adds, {took}")
+        print(
+            f"{cost.method}, {cost.side}x{cost.side}: {cost.macs / 1e9:.3f} G multiply-adds, {took}"
+        )
 
 
 @app.command("lam")
@@ -91,7 +114,9 @@ def figure_lam(
     height, width = (scale * length for length in low.shape[:2])
     left, top = at or ((width - side) // 2, (height - side) // 2)
     if left < 0 or top < 0 or left + side > width or top + side > height:
-        raise CallError(f"the patch of {side} pixels at {left} {top} leaves the image of {width}x{height}")
+        raise CallError(
+            f"the patch of {side} pixels at {left} {top} leaves the image of {width}x{height}"
+        )
     low, window = lam.around(low, lam.Window(top, left, side), scale)
     found = []
     with progress_bar(False) as progress:
@@ -108,9 +133,15 @@ def figure_visual(
     image: Truth,
     output: Output,
     model: Models = None,
-    scale: Annotated[int | None, typer.Option("--scale", "-s", min=2, max=4, help="Enlarge. Default: 4.")] = None,
-    noise: Annotated[float | None, typer.Option(min=0, max=255, help="Denoise: sigma of white noise.")] = None,
-    jpeg: Annotated[int | None, typer.Option(min=1, max=100, help="Mend JPEG of this quality.")] = None,
+    scale: Annotated[
+        int | None, typer.Option("--scale", "-s", min=2, max=4, help="Enlarge. Default: 4.")
+    ] = None,
+    noise: Annotated[
+        float | None, typer.Option(min=0, max=255, help="Denoise: sigma of white noise.")
+    ] = None,
+    jpeg: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Mend JPEG of this quality.")
+    ] = None,
     at: At = None,
     side: Annotated[int, typer.Option(min=8, help="Pixels of the crop.")] = 64,
     device: Device = "auto",
@@ -131,7 +162,9 @@ def figure_visual(
     sample = load_sample(Source(image.stem, image), protocol)
     height, width = sample.truth.shape[:2]
     if at and (min(at) < 0 or at[0] + side > width or at[1] + side > height):
-        raise CallError(f"the crop of {side} pixels at {at[0]} {at[1]} leaves the image of {width}x{height}")
+        raise CallError(
+            f"the crop of {side} pixels at {at[0]} {at[1]} leaves the image of {width}x{height}"
+        )
     found = visual.views(sample, protocol, candidates)
     visual.draw(image.stem, found, output, at, side)
     for view in found[1:]:

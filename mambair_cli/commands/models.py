@@ -12,13 +12,19 @@ from ..errors import CallError
 from ..registry import BASELINES, MODELS, TASKS, Model, Score, Task, model_named, published_scores
 from .terminal import Json, Offline, print_json, print_table, progress_bar, say
 
-app = typer.Typer(help="Which models there are, what each is for, and which are here.", no_args_is_help=True)
-Name = Annotated[str, typer.Argument(metavar="NAME", help="See mambair models list.", show_default=False)]
+app = typer.Typer(
+    help="Which models there are, what each is for, and which are here.", no_args_is_help=True
+)
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="See mambair models list.", show_default=False)
+]
 
 
 @app.command("list")
 def models_list(
-    task: Annotated[str | None, typer.Option(help=f"Only those for one of {', '.join(TASKS)}.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help=f"Only those for one of {', '.join(TASKS)}.")
+    ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="As the tables of README.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -26,11 +32,20 @@ def models_list(
     if task and task not in TASKS:
         raise CallError(f"no task is called {task!r}; there are {', '.join(TASKS)}")
     models = [model for model in MODELS if task in (None, model.task)]
-    own = [r for r in list_records() if model_named(r.name) is None and (task is None or task in _tasks(r))]
+    own = [
+        r
+        for r in list_records()
+        if model_named(r.name) is None and (task is None or task in _tasks(r))
+    ]
     if as_json:
-        print_json([_facts(model) for model in models] + [asdict(record) | {"state": "here"} for record in own])
+        print_json(
+            [_facts(model) for model in models]
+            + [asdict(record) | {"state": "here"} for record in own]
+        )
     elif markdown:
-        print("\n\n".join("\n".join(_markdown(TASKS[name])) for name in TASKS if task in (None, name)))
+        print(
+            "\n\n".join("\n".join(_markdown(TASKS[name])) for name in TASKS if task in (None, name))
+        )
     else:
         rows = [
             (
@@ -61,7 +76,8 @@ def models_list(
 
 @app.command("info")
 def models_info(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", show_default=False)], as_json: Json = False
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", show_default=False)],
+    as_json: Json = False,
 ) -> None:
     """Say all that is known of a model, or what a checkpoint file holds."""
     row, path = model_named(name), _file_of(name)
@@ -78,7 +94,10 @@ def models_info(
         return
     if row:
         facts["scores"] = [_cell(score) for score in row.scores]
-    print_table(("", ""), [(key, _text(value)) for key, value in facts.items() if value not in (None, [], {}, ())])
+    print_table(
+        ("", ""),
+        [(key, _text(value)) for key, value in facts.items() if value not in (None, [], {}, ())],
+    )
 
 
 @app.command("pull")
@@ -98,24 +117,34 @@ def models_verify(as_json: Json = False) -> None:
     """Check the files of all models that are here: their hashes, and that they can be loaded."""
     from ..checkpoints import verify
 
-    found = [{"name": name, "file": str(path), "problem": problem} for name, path, problem in verify()]
+    found = [
+        {"name": name, "file": str(path), "problem": problem} for name, path, problem in verify()
+    ]
     if as_json:
         print_json(found)
     else:
-        print_table(("name", "file", ""), [(f["name"], f["file"], f["problem"] or "sound") for f in found])
+        print_table(
+            ("name", "file", ""), [(f["name"], f["file"], f["problem"] or "sound") for f in found]
+        )
     if any(f["problem"] for f in found):
         raise typer.Exit(1)
 
 
 @app.command("path")
-def models_path(name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False)] = None) -> None:
+def models_path(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False)] = None,
+) -> None:
     """Say where the fetched models lie, or the file of one."""
     path = _file_of(name) if name else models_folder()
     if name and path is None:
         from ..checkpoints import no_model
 
         row = model_named(name)
-        how = f"mambair models pull {name} fetches it" if row and row.urls else "see mambair models import --help"
+        how = (
+            f"mambair models pull {name} fetches it"
+            if row and row.urls
+            else "see mambair models import --help"
+        )
         raise CallError(f"{name} is not here; {how}" if row else no_model(name))
     print(path)
 
@@ -156,7 +185,9 @@ def fetch(row: Model, quiet: bool = False) -> Path:
     from ..checkpoints import pull
 
     with progress_bar(quiet) as show:
-        return pull(row, lambda done, total: show(done / total if total else 0, f"fetching {row.name}"), say)
+        return pull(
+            row, lambda done, total: show(done / total if total else 0, f"fetching {row.name}"), say
+        )
 
 
 def _file_of(name: str) -> Path | None:
@@ -170,7 +201,11 @@ def _file_of(name: str) -> Path | None:
 
 
 def _facts(model: Model) -> dict[str, Any]:
-    facts = {name: value for name, value in asdict(model).items() if name not in ("measured", "published")}
+    facts = {
+        name: value
+        for name, value in asdict(model).items()
+        if name not in ("measured", "published")
+    }
     known = {"bundled": model.bundled, "verified": model.verified, "state": _state(model)}
     return facts | known | {"scores": [asdict(score) for score in model.scores]}
 
@@ -192,7 +227,11 @@ def _text(value: Any) -> str:
 
 def _tasks(record: Record) -> list[str]:
     """What an imported model may be for."""
-    return [record.task] if record.task else [t.name for t in TASKS.values() if (t.scale > 1) == (record.scale > 1)]
+    return (
+        [record.task]
+        if record.task
+        else [t.name for t in TASKS.values() if (t.scale > 1) == (record.scale > 1)]
+    )
 
 
 def _step(model: Model) -> str:
@@ -218,7 +257,9 @@ def _markdown(task: Task) -> Iterator[str]:
     """The table of a task's models, with what the bundled ones reach and the others are said to reach."""
     models = [model for model in MODELS if model.task == task.name]
     table, method, setting = BASELINES.get(task.name, ("", "", "{}"))
-    steps = dict.fromkeys((_step(m), (m.levels or [m.scale])[0]) for m in models if len({*(m.levels or [0])}) == 1)
+    steps = dict.fromkeys(
+        (_step(m), (m.levels or [m.scale])[0]) for m in models if len({*(m.levels or [0])}) == 1
+    )
     rows: list[tuple[str, str, str, str, tuple[Score, ...], str, str]] = [
         (f"({method})", step, "", "", scores, "", "")
         for step, number in sorted(steps, key=lambda pair: pair[1])

@@ -14,7 +14,17 @@ from ..choice import Choice, better_model, check_task, gain, is_here, parse_choi
 from ..errors import CallError
 from ..registry import MAX_SCALE, Task, model_named
 from .models import fetch
-from .terminal import Backend, Device, Dtype, Json, Offline, print_json, print_table, progress_bar, say
+from .terminal import (
+    Backend,
+    Device,
+    Dtype,
+    Json,
+    Offline,
+    print_json,
+    print_table,
+    progress_bar,
+    say,
+)
 
 if TYPE_CHECKING:
     from ..manifest import Record
@@ -27,7 +37,9 @@ def command(task: Task) -> Callable[..., None]:
     def restore(
         inputs: Annotated[
             list[str],
-            typer.Argument(metavar="INPUT", help="Photographs, folders, or - for stdin.", show_default=False),
+            typer.Argument(
+                metavar="INPUT", help="Photographs, folders, or - for stdin.", show_default=False
+            ),
         ],
         output: Annotated[
             str | None,
@@ -52,10 +64,14 @@ def command(task: Task) -> Callable[..., None]:
             int | None,
             typer.Option(min=1, help="Of the results in pixels, instead of --scale."),
         ] = None,
-        height: Annotated[int | None, typer.Option(min=1, help="One of both alone keeps the aspect.")] = None,
+        height: Annotated[
+            int | None, typer.Option(min=1, help="One of both alone keeps the aspect.")
+        ] = None,
         model: Annotated[
             str | None,
-            typer.Option("--model", "-m", help="A model's name (mambair models list) or a checkpoint file."),
+            typer.Option(
+                "--model", "-m", help="A model's name (mambair models list) or a checkpoint file."
+            ),
         ] = None,
         setting: Annotated[
             str | None,
@@ -63,40 +79,64 @@ def command(task: Task) -> Callable[..., None]:
         ] = None,
         globs: Annotated[
             list[str] | None,
-            typer.Option("--glob", help="Of folders only what matches, such as '*.jpg' or 'trip/*'; repeatable."),
+            typer.Option(
+                "--glob",
+                help="Of folders only what matches, such as '*.jpg' or 'trip/*'; repeatable.",
+            ),
         ] = None,
         overwrite: Annotated[
-            bool, typer.Option("--overwrite", help="Into a folder: also what is finished there already.")
+            bool,
+            typer.Option("--overwrite", help="Into a folder: also what is finished there already."),
         ] = False,
         format: Annotated[
-            str | None, typer.Option(help="Of the results: png, jpg, webp, tiff ... Default: the input's, or png.")
+            str | None,
+            typer.Option(
+                help="Of the results: png, jpg, webp, tiff ... Default: the input's, or png."
+            ),
         ] = None,
         quality: Annotated[
             int | None, typer.Option(min=1, max=100, help="Of formats that lose some. Default: 95.")
         ] = None,
-        suffix: Annotated[str | None, typer.Option(help="Goes after the names of the results.")] = None,
+        suffix: Annotated[
+            str | None, typer.Option(help="Goes after the names of the results.")
+        ] = None,
         tile: Annotated[
-            str, typer.Option(help="auto (by the free memory), off (whole image), or pixels a side.")
+            str,
+            typer.Option(help="auto (by the free memory), off (whole image), or pixels a side."),
         ] = "auto",
         tile_overlap: Annotated[
             int, typer.Option(min=0, help="Pixels of the input that neighbouring tiles share.")
         ] = 32,
         memory_limit: Annotated[
             int | None,
-            typer.Option(parser=_parse_bytes, metavar="SIZE", help="What may be taken of memory, such as 4GB."),
+            typer.Option(
+                parser=_parse_bytes,
+                metavar="SIZE",
+                help="What may be taken of memory, such as 4GB.",
+            ),
         ] = None,
         max_pixels: Annotated[
-            int | None, typer.Option(min=1, help="Refuse larger inputs. Default: 536,870,912.", show_default=False)
+            int | None,
+            typer.Option(
+                min=1, help="Refuse larger inputs. Default: 536,870,912.", show_default=False
+            ),
         ] = None,
         ensemble: Annotated[
-            bool, typer.Option("--ensemble", help="Average over eight flips and turns: better, 8 times slower.")
+            bool,
+            typer.Option(
+                "--ensemble", help="Average over eight flips and turns: better, 8 times slower."
+            ),
         ] = False,
-        alpha: Annotated[str, typer.Option(help="How transparency is enlarged: model or bicubic.")] = "model",
+        alpha: Annotated[
+            str, typer.Option(help="How transparency is enlarged: model or bicubic.")
+        ] = "model",
         device: Device = "auto",
         backend: Backend = "auto",
         dtype: Dtype = "auto",
         offline: Offline = False,
-        quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no advice.")] = False,
+        quiet: Annotated[
+            bool, typer.Option("--quiet", "-q", help="No progress bar, no advice.")
+        ] = False,
         as_json: Json = False,
     ) -> None:
         from ..advice import Advisor
@@ -121,7 +161,9 @@ def command(task: Task) -> Callable[..., None]:
             if row:
                 check_task(task.name, row.name, row.task, row.scale)
                 fetch(row, as_json or quiet)
-            options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha, dtype)
+            options = Options(
+                device, backend, tile, tile_overlap, memory_limit, ensemble, alpha, dtype
+            )
             return Upscaler(choice, options)
 
         upscaler = None
@@ -145,7 +187,10 @@ def command(task: Task) -> Callable[..., None]:
             from ..weights import sha256
 
             settings = {
-                "models": [sha256(find_checkpoint(name)) for name in choice.possible(None if sides else factor)],
+                "models": [
+                    sha256(find_checkpoint(name))
+                    for name in choice.possible(None if sides else factor)
+                ],
                 "size": [None if sides else factor, width, height],
                 "quality": quality,
                 "ensemble": ensemble,
@@ -163,12 +208,16 @@ def command(task: Task) -> Callable[..., None]:
 
         try:
             with progress_bar(as_json or quiet) as progress:
-                batch = Batch(upscaler, size, quality, manifest, overwrite, max_pixels or MAX_PIXELS)
+                batch = Batch(
+                    upscaler, size, quality, manifest, overwrite, max_pixels or MAX_PIXELS
+                )
                 if not quiet:
                     batch.advise = Advisor()
                 batch.run(jobs, done, progress)
         finally:  # an interrupt ends after saying what is done; under torchrun, one process has the records
-            facts["model"] = ", ".join(dict.fromkeys(name for record in records for name in record.models))
+            facts["model"] = ", ".join(
+                dict.fromkeys(name for record in records for name in record.models)
+            )
             facts |= {"backend": upscaler.backend, "device": str(upscaler.device)}
             facts["seconds"] = round(time.perf_counter() - started, 3)
             facts["better"] = None if quiet else _better(choice, facts, records)
@@ -177,11 +226,16 @@ def command(task: Task) -> Callable[..., None]:
         if any(record.error for record in records):
             raise typer.Exit(1)
         if records and not folder:
-            _print_result(facts, records[0], task.level, as_json, sys.stderr if output == "-" else sys.stdout)
+            _print_result(
+                facts, records[0], task.level, as_json, sys.stderr if output == "-" else sys.stdout
+            )
 
     restore.__doc__ = task.summary
     signature = inspect.signature(restore)
-    without = {*(("scale", "width", "height") if task.scale == 1 else ()), *(() if task.option else ("setting",))}
+    without = {
+        *(("scale", "width", "height") if task.scale == 1 else ()),
+        *(() if task.option else ("setting",)),
+    }
     kept = [parameter for name, parameter in signature.parameters.items() if name not in without]
     restore.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
     return restore
@@ -194,12 +248,20 @@ def _parse_bytes(text: str) -> int:
     return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 
-def _better(choice: Choice, facts: Mapping[str, Any], records: Sequence["Record"]) -> dict[str, Any] | None:
+def _better(
+    choice: Choice, facts: Mapping[str, Any], records: Sequence["Record"]
+) -> dict[str, Any] | None:
     """What would have been better than the model that was chosen, by how much, and the time it would have taken."""
     row = None if choice.model else model_named(facts["model"])
-    if row is None or (other := better_model(row)) is None or any(record.status == "skipped" for record in records):
+    if (
+        row is None
+        or (other := better_model(row)) is None
+        or any(record.status == "skipped" for record in records)
+    ):
         return None
-    at_work = min(facts["seconds"], sum(record.seconds for record in records))  # of several processes in all
+    at_work = min(
+        facts["seconds"], sum(record.seconds for record in records)
+    )  # of several processes in all
     seconds = facts["seconds"] + at_work * (other.gmacs / row.gmacs - 1)
     return {
         "model": other.name,
@@ -221,7 +283,9 @@ def _hint(better: Mapping[str, Any] | None) -> str:
     return f"; {better['gain']:.1f} dB better on {dataset}: -m {better['model']}, about {took}{fetched}"
 
 
-def _print_result(facts: dict[str, Any], record: "Record", level: str, as_json: bool, stream: TextIO) -> None:
+def _print_result(
+    facts: dict[str, Any], record: "Record", level: str, as_json: bool, stream: TextIO
+) -> None:
     names = ("input", "output", "size_in", "size_out", "tiles", *(["level"] if level else []))
     facts |= {name: getattr(record, name) for name in names}
     if as_json:
@@ -234,10 +298,19 @@ def _print_result(facts: dict[str, Any], record: "Record", level: str, as_json: 
 
 
 def _print_summary(
-    facts: dict[str, Any], folder: Path, records: Sequence["Record"], total: int, level: str, as_json: bool
+    facts: dict[str, Any],
+    folder: Path,
+    records: Sequence["Record"],
+    total: int,
+    level: str,
+    as_json: bool,
 ) -> None:
-    groups = {status: [r for r in records if r.status == status] for status in ("ok", "skipped", "failed")}
-    counts = {status: len(group) for status, group in groups.items()} | {"not_tried": total - len(records)}
+    groups = {
+        status: [r for r in records if r.status == status] for status in ("ok", "skipped", "failed")
+    }
+    counts = {status: len(group) for status, group in groups.items()} | {
+        "not_tried": total - len(records)
+    }
     if as_json:
         files = [{name: value for name, value in vars(r).items() if name != "key"} for r in records]
         print_json({"output": str(folder), **counts, **facts, "files": files})
@@ -245,11 +318,17 @@ def _print_summary(
     rows = []
     for status, group in groups.items():
         megapixels = sum(r.size_out[0] * r.size_out[1] for r in group if r.size_out) / 1e6
-        rows.append((status, str(len(group)), f"{sum(r.seconds for r in group):.1f}", f"{megapixels:.1f}"))
+        rows.append(
+            (status, str(len(group)), f"{sum(r.seconds for r in group):.1f}", f"{megapixels:.1f}")
+        )
     if counts["not_tried"]:
         rows.append(("not tried", str(counts["not_tried"]), "", ""))
     print_table(("", "files", "seconds", "megapixels"), rows)
     levels = sorted({record.level for record in records if record.level is not None})
-    measured = f" ({level} {' to '.join(map(str, dict.fromkeys(levels[:1] + levels[-1:])))} measured)" if levels else ""
+    measured = (
+        f" ({level} {' to '.join(map(str, dict.fromkeys(levels[:1] + levels[-1:])))} measured)"
+        if levels
+        else ""
+    )
     how = f"{facts['model']}{measured}, {facts['backend']} on {facts['device']}, {facts['seconds']:.1f} s"
     print(f"{folder}: {how}{_hint(facts['better'])}")

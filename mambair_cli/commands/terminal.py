@@ -10,11 +10,18 @@ from typing import Annotated, Any, TextIO
 import typer
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Backend = Annotated[str, typer.Option(help="Of the selective scan: auto, numba, triton, mamba-ssm or reference.")]
-Dtype = Annotated[
-    str, typer.Option(help="Of convolutions and linear layers: auto (fp16 on a GPU), fp32, fp16 or bf16.")
+Backend = Annotated[
+    str, typer.Option(help="Of the selective scan: auto, numba, triton, mamba-ssm or reference.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="Of convolutions and linear layers: auto (fp16 on a GPU), fp32, fp16 or bf16."
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
+]
 
 
 def _go_offline(wanted: bool) -> None:
@@ -23,7 +30,10 @@ def _go_offline(wanted: bool) -> None:
 
 
 Offline = Annotated[
-    bool, typer.Option("--offline", callback=_go_offline, help="Fetch nothing (as HF_HUB_OFFLINE=1 does).")
+    bool,
+    typer.Option(
+        "--offline", callback=_go_offline, help="Fetch nothing (as HF_HUB_OFFLINE=1 does)."
+    ),
 ]
 
 
@@ -36,16 +46,28 @@ def say(message: str) -> None:
 def progress_bar(quiet: bool) -> Iterator[Callable[[float, str], None]]:
     """A bar with the time left on a terminal, nothing elsewhere; yields what takes the share done and a label."""
     first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun
-    if quiet or not first or not all(stream and stream.isatty() for stream in (sys.stdout, sys.stderr)):
+    if (
+        quiet
+        or not first
+        or not all(stream and stream.isatty() for stream in (sys.stdout, sys.stderr))
+    ):
         yield lambda share, label: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
     from rich.table import Column
 
     columns = (
         TextColumn(
-            "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", max_width=40)
+            "{task.description}",
+            markup=False,
+            table_column=Column(no_wrap=True, overflow="ellipsis", max_width=40),
         ),
         BarColumn(),
         TaskProgressColumn(),
@@ -71,7 +93,9 @@ def print_table(header: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> Non
     from rich.table import Column, Table
 
     console = Console(markup=False, emoji=False)
-    columns = (Column(text, overflow="fold", no_wrap=text == "name") for text in header)  # names have to be typed
+    columns = (
+        Column(text, overflow="fold", no_wrap=text == "name") for text in header
+    )  # names have to be typed
     table = Table(*columns, box=None, show_header=any(header))
     for row in rows:
         table.add_row(*row)

@@ -14,7 +14,9 @@ EPS = 1e-5  # of layer norm, added to the variance
 
 
 # Defined by schema, as the scan is.
-torch.library.define("mambair::layer_norm_numba", "(Tensor x, Tensor weight, Tensor bias, Tensor? gate) -> Tensor")
+torch.library.define(
+    "mambair::layer_norm_numba", "(Tensor x, Tensor weight, Tensor bias, Tensor? gate) -> Tensor"
+)
 torch.library.define("mambair::silu_numba_", "(Tensor(a!) x) -> ()")
 _layer_norm_op = torch.ops.mambair.layer_norm_numba.default
 _silu_op = torch.ops.mambair.silu_numba_.default
@@ -49,7 +51,9 @@ def _takes_kernels(x: Tensor, backend: str) -> bool:
     return wanted and resolve_backend(backend, x.device.type, x.dtype).name == "numba"
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None = None, *, backend: str = "auto") -> Tensor:
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None = None, *, backend: str = "auto"
+) -> Tensor:
     """Layer norm over the last axis, times silu(gate) where given (VMamba's gated output).
 
     Args:
@@ -62,7 +66,9 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None = No
     Returns:
         (...,C), in the precision of the weight.
     """
-    if _takes_kernels(x, backend) and (gate is None or (gate.is_contiguous() and gate.dtype == x.dtype)):
+    if _takes_kernels(x, backend) and (
+        gate is None or (gate.is_contiguous() and gate.dtype == x.dtype)
+    ):
         return _layer_norm_op(x, weight, bias, gate)
     normed = F.layer_norm(x.to(weight.dtype), weight.shape, weight, bias, EPS)
     return normed if gate is None else normed * F.silu(gate)

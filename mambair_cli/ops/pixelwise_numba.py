@@ -90,7 +90,13 @@ def _padded(parameter: Tensor) -> NDArray[np.float32]:
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, eps: float) -> Tensor:
     """`pixelwise.layer_norm` of contiguous float32 tensors."""
     out, run, C = torch.empty_like(x), _layer_norm(), x.shape[-1]
-    arrays = _flat(x), _flat(x if gate is None else gate), _padded(weight), _padded(bias), _flat(out)
+    arrays = (
+        _flat(x),
+        _flat(x if gate is None else gate),
+        _padded(weight),
+        _padded(bias),
+        _flat(out),
+    )
     _split(lambda i, j: run(*arrays, gate is not None, eps, C, i, j), x.numel() // C)
     return out
 

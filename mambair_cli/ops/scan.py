@@ -28,7 +28,9 @@ def _define(name: str, device: str) -> Scan:
     six = "Tensor x, Tensor x_dbl, Tensor dt_weight, Tensor dt_bias, Tensor A_log, Tensor D"
     forward, backward = f"mambair::ss2d_scan_{name}", f"mambair::ss2d_scan_{name}_backward"
     torch.library.define(forward, f"({six}, bool save) -> (Tensor, Tensor)")
-    torch.library.define(backward, f"(Tensor gy, {six}, Tensor states) -> ({', '.join(['Tensor'] * 6)})")
+    torch.library.define(
+        backward, f"(Tensor gy, {six}, Tensor states) -> ({', '.join(['Tensor'] * 6)})"
+    )
     forward_op = getattr(torch.ops.mambair, f"ss2d_scan_{name}").default
     backward_op = getattr(torch.ops.mambair, f"ss2d_scan_{name}_backward").default
 
@@ -42,7 +44,9 @@ def _define(name: str, device: str) -> Scan:
     @torch.library.register_fake(forward)
     def _(x, x_dbl, dt_weight, dt_bias, A_log, D, save):  # type: ignore[no-untyped-def]
         states = module().state_count(x.shape, dt_weight.shape[0], A_log.shape[1]) if save else 0
-        return torch.empty_like(x, memory_format=torch.contiguous_format), x.new_empty(states, dtype=torch.float32)
+        return torch.empty_like(x, memory_format=torch.contiguous_format), x.new_empty(
+            states, dtype=torch.float32
+        )
 
     @torch.library.impl(backward, device)
     def _(*gy_inputs_and_states):  # type: ignore[no-untyped-def]
@@ -50,7 +54,10 @@ def _define(name: str, device: str) -> Scan:
 
     @torch.library.register_fake(backward)
     def _(gy, *inputs_and_states):  # type: ignore[no-untyped-def]
-        return tuple(torch.empty_like(v, memory_format=torch.contiguous_format) for v in inputs_and_states[:6])
+        return tuple(
+            torch.empty_like(v, memory_format=torch.contiguous_format)
+            for v in inputs_and_states[:6]
+        )
 
     def save_for_backward(ctx, inputs, output):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(*inputs[:6], output[1])
@@ -67,7 +74,9 @@ def _define(name: str, device: str) -> Scan:
     torch.library.register_autograd(backward, no_second_derivative)
     torch.library.register_autograd(forward, gradients, setup_context=save_for_backward)
 
-    def scan(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor) -> Tensor:
+    def scan(
+        x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor
+    ) -> Tensor:
         inputs = (x, x_dbl, dt_weight, dt_bias, A_log, D)
         save = torch.is_grad_enabled() and any(v.requires_grad for v in inputs)
         y: Tensor = forward_op(*inputs, save)[0]
@@ -76,7 +85,9 @@ def _define(name: str, device: str) -> Scan:
     return scan
 
 
-def _scan_mamba_ssm(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor) -> Tensor:
+def _scan_mamba_ssm(
+    x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor
+) -> Tensor:
     from . import scan_mamba_ssm
 
     return scan_mamba_ssm.ss2d_scan(x, x_dbl, dt_weight, dt_bias, A_log, D)
@@ -93,7 +104,9 @@ def _numba_unavailable(device: str, dtype: torch.dtype) -> str | None:
         from .scan_numba import compile_forward
 
         compile_forward()
-    except Exception as error:  # whatever a foreign LLVM or a broken installation raises is the reason
+    except (
+        Exception
+    ) as error:  # whatever a foreign LLVM or a broken installation raises is the reason
         return f"it does not compile here: {type(error).__name__}: {error}"
     return None
 
@@ -114,7 +127,9 @@ def _triton_unavailable(device: str, dtype: torch.dtype) -> str | None:
         from .scan_triton import try_out
 
         try_out()
-    except Exception as error:  # whatever a foreign driver, compiler or version of Triton raises is the reason
+    except (
+        Exception
+    ) as error:  # whatever a foreign driver, compiler or version of Triton raises is the reason
         return f"it does not run here: {_first_line(error)}"
     return None
 
@@ -151,7 +166,9 @@ BACKENDS: tuple[Backend, ...] = (
     Backend("reference", ss2d_scan_vectorised, lambda device, dtype: None),
 )
 
-_resolved: dict[tuple[str, str, torch.dtype], Backend] = {}  # torch.compile would look through an lru_cache
+_resolved: dict[
+    tuple[str, str, torch.dtype], Backend
+] = {}  # torch.compile would look through an lru_cache
 
 
 def resolve_backend(name: str, device: str, dtype: torch.dtype = torch.float32) -> Backend:
@@ -171,7 +188,9 @@ def _resolve(name: str, device: str, dtype: torch.dtype) -> Backend:
         for backend in BACKENDS:
             if backend.name == name:
                 if reason := backend.unavailable(device, dtype):
-                    raise BackendError(f"the back end {name!r} cannot be used: {reason}; try --backend auto")
+                    raise BackendError(
+                        f"the back end {name!r} cannot be used: {reason}; try --backend auto"
+                    )
                 return backend
         known = ", ".join(b.name for b in BACKENDS)
         raise CallError(f"no back end is called {name!r}; there are auto, {known}")
@@ -219,9 +238,20 @@ def ss2d_scan(
     """
     K, channels, R = dt_weight.shape
     N = A_log.shape[-1]
-    if K not in (1, 4) or x.ndim != 4 or x.shape[-1] != channels or x_dbl.shape != (*x.shape[:3], K, R + 2 * N):
-        raise ValueError(f"x {tuple(x.shape)}, x_dbl {tuple(x_dbl.shape)}, dt_weight {(K, channels, R)} do not fit")
-    if dt_bias.shape != (K, channels) or A_log.shape != (K * channels, N) or D.shape != (K * channels,):
+    if (
+        K not in (1, 4)
+        or x.ndim != 4
+        or x.shape[-1] != channels
+        or x_dbl.shape != (*x.shape[:3], K, R + 2 * N)
+    ):
+        raise ValueError(
+            f"x {tuple(x.shape)}, x_dbl {tuple(x_dbl.shape)}, dt_weight {(K, channels, R)} do not fit"
+        )
+    if (
+        dt_bias.shape != (K, channels)
+        or A_log.shape != (K * channels, N)
+        or D.shape != (K * channels,)
+    ):
         raise ValueError("dt_bias must be (K,D), A_log (K*D,N) and D (K*D)")
     chosen = resolve_backend(backend, x.device.type, x.dtype)
     with torch.autocast(x.device.type, enabled=False):

@@ -99,7 +99,11 @@ def _forward_direction(  # type: ignore[no-untyped-def]
     h = np.zeros((c1 - c0) * Np, np.float32)
     buffer = np.zeros(CHUNK * Mp, np.float32)
     size = CHUNK * LANES
-    dt, dtx, out = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
+    dt, dtx, out = (
+        np.empty(size, np.float32),
+        np.empty(size, np.float32),
+        np.empty(size, np.float32),
+    )
     lines, total, stride = _walk(H, W, k)
     chunk = 0
     for line in range(lines):
@@ -110,7 +114,9 @@ def _forward_direction(  # type: ignore[no-untyped-def]
             ahead = stride * CHUNK
             if t0 + CHUNK >= total and line + 1 < lines:
                 ahead = _line_start(H, W, k, line + 1) - pixel
-            _gather(x_dbl, pixel * K * M + k * M, stride * K * M, steps, ahead * K * M, R, N, Np, buffer)
+            _gather(
+                x_dbl, pixel * K * M + k * M, stride * K * M, steps, ahead * K * M, R, N, Np, buffer
+            )
             if save:
                 offset = chunk * Dp * Np + c0 * Np
                 for j in range(0, (c1 - c0) * Np, LANES):
@@ -178,7 +184,30 @@ def _forward(  # type: ignore[no-untyped-def]
 
 @inline
 def _backward_direction(  # type: ignore[no-untyped-def]
-    x, x_dbl, gy, weight, bias, A2, D_sum, states, gx, gx_dbl, gweight, gbias, gA, H, W, D, Dp, R, N, Np, K, k, c0, c1
+    x,
+    x_dbl,
+    gy,
+    weight,
+    bias,
+    A2,
+    D_sum,
+    states,
+    gx,
+    gx_dbl,
+    gweight,
+    gbias,
+    gA,
+    H,
+    W,
+    D,
+    Dp,
+    R,
+    N,
+    Np,
+    K,
+    k,
+    c0,
+    c1,
 ):
     """Gradients of `_forward_direction`: chunks in reverse, states recomputed from each chunk's start."""
     M, Mp = R + 2 * N, R + 2 * Np
@@ -198,7 +227,17 @@ def _backward_direction(  # type: ignore[no-untyped-def]
         line, t0 = chunk // per_line, (chunk % per_line) * CHUNK
         steps = min(CHUNK, total - t0)
         pixel = _line_start(H, W, k, line) + t0 * stride
-        _gather(x_dbl, pixel * K * M + k * M, stride * K * M, steps, -stride * CHUNK * K * M, R, N, Np, buffer)
+        _gather(
+            x_dbl,
+            pixel * K * M + k * M,
+            stride * K * M,
+            steps,
+            -stride * CHUNK * K * M,
+            R,
+            N,
+            Np,
+            buffer,
+        )
         for j in range(0, CHUNK * Mp * LANES, LANES):
             store(gbuffer, j, zero)
         for c in range(c0, c1, LANES):
@@ -236,7 +275,12 @@ def _backward_direction(  # type: ignore[no-untyped-def]
                 g1 = load(gh, (c - c0) * Np + (n + 1) * LANES)
                 ga0, ga1 = zero, zero
                 for t in range(steps - 1, -1, -1):
-                    d, u, gv, j = load(dt, t * LANES), load(dtx, t * LANES), load(g, t * LANES), t * Mp + R + n
+                    d, u, gv, j = (
+                        load(dt, t * LANES),
+                        load(dtx, t * LANES),
+                        load(g, t * LANES),
+                        t * Mp + R + n,
+                    )
                     b0, b1 = splat(scalar(buffer, j)), splat(scalar(buffer, j + 1))
                     g0 = fma(gv, splat(scalar(buffer, j + Np)), g0)
                     g1 = fma(gv, splat(scalar(buffer, j + Np + 1)), g1)
@@ -284,7 +328,11 @@ def _backward_direction(  # type: ignore[no-untyped-def]
             for j in range(R + N):
                 put(gx_dbl, target + j, lane_sum(load(gbuffer, (t * Mp + j) * LANES)))
             for j in range(N):
-                put(gx_dbl, target + R + N + j, lane_sum(load(gbuffer, (t * Mp + R + Np + j) * LANES)))
+                put(
+                    gx_dbl,
+                    target + R + N + j,
+                    lane_sum(load(gbuffer, (t * Mp + R + Np + j) * LANES)),
+                )
 
 
 @kernel("f4[::1]," * 13 + "i8" + ",i8" * 10)
@@ -345,7 +393,9 @@ def _channel_groups(tasks: int, Dp: int) -> int:
 def _run(work: Callable[[int, int, int, int], None], tasks: int, groups: int, Dp: int) -> None:
     """Call work(task, c0, c1, group) for all tasks and channel groups."""
     bounds = [Dp // LANES * g // groups * LANES for g in range(groups + 1)]
-    run_in_threads(work, [(t, bounds[g], bounds[g + 1], g) for t in range(tasks) for g in range(groups)])
+    run_in_threads(
+        work, [(t, bounds[g], bounds[g + 1], g) for t in range(tasks) for g in range(groups)]
+    )
 
 
 def _flat(value: Tensor) -> np.ndarray:
@@ -364,7 +414,9 @@ class _Parameters:
         self.pairs = 2 if self.K == 4 else 1
         K, pad = self.K, self.Dp - channels
         rates = np.zeros((K, self.Np, self.Dp), np.float32)
-        rates[:, : self.N, :channels] = -LOG2E * np.exp(_flat(A_log)).reshape(K, channels, -1).swapaxes(1, 2)
+        rates[:, : self.N, :channels] = -LOG2E * np.exp(_flat(A_log)).reshape(
+            K, channels, -1
+        ).swapaxes(1, 2)
         weight = _flat(dt_weight).reshape(K, channels, -1).swapaxes(1, 2)
         self.A2 = rates.reshape(-1)
         self.weight = np.pad(weight, ((0, 0), (0, 0), (0, pad))).reshape(-1)
@@ -385,7 +437,13 @@ def compile_forward() -> None:
 
 
 def forward(
-    x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor, save: bool
+    x: Tensor,
+    x_dbl: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    save: bool,
 ) -> tuple[Tensor, Tensor]:
     """The scan and, if `save`, the states at chunk starts that `backward` wants (else an empty tensor)."""
     p = _Parameters(x, dt_weight, dt_bias, A_log, D)
@@ -405,7 +463,14 @@ def forward(
 
 
 def backward(
-    gy: Tensor, x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor, states: Tensor
+    gy: Tensor,
+    x: Tensor,
+    x_dbl: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    states: Tensor,
 ) -> tuple[Tensor, ...]:
     """Gradients for the six inputs of the scan, from the gradient of y and the saved states."""
     p = _Parameters(x, dt_weight, dt_bias, A_log, D)
@@ -430,12 +495,18 @@ def backward(
     gx = gplanes[0] if p.pairs == 1 else gplanes[0].add_(gplanes[1])
     gx_dbl_sum = gx_dbl[0] if groups == 1 else gx_dbl.sum(0)
     # d/dA_log of 2^(dt A2) with A2 = -exp(A_log) log2(e): the factor LN2 A2 = A.
-    gA_log = (gA.sum(0) * p.A2.reshape(K, Np, Dp) * LN2)[:, :N, :channels].swapaxes(1, 2).reshape(K * channels, N)
+    gA_log = (
+        (gA.sum(0) * p.A2.reshape(K, Np, Dp) * LN2)[:, :N, :channels]
+        .swapaxes(1, 2)
+        .reshape(K * channels, N)
+    )
     gD = (gy.float() * x.float()).sum((0, 1, 2)).repeat(K)
     return (
         gx.to(x.dtype),
         gx_dbl_sum.to(x_dbl.dtype),
-        torch.from_numpy(np.ascontiguousarray(gweight.sum(0).swapaxes(1, 2)[:, :channels])).to(dt_weight.dtype),
+        torch.from_numpy(np.ascontiguousarray(gweight.sum(0).swapaxes(1, 2)[:, :channels])).to(
+            dt_weight.dtype
+        ),
         torch.from_numpy(np.ascontiguousarray(gbias.sum(0)[:, :channels])).to(dt_bias.dtype),
         torch.from_numpy(np.ascontiguousarray(gA_log)).to(A_log.dtype),
         gD.to(D.dtype),

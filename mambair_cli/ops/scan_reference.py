@@ -38,7 +38,9 @@ def _parts(
     N = A_log.shape[1]
     dtype = torch.promote_types(x.dtype, torch.float32)
     dts, B, C = _sequences(x_dbl.to(dtype), K).split([R, N, N], -1)  # (B,K,L,R), (B,K,L,N) twice
-    dt = F.softplus(torch.einsum("bklr,kdr->bkld", dts, dt_weight.to(dtype)) + dt_bias.to(dtype)[:, None])
+    dt = F.softplus(
+        torch.einsum("bklr,kdr->bkld", dts, dt_weight.to(dtype)) + dt_bias.to(dtype)[:, None]
+    )
     A = -A_log.to(dtype).exp().view(K, D, N)
     return _sequences(x.to(dtype)[:, :, :, None], K), dt, A, B, C
 
@@ -83,7 +85,10 @@ def ss2d_scan_vectorised(
     if torch.is_grad_enabled():
 
         def step(h: Tensor, t: int) -> Tensor:
-            return h * torch.exp(steps[t][..., None, :] * rates) + inputs[t][..., None, :] * Bs[t][..., None]
+            return (
+                h * torch.exp(steps[t][..., None, :] * rates)
+                + inputs[t][..., None, :] * Bs[t][..., None]
+            )
 
     else:  # in place: twice as fast
         decay, inflow = torch.empty_like(h), torch.empty_like(h)

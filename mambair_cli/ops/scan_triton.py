@@ -49,7 +49,9 @@ def _chunk_length(lane_steps: int, processors: int, lanes: int) -> int:
     return min(FORWARD_CHUNK[1], max(FORWARD_CHUNK[0], 1 << (filled.bit_length() - 1)))
 
 
-def _inputs(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor) -> list[Tensor]:
+def _inputs(
+    x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor
+) -> list[Tensor]:
     """As the kernels take them: contiguous; all but x float32, with R and N even; x_dbl as pairs of numbers."""
     R, N = dt_weight.shape[2], A_log.shape[1]
     x_dbl = x_dbl.float().contiguous()
@@ -59,7 +61,11 @@ def _inputs(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log:
         dt_weight, A_log = F.pad(dt_weight, (0, R % 2)), F.pad(A_log, (0, N % 2))
     elif x_dbl.storage_offset() % 2:
         x_dbl = x_dbl.clone()
-    return [x.contiguous(), x_dbl.view(torch.int64), *(v.float().contiguous() for v in (dt_weight, dt_bias, A_log))]
+    return [
+        x.contiguous(),
+        x_dbl.view(torch.int64),
+        *(v.float().contiguous() for v in (dt_weight, dt_bias, A_log)),
+    ]
 
 
 def _constants(pixels: int, dt_weight: Tensor, A_log: Tensor, lanes: int) -> dict[str, Any]:
@@ -78,7 +84,13 @@ def _carry_over(ends: Tensor, sums: Tensor, A_log: Tensor, first_k: int, flip: b
 
 
 def forward(
-    x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor, save: bool
+    x: Tensor,
+    x_dbl: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    save: bool,
 ) -> tuple[Tensor, Tensor]:
     """Y (B,H,W,D) as `scan.ss2d_scan`; nothing is saved for the backward, so the second result is empty."""
     dtype = x.dtype
@@ -88,7 +100,9 @@ def forward(
         processors, lanes = _hardware(x.device)
         constants = _constants(H * W, dt_weight, A_log, lanes)
         K, N = constants["K"], constants["N"]
-        per_lane = constants["PER_LANE"] = 2 if channels % 2 == 0 and 2 * N + constants["R"] <= HELD else 1
+        per_lane = constants["PER_LANE"] = (
+            2 if channels % 2 == 0 and 2 * N + constants["R"] <= HELD else 1
+        )
         T = _chunk_length(batch * H * W * channels // per_lane, processors, lanes)
         chunks = triton.cdiv(H * W, T)
         programs = triton.cdiv(chunks * channels // per_lane, lanes)
@@ -98,11 +112,15 @@ def forward(
             starts.zero_()
         else:
             sums = x.new_empty(batch, K, chunks, channels, dtype=torch.float32)
-            chunk_ends[programs, K, batch](*inputs, x, starts, sums, x, x, *sizes, 0, **constants, BACKWARD=False)
+            chunk_ends[programs, K, batch](
+                *inputs, x, starts, sums, x, x, *sizes, 0, **constants, BACKWARD=False
+            )
             _carry_over(starts, sums, A_log, 0, False)
         y = torch.empty_like(x, dtype=torch.float32)
         for pair in range(min(K, 2)):
-            outputs[programs, batch](*inputs, D.float().contiguous(), starts, y, *sizes, pair, **constants)
+            outputs[programs, batch](
+                *inputs, D.float().contiguous(), starts, y, *sizes, pair, **constants
+            )
         return y.to(dtype), x.new_empty(state_count())
 
 
@@ -115,7 +133,11 @@ def _sequence(image: Tensor, columns: bool) -> Tensor:
     """(B,H,W,...) -> (B,L,...), row-major or column-major, then zeros up to whole chunks of the backward."""
     sequence = (image.transpose(1, 2) if columns else image).flatten(1, 2)
     missing = -sequence.shape[1] % BACKWARD_CHUNK
-    return F.pad(sequence, (0, 0) * (sequence.ndim - 2) + (0, missing)) if missing else sequence.contiguous()
+    return (
+        F.pad(sequence, (0, 0) * (sequence.ndim - 2) + (0, missing))
+        if missing
+        else sequence.contiguous()
+    )
 
 
 def _image(sequence: Tensor, H: int, W: int, columns: bool) -> Tensor:
@@ -125,7 +147,14 @@ def _image(sequence: Tensor, H: int, W: int, columns: bool) -> Tensor:
 
 
 def _direction_gradients(
-    k: int, gy: Tensor, x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor, g_x: Tensor
+    k: int,
+    gy: Tensor,
+    x: Tensor,
+    x_dbl: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A_log: Tensor,
+    g_x: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x_dbl (B,L,R+2N), dt_weight (D,R), dt_bias (D) and A_log (D,N) of direction k alone.
 
@@ -142,7 +171,11 @@ def _direction_gradients(
     chunks = L // T
     ends, adjoints = empty(batch, 1, chunks, N, channels), empty(batch, 1, chunks, N, channels)
     sums = empty(batch, 1, chunks, channels)
-    dt, g_state, g_dt = empty(batch, L, channels), empty(batch, L, channels), empty(batch, L, channels)
+    dt, g_state, g_dt = (
+        empty(batch, L, channels),
+        empty(batch, L, channels),
+        empty(batch, L, channels),
+    )
     g_x_dbl = empty(batch, L, R + 2 * N)
     arrays: tuple[Tensor, ...] = (x, x_dbl, dt_weight, dt_bias, A_log, gy, ends, sums, adjoints, dt)
     programs = triton.cdiv(chunks * channels, lanes)
@@ -156,11 +189,23 @@ def _direction_gradients(
     gradients[chunks, batch](*arrays, chunks, k, **constants, D=channels, T=T, REVERSE=k >= 2)
     dts = x_dbl.view(torch.float32)[:, :, k, :R]
     g_x_dbl[:, :, :R] = dt @ dt_weight[k]
-    return g_x_dbl, dt.flatten(0, 1).t() @ dts.flatten(0, 1), dt.sum((0, 1)), ends.sum((0, 1, 2)).t()
+    return (
+        g_x_dbl,
+        dt.flatten(0, 1).t() @ dts.flatten(0, 1),
+        dt.sum((0, 1)),
+        ends.sum((0, 1, 2)).t(),
+    )
 
 
 def backward(
-    gy: Tensor, x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor, states: Tensor
+    gy: Tensor,
+    x: Tensor,
+    x_dbl: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    states: Tensor,
 ) -> tuple[Tensor, ...]:
     """Gradients of the six inputs of `forward`, in their types, from that of y (B,H,W,D)."""
     dtypes = [v.dtype for v in (x, x_dbl, dt_weight, dt_bias, A_log, D)]
@@ -171,7 +216,9 @@ def backward(
         K, even_R, even_N = dt_weight.shape[0], dt_weight.shape[2], A_log.shape[1]
         g_x = gy.float() * D.float().view(K, channels).sum(0)
         g_x_dbl = torch.empty_like(x_dbl.view(torch.float32))
-        g_weight, g_bias, g_A_log = (torch.empty_like(v) for v in (dt_weight, dt_bias, A_log.view(K, channels, -1)))
+        g_weight, g_bias, g_A_log = (
+            torch.empty_like(v) for v in (dt_weight, dt_bias, A_log.view(K, channels, -1))
+        )
         for columns in (False, True)[: min(K, 2)]:
             gy_order, x_order, x_dbl_order = (_sequence(v, columns) for v in (gy, x, x_dbl))
             g_x_order = torch.zeros_like(x_order, dtype=torch.float32)

@@ -111,7 +111,9 @@ def _polynomial(b: Any, c: list[float], x: Any) -> Any:
     """c[0] + c[1] x + c[2] x^2 + ... (an even number of terms), as a polynomial of pairs in x^2: half the
     chain of dependent operations of Horner's rule for one more multiplication.
     """
-    pairs = [_fma(b, _const(high), x, _const(low)) for low, high in zip(c[::2], c[1::2], strict=True)]
+    pairs = [
+        _fma(b, _const(high), x, _const(low)) for low, high in zip(c[::2], c[1::2], strict=True)
+    ]
     square, total = b.fmul(x, x), pairs[-1]
     for pair in pairs[-2::-1]:
         total = _fma(b, total, square, pair)
@@ -140,7 +142,9 @@ def _address(ctx: Any, b: Any, array_type: Any, array: Any, index: Any, kind: An
 
 def _first(b: Any, count: Any) -> Any:
     """Mask of the first `count` lanes."""
-    return b.icmp_signed("<", ir.Constant(_IVEC, list(range(LANES))), _splat(b, b.trunc(count, _I32), _IVEC))
+    return b.icmp_signed(
+        "<", ir.Constant(_IVEC, list(range(LANES))), _splat(b, b.trunc(count, _I32), _IVEC)
+    )
 
 
 @intrinsic
@@ -321,7 +325,9 @@ def kernel(arguments: str) -> Callable[[Callable[..., None]], Callable[[], Any]]
         @cache
         def compiled() -> Any:
             try:
-                return njit(f"void({arguments})", nogil=True, error_model="numpy", cache=True)(function)
+                return njit(f"void({arguments})", nogil=True, error_model="numpy", cache=True)(
+                    function
+                )
             except (RuntimeError, OSError) as error:  # no folder for the cache, a full disk
                 log.info("compiling anew in each process: %s", error)
                 return njit(f"void({arguments})", nogil=True, error_model="numpy")(function)

@@ -42,7 +42,9 @@ def softplus_slope(y):
 def _pair(pairs):
     """Two neighbouring float32 by one load of 64 bits."""
     both = tl.load(pairs)
-    return both.to(tl.int32).to(tl.float32, bitcast=True), (both >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+    return both.to(tl.int32).to(tl.float32, bitcast=True), (both >> 32).to(tl.int32).to(
+        tl.float32, bitcast=True
+    )
 
 
 @triton.jit
@@ -79,7 +81,9 @@ def _next(pixel, step, wrap, L):
 
 
 @triton.jit
-def _parameters(DT_WEIGHT, DT_BIAS, A_LOG, k, c, D, N: tl.constexpr, R: tl.constexpr, PER_LANE: tl.constexpr):
+def _parameters(
+    DT_WEIGHT, DT_BIAS, A_LOG, k, c, D, N: tl.constexpr, R: tl.constexpr, PER_LANE: tl.constexpr
+):
     """Rows of dt_weight, dt_bias and A * log2(e) of a lane's channels."""
     weight, bias, rate = (), (), ()
     for p in tl.static_range(PER_LANE):
@@ -145,7 +149,10 @@ def chunk_ends(
         for _ in tl.static_range(N * PER_LANE):
             decayed = decayed + (tl.full([BLOCK], 1.0, tl.float32),)
         adjoint = _zeros(N * PER_LANE, BLOCK)
-    h, total = _zeros(N * PER_LANE, BLOCK), _zeros(PER_LANE, BLOCK)  # states n and n + 1 of a channel side by side
+    h, total = (
+        _zeros(N * PER_LANE, BLOCK),
+        _zeros(PER_LANE, BLOCK),
+    )  # states n and n + 1 of a channel side by side
     for t in range(T):
         x_dbl = X_DBL + pixel.to(INDEX) * (K * PAIRS)
         at = pixel.to(INDEX) * D
@@ -162,13 +169,19 @@ def chunk_ends(
         for n in tl.static_range(0, N, 2):
             B0, B1 = _pair(x_dbl + (R + n) // 2)
             for p in tl.static_range(PER_LANE):
-                decay0, decay1 = tl.exp2(dt[p] * rate[p * N + n]), tl.exp2(dt[p] * rate[p * N + n + 1])
+                decay0, decay1 = (
+                    tl.exp2(dt[p] * rate[p * N + n]),
+                    tl.exp2(dt[p] * rate[p * N + n + 1]),
+                )
                 h0 = h[n * PER_LANE + 2 * p] * decay0 + inflow[p] * B0
                 h1 = h[n * PER_LANE + 2 * p + 1] * decay1 + inflow[p] * B1
                 new_h = new_h + (h0, h1)
                 if BACKWARD:
                     C0, C1 = _pair(x_dbl + (R + N + n) // 2)
-                    decay0, decay1 = decayed[n * PER_LANE + 2 * p] * decay0, decayed[n * PER_LANE + 2 * p + 1] * decay1
+                    decay0, decay1 = (
+                        decayed[n * PER_LANE + 2 * p] * decay0,
+                        decayed[n * PER_LANE + 2 * p + 1] * decay1,
+                    )
                     new_decayed = new_decayed + (decay0, decay1)
                     m0 = adjoint[n * PER_LANE + 2 * p] + decay0 * C0 * gy[p]
                     m1 = adjoint[n * PER_LANE + 2 * p + 1] + decay1 * C1 * gy[p]
@@ -184,11 +197,24 @@ def chunk_ends(
             state = (place * N + n) * D + c[p]
             tl.store(ENDS + state, h[n // 2 * 2 * PER_LANE + 2 * p + n % 2], mask=inside)
             if BACKWARD:
-                tl.store(ADJOINTS + state, adjoint[n // 2 * 2 * PER_LANE + 2 * p + n % 2], mask=inside)
+                tl.store(
+                    ADJOINTS + state, adjoint[n // 2 * 2 * PER_LANE + 2 * p + n % 2], mask=inside
+                )
 
 
 @triton.jit(do_not_specialize=["chunks", "first_k", "flip"])
-def carry(ENDS, SUMS, A_LOG, D, chunks, first_k, flip, N: tl.constexpr, BLOCK: tl.constexpr, AHEAD: tl.constexpr):
+def carry(
+    ENDS,
+    SUMS,
+    A_LOG,
+    D,
+    chunks,
+    first_k,
+    flip,
+    N: tl.constexpr,
+    BLOCK: tl.constexpr,
+    AHEAD: tl.constexpr,
+):
     """In place: what each chunk ends with from zero becomes what it starts with; against the direction if `flip`."""
     k = tl.program_id(1) + first_k
     b = tl.program_id(2).to(tl.int64)
@@ -202,7 +228,9 @@ def carry(ENDS, SUMS, A_LOG, D, chunks, first_k, flip, N: tl.constexpr, BLOCK: t
     state = tl.full([BLOCK], 0.0, tl.float32)
     for i in range(0, chunks, AHEAD):
         ends, decays = (), ()
-        for j in tl.static_range(AHEAD):  # all loads before the first store, or each would wait for the last
+        for j in tl.static_range(
+            AHEAD
+        ):  # all loads before the first store, or each would wait for the last
             used = inside & (i + j < chunks)
             chunk = place + tl.where(forth, i + j, chunks - 1 - i - j)
             ends = ends + (tl.load(ENDS + chunk * N * D + lane, mask=used, other=0.0),)
@@ -257,7 +285,10 @@ def outputs(
                 new_y = ()
                 for p in tl.static_range(PER_LANE):
                     h0 = h[n * PER_LANE + 2 * p] * tl.exp2(dt[p] * rate[p * N + n]) + inflow[p] * B0
-                    h1 = h[n * PER_LANE + 2 * p + 1] * tl.exp2(dt[p] * rate[p * N + n + 1]) + inflow[p] * B1
+                    h1 = (
+                        h[n * PER_LANE + 2 * p + 1] * tl.exp2(dt[p] * rate[p * N + n + 1])
+                        + inflow[p] * B1
+                    )
                     new_h = new_h + (h0, h1)
                     new_y = new_y + (y[p] + h0 * C0 + h1 * C1,)
                 y = new_y
@@ -327,7 +358,9 @@ def gradients(
                 q0, q1 = m0 * h[2 * t], m1 * h[2 * t + 1]
                 g_A0, g_A1 = g_A0 + dt * q0, g_A1 + dt * q1
                 again = inside & (n > 0)
-                g_state = tl.load(G_STATE + at + step * D, mask=again, other=0.0) + (l0 * B0 + l1 * B1)
+                g_state = tl.load(G_STATE + at + step * D, mask=again, other=0.0) + (
+                    l0 * B0 + l1 * B1
+                )
                 g_dt = tl.load(G_DT + at + step * D, mask=again, other=0.0) + (A0 * q0 + A1 * q1)
                 tl.store(G_STATE + at + step * D, g_state, mask=inside)
                 tl.store(G_DT + at + step * D, g_dt, mask=inside)
@@ -349,6 +382,8 @@ def gradients(
             g_state = tl.load(G_STATE + at, mask=inside, other=0.0)
             x = tl.load(X + at, mask=inside, other=0.0).to(tl.float32)
             g_dt = tl.load(G_DT + at, mask=inside, other=0.0) + x * g_state
-            tl.store(G_X + at, tl.load(G_X + at, mask=inside, other=0.0) + dt * g_state, mask=inside)
+            tl.store(
+                G_X + at, tl.load(G_X + at, mask=inside, other=0.0) + dt * g_state, mask=inside
+            )
             tl.store(DT + at, g_dt * softplus_slope(dt), mask=inside)
             at += D

@@ -67,7 +67,9 @@ def convert(path: Path) -> tuple[dict[str, Any], list[str]]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise CallError(f"{path} is no readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, Mapping) or not {"network_g", "train", "datasets"} <= values.keys():
-        raise CallError(f"{path} holds no options of BasicSR: network_g, datasets and train are missing")
+        raise CallError(
+            f"{path} holds no options of BasicSR: network_g, datasets and train are missing"
+        )
     options = _Options(values)
     notes: list[str] = []
     try:
@@ -85,7 +87,9 @@ def convert(path: Path) -> tuple[dict[str, Any], list[str]]:
             "schedule": {"iterations": iterations, **_schedule(options, total, notes)},
         }
     except (TypeError, ValueError, ZeroDivisionError, IndexError) as error:
-        raise CallError(f"{path}: {options.last} has a value that it cannot have ({error})") from error
+        raise CallError(
+            f"{path}: {options.last} has a value that it cannot have ({error})"
+        ) from error
     for name, option in (("path.pretrain_network_g", "--init"), ("datasets.train.dataroot_gt", "--data"),
                          ("datasets.train.dataroot_lq", "--low"), ("datasets.val.dataroot_gt", "--val"),
                          ("datasets.val.dataroot_lq", "--val-low")):  # fmt: skip
@@ -143,9 +147,15 @@ def _data(options: _Options, scale: int, notes: list[str]) -> tuple[dict[str, An
     sizes = options.take(f"{train}gt_sizes")
     if not (per_device and iterations and sizes):
         per_device = [options.take(f"{train}batch_size_per_gpu", 1)]
-        sizes, iterations = [options.left.get(f"{train}gt_size", 64)], [options.left.get("train.total_iter", 1)]
+        sizes, iterations = (
+            [options.left.get(f"{train}gt_size", 64)],
+            [options.left.get("train.total_iter", 1)],
+        )
     options.take(f"{train}batch_size_per_gpu")
-    data: dict[str, Any] = {"patch": [n // scale for n in sizes], "batch": [devices * n for n in per_device]}
+    data: dict[str, Any] = {
+        "patch": [n // scale for n in sizes],
+        "batch": [devices * n for n in per_device],
+    }
     sigma, quality = options.take(f"{train}sigma_range"), options.take(f"{train}quality")
     options.take(f"{train}sigma_type")
     if sigma is not None:
@@ -155,10 +165,14 @@ def _data(options: _Options, scale: int, notes: list[str]) -> tuple[dict[str, An
         data["degradation"] = {"kind": "jpeg", "quality": [quality, quality]}
     elif scale == 1:
         data["degradation"] = {"kind": "sensor"}
-        notes.append("datasets.train names no noise: the pairs of --low, or a camera's noise made here")
+        notes.append(
+            "datasets.train names no noise: the pairs of --low, or a camera's noise made here"
+        )
     for name in ("use_hflip", "use_rot", "geometric_augs"):
         if options.left.get(f"{train}{name}") is False:
-            notes.append(f"{train}{name}: false has no counterpart; patches are flipped and transposed")
+            notes.append(
+                f"{train}{name}: false has no counterpart; patches are flipped and transposed"
+            )
     if options.take("train.mixing_augs.mixup"):
         data["mixup"] = options.take("train.mixing_augs.mixup_beta", 1.2)
     return data, iterations
@@ -180,9 +194,14 @@ def _loss(options: _Options, notes: list[str]) -> dict[str, Any]:
 
 
 def _optimiser(options: _Options, notes: list[str]) -> dict[str, Any]:
-    kind, decay = options.left.get("train.optim_g.type", "Adam"), options.take("train.optim_g.weight_decay", 0)
+    kind, decay = (
+        options.left.get("train.optim_g.type", "Adam"),
+        options.take("train.optim_g.weight_decay", 0),
+    )
     if kind not in ("Adam", "AdamW") or (kind == "Adam" and decay):
-        notes.append(f"train.optim_g: {kind} with weight_decay {decay} has no counterpart; AdamW is taken")
+        notes.append(
+            f"train.optim_g: {kind} with weight_decay {decay} has no counterpart; AdamW is taken"
+        )
     return {
         "lr": float(options.take("train.optim_g.lr", 2e-4)),
         "betas": [float(b) for b in options.take("train.optim_g.betas", [0.9, 0.999])],
@@ -197,7 +216,9 @@ def _schedule(options: _Options, total: int, notes: list[str]) -> dict[str, Any]
     kind = options.left.get(f"{scheduler}type")
     schedule: dict[str, Any] = {"warmup": max(0, options.take("train.warmup_iter", -1)) / total}
     if kind == "MultiStepLR":
-        schedule["halve_at"] = [n / total for n in options.take(f"{scheduler}milestones", []) if n < total]
+        schedule["halve_at"] = [
+            n / total for n in options.take(f"{scheduler}milestones", []) if n < total
+        ]
         if (gamma := options.take(f"{scheduler}gamma", 0.5)) != 0.5:
             notes.append(f"{scheduler}gamma: {gamma} has no counterpart; the rate halves")
         return schedule if schedule["halve_at"] else {**schedule, "flat": 1.0}

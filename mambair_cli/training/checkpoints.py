@@ -41,7 +41,15 @@ def load(folder: Path, recipe: str) -> tuple[dict[str, Any], list[str]]:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             same = state["config"] == recipe
-        except (OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:
+        except (
+            OSError,
+            RuntimeError,
+            EOFError,
+            ValueError,
+            LookupError,
+            TypeError,
+            pickle.UnpicklingError,
+        ) as error:
             passed.append(f"{path} is damaged ({type(error).__name__}) and is passed over")
             continue
         if not same:
@@ -50,4 +58,6 @@ def load(folder: Path, recipe: str) -> tuple[dict[str, Any], list[str]]:
                 f" {folder}/recipe.json is taken; to train further than that, start another run with --init"
             )
         return state, passed
-    raise CheckpointError(f"no checkpoint of {folder} can be read: {'; '.join(passed)}; start anew with another --out")
+    raise CheckpointError(
+        f"no checkpoint of {folder} can be read: {'; '.join(passed)}; start anew with another --out"
+    )

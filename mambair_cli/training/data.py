@@ -20,7 +20,9 @@ MIXED_SHARE = 0.5  # of the batches, with mixup
 ATTEMPTS = 100  # photographs drawn for one sample before all count as damaged
 
 
-def degraded(image: Pixels, degradation: Degradation, rng: np.random.Generator) -> NDArray[np.float32]:
+def degraded(
+    image: Pixels, degradation: Degradation, rng: np.random.Generator
+) -> NDArray[np.float32]:
     """H x W x C uint8 -> h x w x C float32, 1 is white; gray goes through as three equal channels."""
     channels = image.shape[2]
     return degradation(from_pixels(np.repeat(image, 3 // channels, 2)), rng)[:, :, :channels]
@@ -39,7 +41,9 @@ class TrainingPairs:
         mixup: parameter of the Beta distribution of the shares in which samples are mixed; 0: they are not.
     """
 
-    def __init__(self, photos: Photos, degradation: Degradation | None, seed: int, mixup: float = 0.0):
+    def __init__(
+        self, photos: Photos, degradation: Degradation | None, seed: int, mixup: float = 0.0
+    ):
         self.photos, self.degradation, self.seed, self.mixup = photos, degradation, seed, mixup
         self._drawn_by: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
 
@@ -71,13 +75,17 @@ class TrainingPairs:
             raise CallError(f"the images can hardly be used; the last: {self.photos.skipped[-1]}")
         top, left = (int(rng.integers(side // s - patch + 1)) for side in photo.high.shape[:2])
         flips = rng.integers(2, size=3)
-        high = _flipped(photo.high[top * s : (top + patch) * s, left * s : (left + patch) * s], flips)
+        high = _flipped(
+            photo.high[top * s : (top + patch) * s, left * s : (left + patch) * s], flips
+        )
         if self.degradation:
             return degraded(high, self.degradation, rng), high
         assert photo.low is not None
         return _flipped(photo.low[top : top + patch, left : left + patch], flips), high
 
-    def batch(self, iteration: int, indices: range, patch: int, total: int) -> tuple[Tensor, Tensor]:
+    def batch(
+        self, iteration: int, indices: range, patch: int, total: int
+    ) -> tuple[Tensor, Tensor]:
         """(B,C,p,p) and (B,C,s*p,s*p) float32, 1 is white: these of the `total` samples of an iteration.
 
         Each may be mixed with the one before it in the iteration, whatever else this device takes.
@@ -101,7 +109,9 @@ def _flipped(image: Pixels, flips: NDArray[Any]) -> Pixels:
 
 def to_tensor(images: NDArray[Any]) -> Tensor:
     """B x H x W x C uint8 (255 is white) or float32 -> (B,C,H,W) float32 in channels-last, 1 is white."""
-    tensor = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)  # a stack may be transposed
+    tensor = torch.from_numpy(np.ascontiguousarray(images)).permute(
+        0, 3, 1, 2
+    )  # a stack may be transposed
     return tensor.float().div_(255) if tensor.dtype == torch.uint8 else tensor
 
 
@@ -122,7 +132,10 @@ class Loader:
     """
 
     def __init__(
-        self, make: Callable[[int, range, int, int], tuple[Tensor, Tensor]], parts: Iterator[Part], workers: int
+        self,
+        make: Callable[[int, range, int, int], tuple[Tensor, Tensor]],
+        parts: Iterator[Part],
+        workers: int,
     ):
         self._make, self._parts = make, parts
         self._pool = ThreadPoolExecutor(workers)

@@ -32,7 +32,9 @@ from .watch import Watch, write_crops, write_curves
 
 CHECKPOINT_SECONDS = 300
 LOG_ENTRIES, VALIDATIONS = 500, 25  # of a run
-VALIDATION_CROP = 192  # degraded pixels a side of images held out, so that a validation takes seconds
+VALIDATION_CROP = (
+    192  # degraded pixels a side of images held out, so that a validation takes seconds
+)
 BAD_STEPS = 10  # in a row end the run
 SHOWN = 10  # images that are skipped, with the reason
 CACHE_SHARE = 0.5  # of the free memory, for decoded images
@@ -71,7 +73,9 @@ class Settings:
     compile: bool = False
 
 
-def open_data(config: TrainConfig, folders: Folders, settings: Settings) -> tuple[TrainingPairs, list[Pair], list[str]]:
+def open_data(
+    config: TrainConfig, folders: Folders, settings: Settings
+) -> tuple[TrainingPairs, list[Pair], list[str]]:
     """The recipe's pairs to train on and to validate with, and why images are left out. Raises CallError."""
     if folders.val_low and not folders.val:
         raise CallError("--val-low holds the inputs of --val; give that too")
@@ -90,7 +94,9 @@ def open_data(config: TrainConfig, folders: Folders, settings: Settings) -> tupl
         smallest=min(stage.patch for stage in stages(config)),
         memory=memory,
     )
-    pairs = TrainingPairs(photos, None if folders.low else degradation, config.seed, config.data.mixup)
+    pairs = TrainingPairs(
+        photos, None if folders.low else degradation, config.seed, config.data.mixup
+    )
     for stage in stages(config):
         pairs.check(stage.patch)
     crop = None if folders.val else VALIDATION_CROP
@@ -98,7 +104,9 @@ def open_data(config: TrainConfig, folders: Folders, settings: Settings) -> tupl
     return pairs, validation, photos.skipped + skipped
 
 
-def parts_of(config: TrainConfig, sizes: dict[int, int], first: int, rank: int, world: int) -> Iterator[Part]:
+def parts_of(
+    config: TrainConfig, sizes: dict[int, int], first: int, rank: int, world: int
+) -> Iterator[Part]:
     """What process `rank` of `world` takes from iteration `first` on; `sizes`: samples at once, by patch."""
     for iteration in range(first, config.iterations):
         patch, batch = stage_at(config, iteration)
@@ -108,7 +116,13 @@ def parts_of(config: TrainConfig, sizes: dict[int, int], first: int, rank: int, 
 
 
 def add_gradients(
-    model: nn.Module, low: Tensor, high: Tensor, weight: float, config: TrainConfig, engine: Any, adversary: Any
+    model: nn.Module,
+    low: Tensor,
+    high: Tensor,
+    weight: float,
+    config: TrainConfig,
+    engine: Any,
+    adversary: Any,
 ) -> Tensor:
     """Forward and backward of a part with its weight in the batch; its share of both nets' losses, (2)."""
     against = torch.zeros((), device=low.device)
@@ -127,7 +141,10 @@ def add_gradients(
 def noted_signals() -> Iterator[list[int]]:
     """SIGINT and SIGTERM are put into a list, to be obeyed between two iterations, where the state is whole."""
     noted: list[int] = []
-    previous = [(s, signal.signal(s, lambda number, _: noted.append(number))) for s in (signal.SIGINT, signal.SIGTERM)]
+    previous = [
+        (s, signal.signal(s, lambda number, _: noted.append(number)))
+        for s in (signal.SIGINT, signal.SIGTERM)
+    ]
     try:
         yield noted
     finally:
@@ -168,11 +185,15 @@ def train(
     recipe = json.dumps(asdict(config))
     result = out / "model.safetensors"
     if (checkpoints.paths(out) or result.exists()) and not resume:
-        raise CallError(f"{out} holds a run already; give --resume to go on with it, or another --out")
+        raise CallError(
+            f"{out} holds a run already; give --resume to go on with it, or another --out"
+        )
     saved, notes = checkpoints.load(out, recipe) if resume else ({}, [])
     precision = settings.precision or saved.get("precision", parallel.DEFAULT)
     if precision != saved.get("precision", precision):
-        raise CallError(f"{out} is a run in {saved['precision']}; resume it without --precision {precision}")
+        raise CallError(
+            f"{out} is a run in {saved['precision']}; resume it without --precision {precision}"
+        )
     engine = parallel.start(settings.device, precision)
     dtype = torch.float64 if precision == "fp64" else torch.float32
 
@@ -201,15 +222,21 @@ def train(
         compile_network(model, engine.device)
     for patch, batch in stages(config):
         times = f"{batch // world // sizes[patch]} times {sizes[patch]}"
-        notes.append(f"patches of {patch}: batch {batch}, that is {times} on each of {world} {engine.device.type}")
+        notes.append(
+            f"patches of {patch}: batch {batch}, that is {times} on each of {world} {engine.device.type}"
+        )
 
     optimiser, shared = build_optimiser(model, config.optimiser), engine.prepare(model)
-    optimisers: dict[torch.optim.Optimizer, float] = {optimiser: config.optimiser.lr}  # and their highest rates
+    optimisers: dict[torch.optim.Optimizer, float] = {
+        optimiser: config.optimiser.lr
+    }  # and their highest rates
     if adversary:
         optimisers[adversary.optimiser] = config.loss.discriminator_lr
     names, weights = zip(*model.named_parameters(), strict=True)
     ema = {k: v.detach().clone() for k, v in model.state_dict().items()}
-    iteration, best, skips, bad, losses = (saved.get(k, 0) for k in ("iteration", "best", "skips", "bad", "losses"))
+    iteration, best, skips, bad, losses = (
+        saved.get(k, 0) for k in ("iteration", "best", "skips", "bad", "losses")
+    )
     losses = losses or []
     if resume:
         optimiser.load_state_dict(saved["optimiser"])
@@ -238,7 +265,9 @@ def train(
         with noted_signals() as stopping:
             if main:
                 out.mkdir(parents=True, exist_ok=True)
-                (out / "recipe.json").write_text(json.dumps(asdict(config), indent=1, allow_nan=False))
+                (out / "recipe.json").write_text(
+                    json.dumps(asdict(config), indent=1, allow_nan=False)
+                )
                 watch = Watch(out, total, iteration, settings.tensorboard)
             saved_at = logged_at = time.perf_counter()
             computing, since = 0.0, iteration
@@ -252,23 +281,33 @@ def train(
                 sums = torch.zeros(2, device=engine.device, dtype=dtype)
                 starts = range(0, batch // world, sizes[patch])
                 for start in starts:
-                    low, high = (x.to(engine.device, dtype, non_blocking=True) for x in loader.next())
+                    low, high = (
+                        x.to(engine.device, dtype, non_blocking=True) for x in loader.next()
+                    )
                     began = time.perf_counter()
                     place = engine.process_index * (batch // world) + start
                     seed = np.random.SeedSequence((config.seed, iteration, place)).generate_state(1)
-                    torch.manual_seed(int(seed[0]))  # so that what the network draws depends on nothing else
+                    torch.manual_seed(
+                        int(seed[0])
+                    )  # so that what the network draws depends on nothing else
                     with nullcontext() if start == starts[-1] else engine.no_sync(shared):
-                        sums += add_gradients(shared, low, high, 1 / len(starts), config, engine, adversary)
+                        sums += add_gradients(
+                            shared, low, high, 1 / len(starts), config, engine, adversary
+                        )
                     computing += time.perf_counter() - began
                 began = time.perf_counter()
-                norm = nn.utils.clip_grad_norm_(weights, config.optimiser.clip or math.inf, foreach=True)
+                norm = nn.utils.clip_grad_norm_(
+                    weights, config.optimiser.clip or math.inf, foreach=True
+                )
                 told = torch.stack([*sums, norm.to(sums), sums.new_tensor(float(bool(stopping)))])
                 loss, against, size, stop = engine.reduce(told, "mean").tolist()
                 if math.isfinite(loss + against + size):
                     for each in optimisers:
                         each.step()
                     decay = min(config.optimiser.ema, (iteration + 1) / (iteration + 11))
-                    torch._foreach_lerp_([ema[n] for n in names], [w.detach() for w in weights], 1 - decay)
+                    torch._foreach_lerp_(
+                        [ema[n] for n in names], [w.detach() for w in weights], 1 - decay
+                    )
                     losses += [loss] if main else []
                     bad = 0
                 else:
@@ -299,19 +338,27 @@ def train(
                             if entry[metric] > best:
                                 best = entry[metric]
                                 facts = {"task": config.task, "iterations": iteration}
-                                save_network(out / "best.safetensors", averaged, averaged.state_dict(), facts)
+                                save_network(
+                                    out / "best.safetensors", averaged, averaged.state_dict(), facts
+                                )
                         watch.log(entry)
                         for reason in pairs.photos.skipped[reported:]:
                             _say(f"skipped: {reason}")
                         reported = len(pairs.photos.skipped)
                         losses, since, computing, loader.waited = [], iteration, 0.0, 0.0
                         logged_at = time.perf_counter()
-                    if time.perf_counter() - saved_at > CHECKPOINT_SECONDS or stop or iteration == total:
+                    if (
+                        time.perf_counter() - saved_at > CHECKPOINT_SECONDS
+                        or stop
+                        or iteration == total
+                    ):
                         save_checkpoint()
                         saved_at = time.perf_counter()
                 if stop:
                     if main:
-                        _say(f"saved after iteration {iteration}; go on with: {how_to_resume(folders, out, settings)}")
+                        _say(
+                            f"saved after iteration {iteration}; go on with: {how_to_resume(folders, out, settings)}"
+                        )
                     raise KeyboardInterrupt
             if main:
                 averaged.load_state_dict(ema)
@@ -335,7 +382,11 @@ def train(
 def how_to_resume(folders: Folders, out: Path, settings: Settings) -> str:
     """The command that goes on with a run on this machine as it began."""
     processes = parallel.processes_here()
-    words = ["torchrun", "--nproc-per-node", str(processes), "-m", "mambair_cli"] if processes > 1 else ["mambair"]
+    words = (
+        ["torchrun", "--nproc-per-node", str(processes), "-m", "mambair_cli"]
+        if processes > 1
+        else ["mambair"]
+    )
     words += ["train", "--resume", "--out", str(out)]
     defaults, gib = asdict(Settings()), settings.cache and settings.cache / 2**30
     for option, value in (asdict(folders) | asdict(settings) | {"cache": gib}).items():

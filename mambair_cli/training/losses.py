@@ -14,7 +14,13 @@ from ..weights import read_state
 from .recipe import LossConfig
 
 VGG19 = (2, 2, 4, 4, 4)  # convolutions of each of five stages, of 64 to 512 channels
-FEATURES = {2: 0.1, 7: 0.1, 16: 1.0, 25: 1.0, 34: 1.0}  # conv1_2, 2_2, 3_4, 4_4, 5_4 by their places, and weights
+FEATURES = {
+    2: 0.1,
+    7: 0.1,
+    16: 1.0,
+    25: 1.0,
+    34: 1.0,
+}  # conv1_2, 2_2, 3_4, 4_4, 5_4 by their places, and weights
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -55,7 +61,9 @@ class PerceptualLoss(nn.Module):
         try:
             self.load_state_dict({key: state[key] for key in self.state_dict()})
         except (LookupError, RuntimeError):
-            raise CheckpointError(f"{path} is not torchvision's VGG19; fetch vgg19-dcbb9e9d.pth") from None
+            raise CheckpointError(
+                f"{path} is not torchvision's VGG19; fetch vgg19-dcbb9e9d.pth"
+            ) from None
 
     def _features(self, image: Tensor) -> list[Tensor]:
         x, found = (image - self.mean) / self.std, []
@@ -81,7 +89,8 @@ class Discriminator(nn.Module):
         widths = [width, 2 * width, 4 * width, 8 * width]
         self.first = nn.Conv2d(3, width, 3, padding=1)
         self.down = nn.ModuleList(
-            spectral_norm(nn.Conv2d(a, b, 4, stride=2, padding=1, bias=False)) for a, b in itertools.pairwise(widths)
+            spectral_norm(nn.Conv2d(a, b, 4, stride=2, padding=1, bias=False))
+            for a, b in itertools.pairwise(widths)
         )
         self.up = nn.ModuleList(
             spectral_norm(nn.Conv2d(b, a, 3, padding=1, bias=False))
@@ -129,8 +138,12 @@ class Adversary:
             self.perceptual.load(vgg)
             self.perceptual.to(engine.device, dtype)
         self.discriminator = Discriminator().to(engine.device, dtype)
-        self._shared = engine.prepare(self.discriminator)  # its gradients are those of all processes
-        self.optimiser = torch.optim.Adam(self.discriminator.parameters(), config.discriminator_lr, (0.9, 0.99))
+        self._shared = engine.prepare(
+            self.discriminator
+        )  # its gradients are those of all processes
+        self.optimiser = torch.optim.Adam(
+            self.discriminator.parameters(), config.discriminator_lr, (0.9, 0.99)
+        )
 
     def generator_loss(self, output: Tensor, truth: Tensor) -> Tensor:
         """What the network pays beyond the pixels: for other features, and for being told from a photograph."""
@@ -151,7 +164,10 @@ class Adversary:
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs."""
-        return {"discriminator": self.discriminator.state_dict(), "optimiser": self.optimiser.state_dict()}
+        return {
+            "discriminator": self.discriminator.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
@@ -159,12 +175,18 @@ class Adversary:
         self.optimiser.load_state_dict(state["optimiser"])
 
 
-def build_adversary(config: LossConfig, vgg: Path | None, engine: Any, dtype: torch.dtype) -> Adversary | None:
+def build_adversary(
+    config: LossConfig, vgg: Path | None, engine: Any, dtype: torch.dtype
+) -> Adversary | None:
     """What the recipe's losses beyond the pixels need; None where it has none. Raises as `Adversary`."""
-    return Adversary(config, vgg, engine, dtype) if config.perceptual or config.adversarial else None
+    return (
+        Adversary(config, vgg, engine, dtype) if config.perceptual or config.adversarial else None
+    )
 
 
-def network_loss(config: LossConfig, adversary: Adversary | None, output: Tensor, truth: Tensor) -> Tensor:
+def network_loss(
+    config: LossConfig, adversary: Adversary | None, output: Tensor, truth: Tensor
+) -> Tensor:
     """All that the network minimises, of two (B,C,H,W)."""
     loss = pixel_loss(config, output, truth)
     return loss + adversary.generator_loss(output, truth) if adversary else loss

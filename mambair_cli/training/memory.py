@@ -35,7 +35,9 @@ def kept_bytes(function: Callable[[], Tensor], model: nn.Module) -> int:
     return total
 
 
-def step_bytes(model: nn.Module, config: TrainConfig, patch: int, loss: Callable[[Tensor, Tensor], Tensor]) -> int:
+def step_bytes(
+    model: nn.Module, config: TrainConfig, patch: int, loss: Callable[[Tensor, Tensor], Tensor]
+) -> int:
     """Estimated bytes that each sample adds to a step. `loss` is that of degraded patches and truths."""
     some = next(model.parameters())
     low = some.new_zeros(1, config.channels, patch, patch)
@@ -44,7 +46,11 @@ def step_bytes(model: nn.Module, config: TrainConfig, patch: int, loss: Callable
 
 
 def device_batches(
-    model: nn.Module, config: TrainConfig, loss: Callable[[Tensor, Tensor], Tensor], engine: Any, asked: int | None
+    model: nn.Module,
+    config: TrainConfig,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    engine: Any,
+    asked: int | None,
 ) -> dict[int, int]:
     """Samples that each device takes at once, by patch: the most that fit and divide its share of the batch.
 
@@ -64,13 +70,19 @@ def device_batches(
     for patch, batch in stages(config):
         share, left = divmod(batch, engine.num_processes)
         if left:
-            raise CallError(f"a batch of {batch} cannot be shared by {engine.num_processes} processes; set data.batch")
+            raise CallError(
+                f"a batch of {batch} cannot be shared by {engine.num_processes} processes; set data.batch"
+            )
         if asked:
             if share % asked:
-                raise CallError(f"--device-batch {asked} does not divide the {share} samples of a process")
+                raise CallError(
+                    f"--device-batch {asked} does not divide the {share} samples of a process"
+                )
             sizes[patch] = asked
             continue
         budget = MEMORY_SHARE * free_memory(engine.device) / local - state
         each = step_bytes(model, config, patch, loss)
-        sizes[patch] = max(n for n in range(1, share + 1) if share % n == 0 and (n == 1 or n * each <= budget))
+        sizes[patch] = max(
+            n for n in range(1, share + 1) if share % n == 0 and (n == 1 or n * each <= budget)
+        )
     return sizes

@@ -29,7 +29,9 @@ def build_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.Ad
         {"params": [p for n, p in named if decays(n, p)]},
         {"params": [p for n, p in named if not decays(n, p)], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, config.lr, config.betas, weight_decay=config.weight_decay, fused=True)
+    return torch.optim.AdamW(
+        groups, config.lr, config.betas, weight_decay=config.weight_decay, fused=True
+    )
 
 
 def start_weights(model: nn.Module, config: TrainConfig, init: str) -> str:
@@ -66,7 +68,9 @@ def start_weights(model: nn.Module, config: TrainConfig, init: str) -> str:
     for name, block in model.named_modules():
         if isinstance(block, VSSBlock) and not any(key.startswith(f"{name}.") for key in fitting):
             block.start_as_identity()
-    new, unused = (", ".join(sorted(keys - fitting.keys())) or "nothing" for keys in (own.keys(), given.keys()))
+    new, unused = (
+        ", ".join(sorted(keys - fitting.keys())) or "nothing" for keys in (own.keys(), given.keys())
+    )
     return f"from {init}: {len(fitting)} of {len(own)} tensors; new: {new}; not taken: {unused}"
 
 

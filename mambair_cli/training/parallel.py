@@ -63,6 +63,8 @@ def start(device: str, precision: str) -> Any:
     try:
         from accelerate import Accelerator
     except ImportError:
-        raise BackendError("several processes need accelerate: pip install 'mambair[train]'") from None
+        raise BackendError(
+            "several processes need accelerate: pip install 'mambair[train]'"
+        ) from None
     on_cpu = resolve_device(device).type == "cpu"
     return Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=on_cpu)

@@ -43,12 +43,16 @@ def find_sources(data: Path, low: Path | None, scale: int) -> list[Source]:
         name = path.relative_to(data).with_suffix("")
         pair = found.get(name) or found.get(name.with_name(f"{name.name}x{scale}"))
         if pair is None:
-            raise CallError(f"{low} holds no degraded form of {path}; its name would be {name} or {name}x{scale}")
+            raise CallError(
+                f"{low} holds no degraded form of {path}; its name would be {name} or {name}x{scale}"
+            )
         sources.append(Source(path, pair))
     return sources
 
 
-def split(data: list[Source], val: list[Source] | None, held_out: int) -> tuple[list[Source], list[Source]]:
+def split(
+    data: list[Source], val: list[Source] | None, held_out: int
+) -> tuple[list[Source], list[Source]]:
     """Training and validation files: those of `data` and `val`, or some held out of `data`; none is both.
 
     Raises CallError where no file is left for one of the two.
@@ -56,10 +60,14 @@ def split(data: list[Source], val: list[Source] | None, held_out: int) -> tuple[
     if val:
         chosen = val
     elif len(data) > held_out:
-        chosen = [data[i] for i in np.random.default_rng(0).choice(len(data), held_out, replace=False)]
+        chosen = [
+            data[i] for i in np.random.default_rng(0).choice(len(data), held_out, replace=False)
+        ]
     else:
         fewer = ", or --set data.validation=1" if len(data) > 1 else ""
-        raise CallError(f"there are too few images to put {held_out} aside for validation; give --val{fewer}")
+        raise CallError(
+            f"there are too few images to put {held_out} aside for validation; give --val{fewer}"
+        )
     held = {source.high.resolve() for source in chosen}
     left = [source for source in data if source.high.resolve() not in held]
     if not left:
@@ -86,7 +94,9 @@ def read_photo(source: Source, scale: int, channels: int, *, shrink: bool) -> Ph
     height, width = (side // scale for side in high.shape[:2])
     if low.shape[:2] != (height, width):
         found = f"{low.shape[1]}x{low.shape[0]}"
-        raise ImageError(f"{source.low}: has {found} pixels, but {width}x{height} belong to {source.high}")
+        raise ImageError(
+            f"{source.low}: has {found} pixels, but {width}x{height} belong to {source.high}"
+        )
     return Photo(high, low)
 
 
@@ -113,7 +123,14 @@ class Photos:
     """
 
     def __init__(
-        self, sources: Sequence[Source], scale: int, channels: int, *, shrink: bool, smallest: int, memory: float
+        self,
+        sources: Sequence[Source],
+        scale: int,
+        channels: int,
+        *,
+        shrink: bool,
+        smallest: int,
+        memory: float,
     ):
         self.scale, self.channels, self.shrink, self.memory = scale, channels, shrink, memory
         self.skipped: list[str] = []
@@ -131,7 +148,9 @@ class Photos:
             self.sources.append(source)
             sizes.append(sorted(size))
         if not sizes:
-            raise CallError(f"none of {len(sources)} images can be used; the first: {''.join(self.skipped[:1])}")
+            raise CallError(
+                f"none of {len(sources)} images can be used; the first: {''.join(self.skipped[:1])}"
+            )
         self.shorter, longer = np.array(sizes).T
         self.area = self.shorter * longer
         self._damaged: set[int] = set()

@@ -32,13 +32,20 @@ def multiply_adds(model: nn.Module, channels: int) -> float:
 
     def scanned(module: SpatialScan, inputs: tuple[Tensor, ...], _: Tensor) -> None:
         pixels = math.prod(inputs[0].shape[:3])
-        found.append(pixels * (9 * module.A_logs.numel() + module.Ds.numel() + module.dt_projs_weight.numel()))
+        found.append(
+            pixels
+            * (9 * module.A_logs.numel() + module.Ds.numel() + module.dt_projs_weight.numel())
+        )
 
     def convolved(image: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
         return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
-    hooks = [m.register_forward_hook(scanned) for m in model.modules() if isinstance(m, SpatialScan)]
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mkldnn_convolution: convolved})
+    hooks = [
+        m.register_forward_hook(scanned) for m in model.modules() if isinstance(m, SpatialScan)
+    ]
+    counter = FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten.mkldnn_convolution: convolved}
+    )
     with torch.no_grad(), counter:
         model.eval()(torch.zeros(1, channels, COUNTED_SIDE, COUNTED_SIDE))
     for hook in hooks:
@@ -59,7 +66,10 @@ def plan(config: TrainConfig, folders: Folders, settings: Settings, init: str) -
     macs = multiply_adds(model, config.channels)
     pairs, validation, skipped = open_data(config, folders, settings)
     rows.append(
-        ("images", f"{len(pairs.photos.sources)} to train on, {len(validation)} to validate, {len(skipped)} skipped")
+        (
+            "images",
+            f"{len(pairs.photos.sources)} to train on, {len(validation)} to validate, {len(skipped)} skipped",
+        )
     )
     if settings.recompute:
         recompute_blocks(model)

@@ -23,7 +23,9 @@ else:
     import tomli as tomllib
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-LIMITS: dict[str, tuple[float, float]] = {  # of all numbers in recipes; degradations have their own, which go first
+LIMITS: dict[
+    str, tuple[float, float]
+] = {  # of all numbers in recipes; degradations have their own, which go first
     "scale": (1, 8),
     "seed": (0, 2**32),
     # [network]
@@ -163,7 +165,9 @@ class TrainConfig:
     @property
     def task(self) -> str:
         """What the network is for: a name of `registry.TASKS`."""
-        return DEGRADATIONS[self.data.degradation["kind"]][1] if self.data.degradation else "upscale"
+        return (
+            DEGRADATIONS[self.data.degradation["kind"]][1] if self.data.degradation else "upscale"
+        )
 
 
 def _strict(kind: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -174,19 +178,27 @@ def _strict(kind: type[T], values: Mapping[str, Any], where: str) -> T:
             near = difflib.get_close_matches(key, known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
             raise CallError(f"{where}: unknown key {key!r}; {hint}")
-    required = [k for k, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+    required = [
+        k for k, f in known.items() if f.default is MISSING and f.default_factory is MISSING
+    ]
     if missing := [key for key in required if key not in values]:
         raise CallError(f"{where}: missing {', '.join(missing)}")
     kinds, limits = get_type_hints(kind), {**LIMITS, **getattr(kind, "LIMITS", {})}
-    return kind(**{key: _typed(value, kinds[key], key, where, limits) for key, value in values.items()})
+    return kind(
+        **{key: _typed(value, kinds[key], key, where, limits) for key, value in values.items()}
+    )
 
 
-def _typed(value: Any, kind: Any, key: str, where: str, limits: Mapping[str, tuple[float, float]]) -> Any:
+def _typed(
+    value: Any, kind: Any, key: str, where: str, limits: Mapping[str, tuple[float, float]]
+) -> Any:
     """The value as its annotation and its limits ask. Raises CallError, which says what is expected."""
     origin, parts = get_origin(kind), get_args(kind)
     if kind in (int, float):
         low, high = limits[key]
-        fits = isinstance(value, (int, kind)) and not isinstance(value, bool) and low <= value <= high
+        fits = (
+            isinstance(value, (int, kind)) and not isinstance(value, bool) and low <= value <= high
+        )
         expected = f"{'a whole' if kind is int else 'a'} number from {low:g} to {high:g}"
         value = kind(value) if fits else value
     elif origin is tuple:
@@ -212,7 +224,9 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
-def read_recipe(name_or_file: str, changes: Sequence[str] = (), iterations: int | None = None) -> TrainConfig:
+def read_recipe(
+    name_or_file: str, changes: Sequence[str] = (), iterations: int | None = None
+) -> TrainConfig:
     """A bundled recipe by name, a TOML file, or the recipe.json of a run, with changes to it.
 
     A recipe may build on another one, whose name or file it gives as `base`: what it says itself goes first, key
@@ -250,16 +264,24 @@ def resolve(
         config = checked(table, f"--set {' '.join(changes)}")
     if iterations is None:
         return config
-    ends = np.rint(np.cumsum(config.schedule.iterations) * (iterations / config.iterations)).astype(int)
+    ends = np.rint(np.cumsum(config.schedule.iterations) * (iterations / config.iterations)).astype(
+        int
+    )
     counts = [max(1, int(n)) for n in np.diff(ends, prepend=0)]
     return checked(_changed(table, f"schedule.iterations={counts}"), "--iterations")
 
 
 def _read_table(name_or_file: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
-    path = RECIPES / f"{name_or_file}.toml" if name_or_file in recipe_names() else Path(name_or_file)
+    path = (
+        RECIPES / f"{name_or_file}.toml" if name_or_file in recipe_names() else Path(name_or_file)
+    )
     if not path.is_file():
         near = difflib.get_close_matches(name_or_file, recipe_names(), 1)
-        hint = f"did you mean {near[0]!r}?" if near else "see mambair train --list, or give a .toml file"
+        hint = (
+            f"did you mean {near[0]!r}?"
+            if near
+            else "see mambair train --list, or give a .toml file"
+        )
         raise CallError(f"no recipe {name_or_file!r}; {hint}")
     try:
         text = path.read_text(encoding="utf-8")
@@ -306,16 +328,26 @@ def checked(table: Mapping[str, Any], where: str) -> TrainConfig:
     build_degradation(config, where)
     stages = config.schedule.iterations
     if not stages:
-        raise CallError(f"{where}, [schedule]: iterations must be a number or a list of numbers, not []")
+        raise CallError(
+            f"{where}, [schedule]: iterations must be a number or a list of numbers, not []"
+        )
     for key in ("patch", "batch"):
         if len(getattr(config.data, key)) not in (1, len(stages)):
-            raise CallError(f"{where}, [data]: {key} must be one number, or one for each of {len(stages)} stages")
+            raise CallError(
+                f"{where}, [data]: {key} must be one number, or one for each of {len(stages)} stages"
+            )
     if config.schedule.floor > config.optimiser.lr:
-        raise CallError(f"{where}, [schedule]: floor must not be above the lr, {config.optimiser.lr:g}")
+        raise CallError(
+            f"{where}, [schedule]: floor must not be above the lr, {config.optimiser.lr:g}"
+        )
     if config.channels == 1 and (config.loss.perceptual or config.loss.adversarial):
-        raise CallError(f"{where}, [loss]: perceptual and adversarial losses need colour, but in_chans is 1")
+        raise CallError(
+            f"{where}, [loss]: perceptual and adversarial losses need colour, but in_chans is 1"
+        )
     if config.loss.adversarial and any(patch * config.scale % 8 for patch in config.data.patch):
-        raise CallError(f"{where}, [loss]: the discriminator needs truths of a multiple of 8 pixels; change patch")
+        raise CallError(
+            f"{where}, [loss]: the discriminator needs truths of a multiple of 8 pixels; change patch"
+        )
     return config
 
 
@@ -344,7 +376,9 @@ def build_degradation(config: TrainConfig, where: str = "recipe") -> Degradation
     where = f"{where}, [data], degradation"
     if kind is None and not values:
         if config.scale == 1:
-            raise CallError(f"{where}: missing, but the scale is 1; give a kind of {', '.join(DEGRADATIONS)}")
+            raise CallError(
+                f"{where}: missing, but the scale is 1; give a kind of {', '.join(DEGRADATIONS)}"
+            )
         return None
     if kind not in list(DEGRADATIONS):
         raise CallError(f"{where}: kind must be one of {', '.join(DEGRADATIONS)}, not {kind!r}")
@@ -354,7 +388,9 @@ def build_degradation(config: TrainConfig, where: str = "recipe") -> Degradation
         raise CallError(f"{where}: {kind!r} does not fit the scale {config.scale}")
     if "scale" in values:
         raise CallError(f"{where}: unknown key 'scale'; the recipe's 'scale' sets it")
-    degradation: Degradation = _strict(spoils, values | ({"scale": config.scale} if shrinks else {}), where)
+    degradation: Degradation = _strict(
+        spoils, values | ({"scale": config.scale} if shrinks else {}), where
+    )
     return degradation
 
 

@@ -16,7 +16,9 @@ class Stage(NamedTuple):
 def stages(config: TrainConfig) -> list[Stage]:
     """All stages of a recipe."""
     count = len(config.schedule.iterations)
-    patch, batch = (n * (count if len(n) == 1 else 1) for n in (config.data.patch, config.data.batch))
+    patch, batch = (
+        n * (count if len(n) == 1 else 1) for n in (config.data.patch, config.data.batch)
+    )
     return [Stage(*numbers) for numbers in zip(patch, batch, strict=True)]
 
 

@@ -34,7 +34,9 @@ SPEEDUP, OUTSIDE, WAIT = 8.0, 0.10, 0.05  # bars
 
 def light(batch: int, patch: int) -> TrainConfig:
     """The recipe light-x2 with another batch."""
-    return read_recipe("light-x2", [f"data.batch={batch}", f"data.patch={patch}", "data.validation=1"])
+    return read_recipe(
+        "light-x2", [f"data.batch={batch}", f"data.patch={patch}", "data.validation=1"]
+    )
 
 
 def step_of(config: TrainConfig, backend: str, parts: int = 1) -> Callable[[], None]:
@@ -93,24 +95,32 @@ def step_memory(batch: int, patch: int) -> tuple[int, int]:
         return pixel_loss(config.loss, model(low), high)
 
     words = [sys.executable, "-c", _MEMORY.format(batch=batch, patch=patch)]
-    measured = subprocess.run(words, check=True, capture_output=True, text=True, env=os.environ).stdout
+    measured = subprocess.run(
+        words, check=True, capture_output=True, text=True, env=os.environ
+    ).stdout
     return batch * step_bytes(model, config, patch, loss), int(measured)
 
 
 def loop_shares(batch: int, patch: int, iterations: int) -> tuple[float, float]:
     """Of the time of a run of light-x2: what is outside forward, backward and optimiser, and waiting for data."""
-    config = read_recipe("light-x2", [f"data.batch={batch}", f"data.patch={patch}", "data.validation=1"], iterations)
+    config = read_recipe(
+        "light-x2", [f"data.batch={batch}", f"data.patch={patch}", "data.validation=1"], iterations
+    )
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         data, out = Path(folder) / "data", Path(folder) / "out"
         data.mkdir()
         for i in range(4):
-            write_image(data / f"{i}.png", Image(rng.integers(256, size=(480, 640, 3), dtype=np.uint8)))
+            write_image(
+                data / f"{i}.png", Image(rng.integers(256, size=(480, 640, 3), dtype=np.uint8))
+            )
         with contextlib.redirect_stderr(io.StringIO()):
             train(config, Folders(data), out, settings=Settings("cpu"))
         log = read_log(out / "log.jsonl")[1:]  # the first iteration compiles kernels
     seconds = [1 / entry["it_per_s"] for entry in log]
-    shares = [np.average([entry[key] for entry in log], weights=seconds) for key in ("outside", "wait")]
+    shares = [
+        np.average([entry[key] for entry in log], weights=seconds) for key in ("outside", "wait")
+    ]
     return float(shares[0]), float(shares[1])
 
 

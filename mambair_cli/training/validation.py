@@ -32,7 +32,11 @@ class Pair:
 
 
 def validation_pairs(
-    sources: Sequence[Source], scale: int, degradation: Degradation | None, channels: int, crop: int | None = None
+    sources: Sequence[Source],
+    scale: int,
+    degradation: Degradation | None,
+    channels: int,
+    crop: int | None = None,
 ) -> tuple[list[Pair], list[str]]:
     """Whole images, or their centres, as pairs that are the same in every run, and why others are left out.
 
@@ -73,13 +77,17 @@ def validation_pairs(
             level = _at(degradation, (i + 0.5) / len(photos))
             pairs.append(Pair(degraded(high, level, np.random.default_rng((SEED, i))), high))
     if not pairs:
-        raise CallError(f"none of {len(sources)} images can be used; the first: {''.join(skipped[:1])}")
+        raise CallError(
+            f"none of {len(sources)} images can be used; the first: {''.join(skipped[:1])}"
+        )
     return pairs, skipped
 
 
 def _at(degradation: Any, position: float) -> Any:
     """The degradation at a position from 0 to 1 in its range, where it has just one; else as it is."""
-    ranges = [f.name for f in fields(degradation) if isinstance(getattr(degradation, f.name), tuple)]
+    ranges = [
+        f.name for f in fields(degradation) if isinstance(getattr(degradation, f.name), tuple)
+    ]
     if len(ranges) != 1:
         return degradation
     low, high = getattr(degradation, ranges[0])

@@ -33,7 +33,11 @@ def describe(entry: Mapping[str, Any], total: int) -> str:
     left = (total - entry["iteration"]) / entry["it_per_s"] / 60
     loss = "none" if entry["loss"] is None else f"{entry['loss']:.5f}"
     parts = [f"{entry['iteration']}/{total}", f"loss {loss}"]
-    parts += [f"{value:.3f} dB" for key, value in entry.items() if key.startswith("psnr") and value is not None]
+    parts += [
+        f"{value:.3f} dB"
+        for key, value in entry.items()
+        if key.startswith("psnr") and value is not None
+    ]
     parts += [f"{entry['it_per_s']:.2f} it/s", f"{left:.0f} min left"]
     if entry["wait"] >= WAITING:
         parts.append(f"{entry['wait']:.0%} waiting for data")
@@ -78,12 +82,21 @@ class Watch:
         """So many iterations are done, the last one with this loss."""
         if self._bar:
             rate = (iteration - self._since) / (time.perf_counter() - self._began)
-            now = {"iteration": iteration, "loss": loss if math.isfinite(loss) else None, "it_per_s": rate}
-            self._bar.update(self._task, completed=iteration, description=describe(self._last | now, self.total))
+            now = {
+                "iteration": iteration,
+                "loss": loss if math.isfinite(loss) else None,
+                "it_per_s": rate,
+            }
+            self._bar.update(
+                self._task, completed=iteration, description=describe(self._last | now, self.total)
+            )
 
     def log(self, entry: dict[str, Any]) -> None:
         """An entry of the log. Raises OSError."""
-        numbers = {key: value if value is not None and math.isfinite(value) else None for key, value in entry.items()}
+        numbers = {
+            key: value if value is not None and math.isfinite(value) else None
+            for key, value in entry.items()
+        }
         with self.path.open("a") as file:
             file.write(json.dumps(numbers) + "\n")
         self._last |= entry
@@ -101,7 +114,9 @@ class Watch:
     def show(self, results: Sequence[Pixels], pairs: Sequence[Pair], iteration: int) -> None:
         """Validation crops side by side, in TensorBoard."""
         if self._board:
-            self._board.add_image("validation", side_by_side(results, pairs), iteration, dataformats="HWC")
+            self._board.add_image(
+                "validation", side_by_side(results, pairs), iteration, dataformats="HWC"
+            )
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -115,7 +130,9 @@ def _tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise BackendError("--tensorboard needs TensorBoard: pip install 'mambair[train]'") from None
+        raise BackendError(
+            "--tensorboard needs TensorBoard: pip install 'mambair[train]'"
+        ) from None
     return SummaryWriter(str(folder))
 
 
@@ -143,11 +160,17 @@ def write_curves(log: Path, path: Path) -> bool:
     except ImportError:
         return False
     entries = read_log(log)
-    keys = ["loss", *sorted({key for entry in entries for key in entry if key.startswith("psnr")}), "lr"]
+    keys = [
+        "loss",
+        *sorted({key for entry in entries for key in entry if key.startswith("psnr")}),
+        "lr",
+    ]
     figure = Figure(figsize=(8, 3 * len(keys)), layout="constrained")
     for place, key in enumerate(keys, 1):
         axes = figure.add_subplot(len(keys), 1, place)
-        points = [(entry["iteration"], entry[key]) for entry in entries if entry.get(key) is not None]
+        points = [
+            (entry["iteration"], entry[key]) for entry in entries if entry.get(key) is not None
+        ]
         axes.plot(*zip(*points, strict=True), marker="." if len(points) < 60 else "")
         axes.set_ylabel(f"{key}, dB" if key.startswith("psnr") else key)
         if key == "loss":

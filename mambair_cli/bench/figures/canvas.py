@@ -30,7 +30,9 @@ def panels(rows: int, columns: int, width: float, height: float) -> tuple[Any, A
 
 def save(figure: Any, path: Path) -> None:
     """Write a figure at 200 dots an inch. Raises OSError."""
-    figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
+    figure.savefig(
+        path, dpi=200, metadata={"Date": None} if path.suffix.lower() == ".svg" else None
+    )
 
 
 def bare(axes: Any, title: str) -> None:

@@ -19,7 +19,9 @@ SHARES = (0.2, 0.5, 0.9, 0.99)
 
 
 def field(
-    restorer: Restorer, images: Sequence[Pixels], report: Callable[[float], None] = lambda share: None
+    restorer: Restorer,
+    images: Sequence[Pixels],
+    report: Callable[[float], None] = lambda share: None,
 ) -> tuple[Map, Map]:
     """Gradients of the centre pixel of the output, their magnitudes summed over the channels of both.
 
@@ -52,7 +54,9 @@ def _centre(image: Pixels, channels: int) -> torch.Tensor:
     """(1,C,SIDE,SIDE) in [0, 1]."""
     height, width = image.shape[:2]
     if min(height, width) < SIDE:
-        raise CallError(f"an image of {width}x{height} pixels is too small: the receptive field takes {SIDE} a side")
+        raise CallError(
+            f"an image of {width}x{height} pixels is too small: the receptive field takes {SIDE} a side"
+        )
     top, left = (height - SIDE) // 2, (width - SIDE) // 2
     crop = image[top : top + SIDE, left : left + SIDE] / np.float32(255)
     crop = crop.mean(2, keepdims=True) if channels == 1 else crop
@@ -84,5 +88,7 @@ def draw(fields: Sequence[tuple[str, Map, Map]], path: Path) -> None:
         parts = " / ".join(f"{100 * area:.2f}" for area in areas(magnitude))
         canvas.bare(ax, f"{shares} % of it lie within\n{parts} % of the area")
         ax.set_title(name, fontsize=10)
-    figure.colorbar(image, ax=axes[0].tolist(), shrink=0.75, label="gradient, fourth root, of the largest")
+    figure.colorbar(
+        image, ax=axes[0].tolist(), shrink=0.75, label="gradient, fourth root, of the largest"
+    )
     canvas.save(figure, path)

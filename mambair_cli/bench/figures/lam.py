@@ -41,7 +41,10 @@ def around(image: Pixels, window: Window, scale: int) -> tuple[Pixels, Window]:
 
 
 def attribution(
-    restorer: Restorer, image: Pixels, window: Window, report: Callable[[float], None] = lambda share: None
+    restorer: Restorer,
+    image: Pixels,
+    window: Window,
+    report: Callable[[float], None] = lambda share: None,
 ) -> Map:
     """Integrated gradients of the detail in the window along the path from the blurred to the sharp input.
 
@@ -61,7 +64,12 @@ def attribution(
     total = np.zeros(image.shape)
     for i, (start, end) in enumerate(itertools.pairwise(path)):
         report(i / STEPS)
-        tensor = torch.from_numpy(end.transpose(2, 0, 1).copy())[None].float().to(restorer.device).requires_grad_()
+        tensor = (
+            torch.from_numpy(end.transpose(2, 0, 1).copy())[None]
+            .float()
+            .to(restorer.device)
+            .requires_grad_()
+        )
         (gradient,) = torch.autograd.grad(_detail(restorer.model(tensor), window), tensor)
         total += gradient[0].permute(1, 2, 0).double().cpu().numpy() * (end - start)
     return np.asarray(np.abs(total).sum(2))
@@ -69,11 +77,17 @@ def attribution(
 
 def _blurred(image: Pixels, sigma: float) -> Map:
     sharp = image / 255
-    return np.asarray(cv2.GaussianBlur(sharp, (KERNEL, KERNEL), sigma), np.float64) if sigma > 0 else sharp
+    return (
+        np.asarray(cv2.GaussianBlur(sharp, (KERNEL, KERNEL), sigma), np.float64)
+        if sigma > 0
+        else sharp
+    )
 
 
 def _detail(out: Tensor, window: Window) -> Tensor:
-    patch = out[:, :, window.top : window.top + window.side, window.left : window.left + window.side]
+    patch = out[
+        :, :, window.top : window.top + window.side, window.left : window.left + window.side
+    ]
     down = patch[:, :, 1:, :-1] - patch[:, :, :-1, :-1]
     right = patch[:, :, :-1, 1:] - patch[:, :, :-1, :-1]
     return (down**2 + right**2 + 1e-12).sqrt().sum()
@@ -95,7 +109,14 @@ def draw(image: Pixels, window: Window, found: Sequence[tuple[str, int, Map]], p
     for ax in axes[0]:
         scale = found[0][1]
         corner = (window.left / scale - 0.5, window.top / scale - 0.5)
-        box = Rectangle(corner, window.side / scale, window.side / scale, fill=False, edgecolor="red", linewidth=1.2)
+        box = Rectangle(
+            corner,
+            window.side / scale,
+            window.side / scale,
+            fill=False,
+            edgecolor="red",
+            linewidth=1.2,
+        )
         ax.add_patch(box)
     axes[0, 0].imshow(image)
     canvas.bare(axes[0, 0], "input and patch")

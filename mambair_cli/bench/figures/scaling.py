@@ -47,10 +47,14 @@ class Attention(nn.Module):
             x = grid.transpose(1, 2).reshape(-1, WINDOW * WINDOW, WIDTH)  # (windows,tokens,C)
         else:
             x = tokens.flatten(1, 2)
-        q, k, v = self.qkv(x).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)  # (windows,heads,tokens,C/heads)
+        q, k, v = (
+            self.qkv(x).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+        )  # (windows,heads,tokens,C/heads)
         x = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         if self.windowed:
-            x = x.view(shape[1] // WINDOW, shape[2] // WINDOW, WINDOW, WINDOW, WIDTH).transpose(1, 2)
+            x = x.view(shape[1] // WINDOW, shape[2] // WINDOW, WINDOW, WINDOW, WIDTH).transpose(
+                1, 2
+            )
         return x.reshape(shape)
 
     def macs(self, pixels: int) -> int:
@@ -100,9 +104,14 @@ def draw(found: Sequence[Cost], path: Path, device: str) -> None:
         rows = [cost for cost in found if cost.method == name]
         axes[0, 0].plot([r.side for r in rows], [r.macs / 1e9 for r in rows], "o-", label=name)
         timed = [r for r in rows if r.seconds is not None]
-        axes[0, 1].plot([r.side for r in timed], [1e3 * (r.seconds or 0) for r in timed], "o-", label=name)
+        axes[0, 1].plot(
+            [r.side for r in timed], [1e3 * (r.seconds or 0) for r in timed], "o-", label=name
+        )
     sides = sorted({cost.side for cost in found})
-    for ax, title in ((axes[0, 0], "counted: multiply-adds, 10⁹"), (axes[0, 1], f"measured on {device}: milliseconds")):
+    for ax, title in (
+        (axes[0, 0], "counted: multiply-adds, 10⁹"),
+        (axes[0, 1], f"measured on {device}: milliseconds"),
+    ):
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
         ax.set_xticks(sides, [str(side) for side in sides])

@@ -30,12 +30,23 @@ def views(sample: Sample, protocol: Protocol, candidates: Sequence[Candidate]) -
     size = sample.truth.shape[:2]
     images = [(protocol.baseline, protocol.enlarge(sample.input, size))]
     images += [(c.name, c.restore(sample.input, size)) for c in candidates]
-    measured = [scores(image, sample.truth, channel=protocol.channel, border=protocol.border) for _, image in images]
-    found = [View(name, image, *values) for (name, image), values in zip(images, measured, strict=True)]
+    measured = [
+        scores(image, sample.truth, channel=protocol.channel, border=protocol.border)
+        for _, image in images
+    ]
+    found = [
+        View(name, image, *values) for (name, image), values in zip(images, measured, strict=True)
+    ]
     return [View("truth", sample.truth), *found]
 
 
-def draw(name: str, found: Sequence[View], path: Path, at: tuple[int, int] | None = None, side: int = SIDE) -> None:
+def draw(
+    name: str,
+    found: Sequence[View],
+    path: Path,
+    at: tuple[int, int] | None = None,
+    side: int = SIDE,
+) -> None:
     """Write the truth with a box, and beside it the crop of each view with its scores below.
 
     Args:
@@ -48,7 +59,9 @@ def draw(name: str, found: Sequence[View], path: Path, at: tuple[int, int] | Non
     from matplotlib.patches import Rectangle
 
     truth = found[0].pixels
-    top, left, side = find_spot(found[-1].pixels, truth, side) if at is None else (at[1], at[0], side)
+    top, left, side = (
+        find_spot(found[-1].pixels, truth, side) if at is None else (at[1], at[0], side)
+    )
     columns = -(-len(found) // 2)
     figure, axes = canvas.panels(2, columns + 2, 1.9 * (columns + 2), 4.6)
     grid = axes[0, 0].get_gridspec()
@@ -56,7 +69,9 @@ def draw(name: str, found: Sequence[View], path: Path, at: tuple[int, int] | Non
         ax.remove()
     whole = figure.add_subplot(grid[:, :2])
     whole.imshow(truth, cmap="gray", vmin=0, vmax=255)
-    whole.add_patch(Rectangle((left - 0.5, top - 0.5), side, side, fill=False, edgecolor="red", linewidth=1.5))
+    whole.add_patch(
+        Rectangle((left - 0.5, top - 0.5), side, side, fill=False, edgecolor="red", linewidth=1.5)
+    )
     canvas.bare(whole, name)
     for ax, view in zip(axes[:, 2:].ravel(), [*found[1:], found[0]], strict=False):
         ax.imshow(view.pixels[top : top + side, left : left + side], cmap="gray", vmin=0, vmax=255)
