@@ -7,7 +7,7 @@
 from typing import Any
 
 from .registry import MODELS, Model
-from .runtime import limit_spinning
+from .system.runtime import limit_spinning
 
 __version__ = "0.1.0"
 __all__ = ["Model", "Restorer", "list_models", "load_restorer"]

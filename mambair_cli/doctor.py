@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from . import __version__
-from .devices import free_memory
 from .ops import BACKENDS
+from .system.devices import free_memory
 
 PACKAGES = (
     "torch",

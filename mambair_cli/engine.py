@@ -13,15 +13,22 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from . import runtime, scratch, tiling
+from . import tiling
 from .archs.ss2d import use_backend
 from .checkpoints import find_checkpoint
-from .devices import free_memory, is_out_of_memory, resolve_device, resolve_dtype, used_memory
 from .errors import CallError, MemoryLimitError, RestorationError
 from .image import WHITE, Image, in_bands
 from .ops import resolve_backend
 from .resize import bicubic
 from .runner import Counter, Progress, Runner, Wait
+from .system import runtime, scratch
+from .system.devices import (
+    free_memory,
+    is_out_of_memory,
+    resolve_device,
+    resolve_dtype,
+    used_memory,
+)
 from .transparency import fill_transparent
 from .weights import load_network
 

@@ -17,10 +17,11 @@ import numpy as np
 import PIL.Image
 from PIL import PngImagePlugin
 
-from . import exif, image_decode, scratch
+from . import exif, image_decode
 from .errors import CallError, ImageError, MemoryLimitError
 from .image import WHITE, Image, band_rows, in_bands
 from .image_decode import PNG_SIGNATURE, png_chunk, png_chunks
+from .system import scratch
 
 MAX_TIFF = 2**32 - 2**27
 """The most bytes of samples that leave room for the rest of a TIFF file; more of them make a BigTIFF."""

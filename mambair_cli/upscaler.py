@@ -7,7 +7,6 @@ import numpy as np
 
 from .checkpoints import known_task
 from .choice import Choice, check_task
-from .devices import resolve_device
 from .engine import Options, Progress, Restorer, load_restorer, resized
 from .errors import CallError
 from .estimate import jpeg_quality, noise_sigma, stored_quality
@@ -15,6 +14,7 @@ from .image_io import Image
 from .ops import resolve_backend
 from .registry import TASKS
 from .resize import Size
+from .system.devices import resolve_device
 
 
 def _sigma(image: Image) -> int | None:

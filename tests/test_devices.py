@@ -6,9 +6,9 @@ import pytest
 import torch
 from failing import fails
 
-from mambair_cli import devices
-from mambair_cli.devices import free_memory, resolve_device, resolve_dtype, used_memory
 from mambair_cli.errors import BackendError, CallError
+from mambair_cli.system import devices
+from mambair_cli.system.devices import free_memory, resolve_device, resolve_dtype, used_memory
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ from pictures import (
     noise,
 )
 
-from mambair_cli import image, scratch
+from mambair_cli import image
 from mambair_cli.errors import ImageError, MambairError
 from mambair_cli.image import Image, in_bands
+from mambair_cli.system import scratch
 
 
 def test_image_refuses_what_is_none():

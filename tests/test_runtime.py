@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from mambair_cli import runtime
+from mambair_cli.system import runtime
 
 SPINNING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from failing import fails
 
-from mambair_cli import scratch
 from mambair_cli.errors import RestorationError
+from mambair_cli.system import scratch
 
 
 @pytest.fixture

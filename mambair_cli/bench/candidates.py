@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from ..checkpoints import find_checkpoint
 from ..datasets import Pixels
-from ..devices import peak_memory, reset_peak_memory
 from ..engine import Progress, load_restorer
 from ..errors import CallError, MemoryLimitError
 from ..registry import model_named
 from ..resize import bicubic
+from ..system.devices import peak_memory, reset_peak_memory
 from ..weights import sha256
 from .complexity import complexity
 from .protocols import Protocol

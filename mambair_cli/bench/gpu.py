@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..archs.mambair import MambaIR
-from ..devices import resolve_device
 from ..engine import BATCH_PIXELS, Options, Restorer
 from ..errors import BackendError, CallError
 from ..ops import BACKENDS, resolve_backend, ss2d_scan
 from ..ops.scan_reference import ss2d_scan_sequential
+from ..system.devices import resolve_device
 from .cache import Cache
 from .gpu_cases import (
     NETS,

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from ..archs.mambair import MambaIR, MambaIRConfig
-from ..devices import peak_memory, reset_peak_memory, used_memory
 from ..engine import Options, Restorer, load_restorer
 from ..errors import MambairError, RestorationError
+from ..system.devices import peak_memory, reset_peak_memory, used_memory
 
 Facts = dict[str, Any]
 STAND_IN = "stand-in"

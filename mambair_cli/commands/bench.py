@@ -110,7 +110,7 @@ def bench(
     from ..bench.tilers import check_tiler
     from ..cache import cache_folder
     from ..metrics import check_ssim
-    from ..runtime import keep_freed_memory
+    from ..system.runtime import keep_freed_memory
 
     check_ssim()
     way = check_tiler(tiler)

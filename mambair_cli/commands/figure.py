@@ -173,7 +173,7 @@ def figure_visual(
 
 def _restorers(models: list[str] | None, device: str, backend: str) -> "list[Restorer]":
     from ..engine import load_restorer
-    from ..runtime import keep_freed_memory
+    from ..system.runtime import keep_freed_memory
 
     keep_freed_memory()
     names = models or [find_models("upscale", 4)[0].name]

@@ -74,7 +74,7 @@ def train(
     ] = False,
 ) -> None:
     """Train a network by a recipe."""
-    from ..runtime import keep_freed_memory
+    from ..system.runtime import keep_freed_memory
     from ..training.basicsr import convert
     from ..training.loop import Folders, Settings
     from ..training.loop import train as run

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..devices import free_memory
 from ..errors import CallError, TrainingError
+from ..system.devices import free_memory
 from ..weights import save_network
 from . import checkpoints, parallel
 from .data import Loader, Part, TrainingPairs

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..devices import free_memory
 from ..errors import CallError
+from ..system.devices import free_memory
 from .parallel import processes_here
 from .recipe import TrainConfig
 from .schedule import stages

@@ -7,8 +7,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ..devices import resolve_device
 from ..errors import BackendError, CallError
+from ..system.devices import resolve_device
 
 Precision = Literal["fp32", "bf16", "fp64"]
 DEFAULT: Precision = "fp32"

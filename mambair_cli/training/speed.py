@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import runtime
 from ..archs.ss2d import use_backend
 from ..image import Image
 from ..image_io import write_image
+from ..system import runtime
 from .loop import Folders, Settings, add_gradients, train
 from .losses import pixel_loss
 from .memory import step_bytes

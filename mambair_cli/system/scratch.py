@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from .errors import RestorationError
+from ..errors import RestorationError
 
 LARGE = 2**28
 """Bytes from which an array lies on disk."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from .errors import BackendError, CallError
+from ..errors import BackendError, CallError
 
 
 def resolve_device(name: str) -> torch.device:
