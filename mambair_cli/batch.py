@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import CallError, ImageError, MambairError
-from .image_io import (
+from .images.io import (
     MAX_PIXELS,
     TEMPORARY,
     Image,
@@ -31,7 +31,7 @@ from .peers import Peers
 from .registry import MAX_SCALE, Model
 
 if TYPE_CHECKING:
-    from .resize import Size
+    from .images.resize import Size
     from .upscaler import Upscaler
 
 WRITERS = 4  # threads that encode

@@ -17,9 +17,9 @@ from . import tiling
 from .archs.ss2d import use_backend
 from .checkpoints import find_checkpoint
 from .errors import CallError, MemoryLimitError, RestorationError
-from .image import WHITE, Image, in_bands
+from .images.image import WHITE, Image, in_bands
+from .images.resize import bicubic
 from .ops import resolve_backend
-from .resize import bicubic
 from .runner import Counter, Progress, Runner, Wait
 from .system import runtime, scratch
 from .system.devices import (

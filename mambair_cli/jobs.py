@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import CallError
-from .image_io import OUTPUT_SUFFIXES, check_writable
+from .images.io import OUTPUT_SUFFIXES, check_writable
 
 INPUT_SUFFIXES = {
     *OUTPUT_SUFFIXES,

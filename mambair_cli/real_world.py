@@ -20,7 +20,7 @@ from .degrade import (
     to_pixels,
 )
 from .errors import CallError
-from .resize import modcrop
+from .images.resize import modcrop
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .image import WHITE
+from .images.image import WHITE
 from .system import scratch
 
 Array = NDArray[Any]

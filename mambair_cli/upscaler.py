@@ -10,10 +10,10 @@ from .choice import Choice, check_task
 from .engine import Options, Progress, Restorer, load_restorer, resized
 from .errors import CallError
 from .estimate import jpeg_quality, noise_sigma, stored_quality
-from .image_io import Image
+from .images.io import Image
+from .images.resize import Size
 from .ops import resolve_backend
 from .registry import TASKS
-from .resize import Size
 from .system.devices import resolve_device
 
 

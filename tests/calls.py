@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import mambair_cli
-from mambair_cli.image_io import Image, read_image, write_image
+from mambair_cli.images.io import Image, read_image, write_image
 
 DATA = Path(__file__).parent / "data"
 PHOTO = read_image(DATA / "photo.png").pixels[60:78, 80:104]  # 24 x 18

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mambair_cli import cli
-from mambair_cli.image_io import Image, read_image, write_image
+from mambair_cli.images.io import Image, read_image, write_image
 
 pytest.register_assert_rewrite(
     "calls", "failing", "folders", "gpu_reports"

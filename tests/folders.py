@@ -13,10 +13,10 @@ from doubler import SETTINGS, Doubler, doubled
 
 import mambair_cli
 from mambair_cli.batch import Batch
-from mambair_cli.image_io import read_image
+from mambair_cli.images.io import read_image
+from mambair_cli.images.resize import Size
 from mambair_cli.jobs import find_jobs
 from mambair_cli.manifest import MANIFEST, Manifest
-from mambair_cli.resize import Size
 
 ROOT = Path(mambair_cli.__file__).parents[1]
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from test_image_decode import PHOTOS
 
 from mambair_cli.errors import CallError, MambairError
-from mambair_cli.image_io import decode_image, encode_image
+from mambair_cli.images.io import decode_image, encode_image
 
 MEMORY = 2 * 2**30  # bytes of addresses, a gigabyte of which belongs to the libraries
 MAX_PIXELS = 64 * 2**20  # what fits into that, however false the header

@@ -17,10 +17,10 @@ from folders import files_in, full_disk, lines, make, pixels_of, run, statuses
 from mambair_cli import batch
 from mambair_cli.batch import Batch
 from mambair_cli.errors import CallError, ImageError, MemoryLimitError
-from mambair_cli.image_io import read_image, write_image
+from mambair_cli.images.io import read_image, write_image
+from mambair_cli.images.resize import Size
 from mambair_cli.jobs import find_jobs
 from mambair_cli.manifest import MANIFEST, Manifest
-from mambair_cli.resize import Size
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

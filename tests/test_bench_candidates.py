@@ -12,7 +12,7 @@ from mambair_cli.bench.tilers import restore_split
 from mambair_cli.checkpoints import find_checkpoint
 from mambair_cli.engine import load_restorer
 from mambair_cli.errors import CallError, MemoryLimitError
-from mambair_cli.resize import bicubic, downscale
+from mambair_cli.images.resize import bicubic, downscale
 from mambair_cli.runner import Runner
 from mambair_cli.weights import save_network, sha256
 

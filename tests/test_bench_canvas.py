@@ -4,8 +4,8 @@ import pytest
 from failing import fails
 
 from mambair_cli.bench.figures import canvas
-from mambair_cli.datasets import read_rgb
 from mambair_cli.errors import CallError
+from mambair_cli.images.folders import read_rgb
 
 
 @pytest.mark.parametrize("suffix", canvas.SUFFIXES)

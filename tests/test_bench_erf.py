@@ -8,8 +8,8 @@ from torch import nn
 
 from mambair_cli.archs.mambair import MambaIRConfig
 from mambair_cli.bench.figures.erf import SIDE, areas, draw, field
-from mambair_cli.datasets import read_rgb
 from mambair_cli.errors import CallError
+from mambair_cli.images.folders import read_rgb
 
 RNG = np.random.default_rng(0)
 IMAGES = [RNG.integers(0, 256, (130, 150, 3), dtype=np.uint8) for _ in range(2)]

@@ -8,7 +8,7 @@ from torch import nn
 from mambair_cli.archs.mambair import MambaIRConfig
 from mambair_cli.bench.figures import lam
 from mambair_cli.bench.figures.lam import SEEN, Window, around, attribution, diffusion_index, draw
-from mambair_cli.datasets import read_rgb
+from mambair_cli.images.folders import read_rgb
 
 
 class Linear(nn.Module):

@@ -8,8 +8,8 @@ from mambair_cli.bench.pairing import Source, find_sources, load_sample
 from mambair_cli.bench.protocols import PAIRED, choose_protocol, denoising, jpeg, super_resolution
 from mambair_cli.bench.sets import hash_of
 from mambair_cli.errors import CallError, ImageError
-from mambair_cli.image_io import Image, write_image
-from mambair_cli.resize import downscale
+from mambair_cli.images.io import Image, write_image
+from mambair_cli.images.resize import downscale
 
 DERAIN = PAIRED["derain"]
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 52, 3), dtype=np.uint8)

@@ -8,8 +8,8 @@ from failing import fails
 from mambair_cli.bench.protocols import PAIRED, choose_protocol, denoising, jpeg, super_resolution
 from mambair_cli.bench.sets import set_named
 from mambair_cli.errors import CallError
-from mambair_cli.metrics import to_y
-from mambair_cli.resize import bicubic, downscale
+from mambair_cli.images.metrics import to_y
+from mambair_cli.images.resize import bicubic, downscale
 
 TRUTH = np.random.default_rng(0).integers(0, 256, (24, 36, 3), dtype=np.uint8)
 

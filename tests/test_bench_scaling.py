@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from mambair_cli.bench.figures import scaling
 from mambair_cli.bench.figures.scaling import HEADS, WIDTH, WINDOW, Attention, Cost, costs, draw
-from mambair_cli.datasets import read_rgb
+from mambair_cli.images.folders import read_rgb
 
 
 def attention_by_hand(module, tokens):

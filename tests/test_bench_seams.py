@@ -7,8 +7,8 @@ import pytest
 
 from mambair_cli import tiling
 from mambair_cli.bench import seams
-from mambair_cli.datasets import read_rgb
-from mambair_cli.image_io import Image, write_image
+from mambair_cli.images.folders import read_rgb
+from mambair_cli.images.io import Image, write_image
 
 DATA = Path(__file__).parent / "data"
 

@@ -20,9 +20,9 @@ from mambair_cli.bench.sets import (
     hash_of,
     set_named,
 )
-from mambair_cli.datasets import list_images, read_rgb
 from mambair_cli.errors import CallError, DownloadError, ImageError
-from mambair_cli.image_io import Image, write_image
+from mambair_cli.images.folders import list_images, read_rgb
+from mambair_cli.images.io import Image, write_image
 
 EVAL = Path(os.environ.get("MAMBAIR_DATA", Path(__file__).parents[2] / "shared" / "data" / "eval"))
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 14, 3), dtype=np.uint8)

@@ -6,10 +6,10 @@ from mambair_cli.bench.candidates import Candidate
 from mambair_cli.bench.figures.visual import View, draw, views
 from mambair_cli.bench.pairing import Source, load_sample
 from mambair_cli.bench.protocols import jpeg, super_resolution
-from mambair_cli.datasets import read_rgb
-from mambair_cli.image_io import Image, write_image
-from mambair_cli.metrics import psnr_y, ssim_y
-from mambair_cli.resize import bicubic
+from mambair_cli.images.folders import read_rgb
+from mambair_cli.images.io import Image, write_image
+from mambair_cli.images.metrics import psnr_y, ssim_y
+from mambair_cli.images.resize import bicubic
 
 
 def test_views_and_their_scores(tmp_path):

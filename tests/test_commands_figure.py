@@ -5,8 +5,8 @@ from pathlib import Path
 from calls import DATA, check_bad, each_call, works
 
 from mambair_cli.bench.figures import erf, lam, scaling
-from mambair_cli.datasets import read_rgb
-from mambair_cli.image_io import Image, write_image
+from mambair_cli.images.folders import read_rgb
+from mambair_cli.images.io import Image, write_image
 
 
 def test_figure_erf(call, folder, monkeypatch):

@@ -21,7 +21,7 @@ from mambair_cli import upscaler
 from mambair_cli.choice import Choice, gain
 from mambair_cli.commands.restore import command
 from mambair_cli.engine import Options
-from mambair_cli.image_io import OUTPUT_SUFFIXES, Image, read_image, write_image
+from mambair_cli.images.io import OUTPUT_SUFFIXES, Image, read_image, write_image
 from mambair_cli.registry import TASKS, model_named
 from mambair_cli.weights import bundled_folder
 

@@ -12,7 +12,7 @@ from calls import DATA, fails, works
 from networks import network
 
 from mambair_cli import checkpoints, registry
-from mambair_cli.image_io import read_image
+from mambair_cli.images.io import read_image
 from mambair_cli.weights import save_network, sha256
 
 PIXELS = read_image(DATA / "dragonfly.png").pixels[:96, :96]

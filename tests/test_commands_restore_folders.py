@@ -17,7 +17,7 @@ from folders import files_in, full_disk, make, pixels_of
 
 from mambair_cli import upscaler
 from mambair_cli.commands import restore
-from mambair_cli.image_io import Image, read_image
+from mambair_cli.images.io import Image, read_image
 from mambair_cli.manifest import MANIFEST
 from mambair_cli.registry import model_named
 

@@ -3,9 +3,9 @@ import PIL.Image
 import pytest
 from failing import fails
 
-from mambair_cli.datasets import image_size, list_images, read_rgb
 from mambair_cli.errors import CallError, ImageError
-from mambair_cli.image_io import Image, write_image
+from mambair_cli.images.folders import image_size, list_images, read_rgb
+from mambair_cli.images.io import Image, write_image
 
 
 def noise(height, width, seed=0):

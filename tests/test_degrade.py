@@ -22,7 +22,7 @@ from mambair_cli.degrade import (
     to_pixels,
 )
 from mambair_cli.errors import CallError
-from mambair_cli.metrics import psnr, ssim
+from mambair_cli.images.metrics import psnr, ssim
 from mambair_cli.rain import Rain
 from mambair_cli.real_world import Pass, RealWorld
 

@@ -17,11 +17,11 @@ from mambair_cli.archs.ss2d import SS2D
 from mambair_cli.archs.vmambair import EFFN, OmniSelectiveScan, OSSBlock
 from mambair_cli.engine import load_restorer
 from mambair_cli.errors import CallError, CheckpointError
-from mambair_cli.image_io import Image, read_image
-from mambair_cli.metrics import psnr_y
+from mambair_cli.images.io import Image, read_image
+from mambair_cli.images.metrics import psnr_y
+from mambair_cli.images.resize import bicubic, downscale, modcrop
 from mambair_cli.ops import scan_numba
 from mambair_cli.registry import MODELS
-from mambair_cli.resize import bicubic, downscale, modcrop
 from mambair_cli.system import scratch
 from mambair_cli.system.devices import resolve_device
 from mambair_cli.weights import bundled_folder, save_network

@@ -15,7 +15,7 @@ from mambair_cli import engine, tiling
 from mambair_cli.archs.unet import UNetConfig
 from mambair_cli.engine import MEMORY_ERROR, MEMORY_SHARE, Restorer
 from mambair_cli.errors import CallError, MemoryLimitError, RestorationError
-from mambair_cli.metrics import psnr
+from mambair_cli.images.metrics import psnr
 from mambair_cli.system import scratch
 
 # Tiles

@@ -11,7 +11,7 @@ from pictures import noise, smooth
 
 from mambair_cli.degrade import FULL_CHROMA, HALF_CHROMA, compress
 from mambair_cli.estimate import bandwidth, jpeg_quality, noise_sigma, stored_quality
-from mambair_cli.image_io import decode_image
+from mambair_cli.images.io import decode_image
 
 EVAL = Path(__file__).parents[2] / "shared" / "data" / "eval"
 DATA = Path(__file__).parent / "data"

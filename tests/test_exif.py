@@ -6,8 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import MAKER_NOTE, THUMBNAIL, exif_block, exif_facts
 
-from mambair_cli import exif
-from mambair_cli.exif import Entry, build, cleaned, header, integers, joined, parse, resolution
+from mambair_cli.images import exif
+from mambair_cli.images.exif import (
+    Entry,
+    build,
+    cleaned,
+    header,
+    integers,
+    joined,
+    parse,
+    resolution,
+)
 
 BLOCKS = [exif_block(6, "<"), exif_block(8, ">"), exif_block(3, thumbnail=False)]
 

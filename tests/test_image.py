@@ -4,9 +4,9 @@ from pictures import (
     noise,
 )
 
-from mambair_cli import image
 from mambair_cli.errors import ImageError, MambairError
-from mambair_cli.image import Image, in_bands
+from mambair_cli.images import image
+from mambair_cli.images.image import Image, in_bands
 from mambair_cli.system import scratch
 
 

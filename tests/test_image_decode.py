@@ -28,9 +28,10 @@ from pictures import (
 )
 from PIL import ImageCms
 
-from mambair_cli import image_decode, image_io
 from mambair_cli.errors import CallError, ImageError, MemoryLimitError
-from mambair_cli.image_io import Image, decode_image, encode_image, read_image, write_image
+from mambair_cli.images import decode as image_decode
+from mambair_cli.images import io as image_io
+from mambair_cli.images.io import Image, decode_image, encode_image, read_image, write_image
 
 DATA = Path(__file__).parent / "data"
 

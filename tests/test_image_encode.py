@@ -22,9 +22,9 @@ from pictures import (
     smooth,
 )
 
-from mambair_cli import image_encode
 from mambair_cli.errors import CallError
-from mambair_cli.image_io import (
+from mambair_cli.images import encode as image_encode
+from mambair_cli.images.io import (
     OUTPUT_SUFFIXES,
     Image,
     decode_image,

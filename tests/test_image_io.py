@@ -28,9 +28,9 @@ from pictures import (
 )
 from PIL.PngImagePlugin import PngInfo
 
-from mambair_cli import image_decode
 from mambair_cli.errors import CallError, ImageError
-from mambair_cli.image_io import (
+from mambair_cli.images import decode as image_decode
+from mambair_cli.images.io import (
     OUTPUT_SUFFIXES,
     Image,
     check_writable,

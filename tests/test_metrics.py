@@ -6,7 +6,7 @@ import pytest
 from failing import fails
 
 from mambair_cli.errors import CallError
-from mambair_cli.metrics import check_ssim, psnr, psnr_y, scores, ssim, ssim_y, to_y
+from mambair_cli.images.metrics import check_ssim, psnr, psnr_y, scores, ssim, ssim_y, to_y
 
 
 def noise(*shape, seed=0):

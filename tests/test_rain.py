@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 
 from mambair_cli.degrade import to_pixels
-from mambair_cli.metrics import psnr_y
+from mambair_cli.images.metrics import psnr_y
 from mambair_cli.rain import Rain
 
 DATA = Path(__file__).parent / "data"

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mambair_cli import resize
-from mambair_cli.resize import bicubic, downscale, modcrop
+from mambair_cli.images import resize
+from mambair_cli.images.resize import bicubic, downscale, modcrop
 
 SET5 = Path(__file__).parents[2] / "shared" / "data" / "eval" / "Set5"
 

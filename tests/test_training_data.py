@@ -6,10 +6,10 @@ import pytest
 import torch
 from training import noise, save, sources
 
-from mambair_cli.datasets import read_rgb
 from mambair_cli.degrade import Jpeg, Noise
 from mambair_cli.errors import CallError
-from mambair_cli.resize import downscale
+from mambair_cli.images.folders import read_rgb
+from mambair_cli.images.resize import downscale
 from mambair_cli.training.data import Loader, Part, TrainingPairs
 from mambair_cli.training.photos import Photos, Source
 

@@ -29,7 +29,7 @@ from mambair_cli.bench.candidates import Candidate
 from mambair_cli.bench.quality import open_benchmark
 from mambair_cli.bench.quality import run as measure
 from mambair_cli.errors import BackendError, CallError
-from mambair_cli.metrics import psnr
+from mambair_cli.images.metrics import psnr
 from mambair_cli.training import checkpoints
 from mambair_cli.training import loop as module
 from mambair_cli.training.loop import Folders, Settings, open_data
@@ -406,10 +406,10 @@ def test_a_net_that_does_not_enlarge_starts_as_the_identity_and_learns(photos, t
 
 def test_given_pairs_are_trained_on(photos, tmp_path):
     """As the recipe would degrade them: x2 by bicubic."""
-    from mambair_cli.datasets import read_rgb
-    from mambair_cli.image_io import Image as Picture
-    from mambair_cli.image_io import write_image
-    from mambair_cli.resize import downscale
+    from mambair_cli.images.folders import read_rgb
+    from mambair_cli.images.io import Image as Picture
+    from mambair_cli.images.io import write_image
+    from mambair_cli.images.resize import downscale
 
     (tmp_path / "X2").mkdir()
     for path in photos.iterdir():

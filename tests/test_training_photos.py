@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from training import noise, save, sources
 
-from mambair_cli.datasets import list_images
 from mambair_cli.errors import CallError, ImageError
-from mambair_cli.metrics import to_y
-from mambair_cli.resize import downscale
+from mambair_cli.images.folders import list_images
+from mambair_cli.images.metrics import to_y
+from mambair_cli.images.resize import downscale
 from mambair_cli.training.photos import Photos, Source, find_sources, read_photo, split
 
 # Files

@@ -7,8 +7,8 @@ from restorers import SCENE, load
 from mambair_cli.choice import Choice
 from mambair_cli.engine import Options
 from mambair_cli.errors import CallError
-from mambair_cli.image_io import Image
-from mambair_cli.resize import Size, bicubic
+from mambair_cli.images.io import Image
+from mambair_cli.images.resize import Size, bicubic
 from mambair_cli.upscaler import Upscaler
 from mambair_cli.weights import save_network
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from calls import DATA
 
-from mambair_cli.datasets import read_rgb
-from mambair_cli.image_io import Image, write_image
+from mambair_cli.images.folders import read_rgb
+from mambair_cli.images.io import Image, write_image
 from mambair_cli.training import checkpoints, loop
 from mambair_cli.training.data import TrainingPairs
 from mambair_cli.training.loop import Folders, Settings

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoints import find_checkpoint
-from ..datasets import Pixels
 from ..engine import Progress, load_restorer
 from ..errors import CallError, MemoryLimitError
+from ..images.folders import Pixels
+from ..images.resize import bicubic
 from ..registry import model_named
-from ..resize import bicubic
 from ..system.devices import peak_memory, reset_peak_memory
 from ..weights import sha256
 from .complexity import complexity

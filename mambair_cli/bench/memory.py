@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import RestorationError
-from ..image import Image
-from ..image_io import write_image
+from ..images.image import Image
+from ..images.io import write_image
 from ..system.devices import resolve_device
 from ..weights import save_network
 from .probe import STAND_IN, Probe, measure, stand_in

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from ..datasets import Pixels, read_rgb
+from ..images.folders import Pixels, read_rgb
 from .candidates import Candidate
 from .pairing import Sample, load_sample
 from .quality import Benchmark, saved_image

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..choice import find_models
-from ..datasets import Pixels
 from ..degrade import compress, published_noise
 from ..errors import CallError
-from ..metrics import to_y
+from ..images.folders import Pixels
+from ..images.metrics import to_y
+from ..images.resize import bicubic, downscale
 from ..registry import TASKS
-from ..resize import bicubic, downscale
 from .sets import DataSet
 
 Channel = Literal["y", "rgb", "gray"]

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets import read_rgb
 from ..engine import load_restorer
-from ..metrics import psnr
+from ..images.folders import read_rgb
+from ..images.metrics import psnr
 
 Facts = dict[str, Any]
 

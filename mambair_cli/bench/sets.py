@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..cache import cache_folder
-from ..datasets import Pixels, list_images, read_rgb
 from ..download import download
 from ..errors import CallError, DownloadError, ImageError
+from ..images.folders import Pixels, list_images, read_rgb
 
 DATA_VARIABLE = "MAMBAIR_DATA"
 LARGEST_IMAGE = 2**24  # bytes of a file that is fetched

@@ -109,7 +109,7 @@ def bench(
     from ..bench.quality import open_benchmark, run
     from ..bench.tilers import check_tiler
     from ..cache import cache_folder
-    from ..metrics import check_ssim
+    from ..images.metrics import check_ssim
     from ..system.runtime import keep_freed_memory
 
     check_ssim()

@@ -45,7 +45,7 @@ def figure_erf(
     """Effective receptive field: which inputs the centre of an output depends on."""
     from ..bench.figures import canvas, erf
     from ..bench.quality import open_benchmark
-    from ..datasets import read_rgb
+    from ..images.folders import read_rgb
 
     canvas.check_figure(output)
     sources = open_benchmark(
@@ -101,8 +101,8 @@ def figure_lam(
 ) -> None:
     """Local attribution maps: which inputs a network used for a patch, with the diffusion index."""
     from ..bench.figures import canvas, lam
-    from ..datasets import read_rgb
-    from ..resize import downscale
+    from ..images.folders import read_rgb
+    from ..images.resize import downscale
 
     canvas.check_figure(output)
     restorers = _restorers(model, device, backend)
@@ -152,7 +152,7 @@ def figure_visual(
     from ..bench.figures import canvas, visual
     from ..bench.pairing import Source, load_sample
     from ..bench.protocols import choose_protocol
-    from ..metrics import check_ssim
+    from ..images.metrics import check_ssim
 
     check_ssim()
     canvas.check_figure(output)

@@ -141,10 +141,10 @@ def command(task: Task) -> Callable[..., None]:
     ) -> None:
         from ..advice import Advisor
         from ..batch import Batch
-        from ..image_io import MAX_PIXELS
+        from ..images.io import MAX_PIXELS
+        from ..images.resize import Size
         from ..jobs import find_jobs
         from ..manifest import Manifest, Record
-        from ..resize import Size
 
         started = time.perf_counter()
         sides = "".join(f"{side}{letter}" for side, letter in ((width, "w"), (height, "h")) if side)

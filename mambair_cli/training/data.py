@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..datasets import Pixels
 from ..degrade import Degradation, from_pixels
 from ..errors import CallError
+from ..images.folders import Pixels
 from .photos import Photos
 
 MIXED_SHARE = 0.5  # of the batches, with mixup

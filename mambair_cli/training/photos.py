@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..datasets import Pixels, image_size, list_images, read_rgb
 from ..errors import CallError, ImageError
-from ..metrics import to_y
-from ..resize import downscale, modcrop
+from ..images.folders import Pixels, image_size, list_images, read_rgb
+from ..images.metrics import to_y
+from ..images.resize import downscale, modcrop
 
 
 class Source(NamedTuple):

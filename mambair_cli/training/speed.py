@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ..archs.ss2d import use_backend
-from ..image import Image
-from ..image_io import write_image
+from ..images.image import Image
+from ..images.io import write_image
 from ..system import runtime
 from .loop import Folders, Settings, add_gradients, train
 from .losses import pixel_loss

@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..datasets import Pixels
 from ..degrade import Degradation, to_pixels
 from ..engine import Options, Restorer
 from ..errors import CallError, ImageError
-from ..metrics import psnr, psnr_y
-from ..resize import downscale
+from ..images.folders import Pixels
+from ..images.metrics import psnr, psnr_y
+from ..images.resize import downscale
 from .data import degraded
 from .photos import Source, read_photo
 from .recipe import TrainConfig

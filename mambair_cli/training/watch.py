@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets import Pixels
 from ..degrade import to_pixels
 from ..errors import BackendError
-from ..image_io import Image, write_image
+from ..images.folders import Pixels
+from ..images.io import Image, write_image
 from ..weights import write_atomically
 from .validation import Pair
 

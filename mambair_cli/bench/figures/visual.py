@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...datasets import Pixels
-from ...metrics import scores
+from ...images.folders import Pixels
+from ...images.metrics import scores
 from ..candidates import Candidate
 from ..pairing import Sample
 from ..protocols import Protocol

@@ -13,10 +13,10 @@ from typing import BinaryIO
 
 import PIL
 
-from . import image_decode
-from .errors import CallError, ImageError, MambairError, MemoryLimitError
+from ..errors import CallError, ImageError, MambairError, MemoryLimitError
+from . import decode as image_decode
+from .encode import NO_HEIC, OUTPUT_SUFFIXES, check_side, encode, format_of, reason
 from .image import Image
-from .image_encode import NO_HEIC, OUTPUT_SUFFIXES, check_side, encode, format_of, reason
 
 __all__ = [
     "MAX_PIXELS",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .system import scratch
+from ..system import scratch
 
 Array = NDArray[Any]
 Taps = tuple[tuple[Array, Array], ...]

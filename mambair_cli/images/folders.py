@@ -6,9 +6,9 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from .errors import CallError
-from .image_decode import quiet_libraries
-from .image_io import OUTPUT_SUFFIXES, read_image
+from ..errors import CallError
+from .decode import quiet_libraries
+from .io import OUTPUT_SUFFIXES, read_image
 
 Pixels = NDArray[np.uint8]
 

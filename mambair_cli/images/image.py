@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .system import scratch
+from ..system import scratch
 
 WHITE: dict[Any, float] = {
     np.dtype(np.uint8): 255,

@@ -17,11 +17,12 @@ import numpy as np
 import PIL.Image
 from PIL import PngImagePlugin
 
-from . import exif, image_decode
-from .errors import CallError, ImageError, MemoryLimitError
+from ..errors import CallError, ImageError, MemoryLimitError
+from ..system import scratch
+from . import decode as image_decode
+from . import exif
+from .decode import PNG_SIGNATURE, png_chunk, png_chunks
 from .image import WHITE, Image, band_rows, in_bands
-from .image_decode import PNG_SIGNATURE, png_chunk, png_chunks
-from .system import scratch
 
 MAX_TIFF = 2**32 - 2**27
 """The most bytes of samples that leave room for the rest of a TIFF file; more of them make a BigTIFF."""

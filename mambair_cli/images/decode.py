@@ -22,8 +22,8 @@ import numpy as np
 import PIL.Image
 from PIL import ImageCms, PngImagePlugin
 
+from ..errors import ImageError
 from . import exif
-from .errors import ImageError
 from .image import WHITE, Image, in_bands
 
 pillow_heif: Any

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import CallError
+from ..errors import CallError
 
 Array = NDArray[Any]
 

@@ -1,0 +1,1 @@
+"""Pixels in memory and in files."""
