@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .estimate import bandwidth, jpeg_quality, noise_sigma
+from .degradations.estimate import bandwidth, jpeg_quality, noise_sigma
 from .registry import CAMERA, REAL, Model
 
 NOISY = 5.0  # sigma of 255, from which on noise is enlarged visibly

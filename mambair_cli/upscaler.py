@@ -7,9 +7,9 @@ import numpy as np
 
 from .checkpoints import known_task
 from .choice import Choice, check_task
+from .degradations.estimate import jpeg_quality, noise_sigma, stored_quality
 from .engine import Options, Progress, Restorer, load_restorer, resized
 from .errors import CallError
-from .estimate import jpeg_quality, noise_sigma, stored_quality
 from .images.io import Image
 from .images.resize import Size
 from .ops import resolve_backend

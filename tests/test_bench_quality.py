@@ -14,7 +14,7 @@ from mambair_cli.bench.candidates import Candidate
 from mambair_cli.bench.published import published
 from mambair_cli.bench.quality import open_benchmark, run, saved_image
 from mambair_cli.bench.sets import DataSet, digest_of, hash_of
-from mambair_cli.degrade import compress
+from mambair_cli.degradations.base import compress
 from mambair_cli.engine import load_restorer
 from mambair_cli.errors import CacheError, CallError, ImageError
 from mambair_cli.images.folders import read_rgb

@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 from failing import fails
 
-from mambair_cli.degrade import (
+from mambair_cli.degradations.base import (
     FULL_CHROMA,
     HALF_CHROMA,
     Degradation,
@@ -21,10 +21,10 @@ from mambair_cli.degrade import (
     published_noise,
     to_pixels,
 )
+from mambair_cli.degradations.rain import Rain
+from mambair_cli.degradations.real_world import Pass, RealWorld
 from mambair_cli.errors import CallError
 from mambair_cli.images.metrics import psnr, ssim
-from mambair_cli.rain import Rain
-from mambair_cli.real_world import Pass, RealWorld
 
 EVAL = Path(__file__).parents[2] / "shared" / "data" / "eval"
 DATA = Path(__file__).parent / "data"

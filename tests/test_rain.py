@@ -6,9 +6,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from mambair_cli.degrade import to_pixels
+from mambair_cli.degradations.base import to_pixels
+from mambair_cli.degradations.rain import Rain
 from mambair_cli.images.metrics import psnr_y
-from mambair_cli.rain import Rain
 
 DATA = Path(__file__).parent / "data"
 

@@ -7,11 +7,11 @@ import PIL.Image
 import pytest
 from failing import fails
 
-from mambair_cli.degrade import to_pixels
+from mambair_cli.degradations.base import to_pixels
+from mambair_cli.degradations.real_world import Pass, RealWorld, _kernel, _sinc
 from mambair_cli.errors import CallError
 from mambair_cli.images.metrics import psnr
 from mambair_cli.images.resize import downscale
-from mambair_cli.real_world import Pass, RealWorld, _kernel, _sinc
 
 DATA = Path(__file__).parent / "data"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from training import noise, save, sources
 
-from mambair_cli.degrade import Jpeg, Noise
+from mambair_cli.degradations.base import Jpeg, Noise
 from mambair_cli.errors import CallError
 from mambair_cli.images.folders import read_rgb
 from mambair_cli.images.resize import downscale

@@ -10,10 +10,10 @@ from training import RECIPE, recipe
 from mambair_cli.archs.mambair import MambaIRConfig, detect
 from mambair_cli.archs.mambair_unet import MambaIRUNetConfig
 from mambair_cli.archs.vmambair import VmambaIRConfig
-from mambair_cli.degrade import Jpeg, Noise, Sensor
+from mambair_cli.degradations.base import Jpeg, Noise, Sensor
+from mambair_cli.degradations.rain import Rain
+from mambair_cli.degradations.real_world import RealWorld
 from mambair_cli.errors import CallError
-from mambair_cli.rain import Rain
-from mambair_cli.real_world import RealWorld
 from mambair_cli.training.recipe import (
     RECIPES,
     DataConfig,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..choice import find_models
-from ..degrade import compress, published_noise
+from ..degradations.base import compress, published_noise
 from ..errors import CallError
 from ..images.folders import Pixels
 from ..images.metrics import to_y

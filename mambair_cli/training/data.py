@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..degrade import Degradation, from_pixels
+from ..degradations.base import Degradation, from_pixels
 from ..errors import CallError
 from ..images.folders import Pixels
 from .photos import Photos

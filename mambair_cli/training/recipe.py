@@ -11,10 +11,10 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import numpy as np
 from torch import nn
 
-from ..degrade import Degradation, Jpeg, Noise, Sensor
+from ..degradations.base import Degradation, Jpeg, Noise, Sensor
+from ..degradations.rain import Rain
+from ..degradations.real_world import RealWorld
 from ..errors import CallError
-from ..rain import Rain
-from ..real_world import RealWorld
 from ..weights import ARCHITECTURES
 
 if sys.version_info >= (3, 11):

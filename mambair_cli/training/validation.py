@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..degrade import Degradation, to_pixels
+from ..degradations.base import Degradation, to_pixels
 from ..engine import Options, Restorer
 from ..errors import CallError, ImageError
 from ..images.folders import Pixels

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..degrade import to_pixels
+from ..degradations.base import to_pixels
 from ..errors import BackendError
 from ..images.folders import Pixels
 from ..images.io import Image, write_image

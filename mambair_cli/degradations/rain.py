@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from .degrade import Degradation, Float, Range, draw_log, from_pixels, to_pixels
+from .base import Degradation, Float, Range, draw_log, from_pixels, to_pixels
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import PIL.Image
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from .errors import CallError
+from ..errors import CallError
 
 Float = NDArray[np.float32]
 Pixels = NDArray[np.uint8]

@@ -9,7 +9,9 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from .degrade import (
+from ..errors import CallError
+from ..images.resize import modcrop
+from .base import (
     HALF_CHROMA,
     Degradation,
     Float,
@@ -19,8 +21,6 @@ from .degrade import (
     recompress,
     to_pixels,
 )
-from .errors import CallError
-from .images.resize import modcrop
 
 
 @dataclass(frozen=True)
