@@ -7,11 +7,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mambair_cli.archs import ss2d, vmambair
+from mambair_cli.archs.complexity import complexity, unit_macs
 from mambair_cli.archs.layers import LayerNorm
 from mambair_cli.archs.mambair import MambaIR, MambaIRConfig
 from mambair_cli.archs.ss2d import SS2D, use_backend
 from mambair_cli.archs.vmambair import OmniSelectiveScan
-from mambair_cli.bench.complexity import complexity, unit_macs
 
 LIGHT_A = MambaIRConfig(60, (6, 6, 6, 6), 16, 1.2, "light_a", "pixelshuffledirect", 2)
 LIGHT_B = replace(LIGHT_A, expand=1.5, conv_block="light_b")

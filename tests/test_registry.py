@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import mambair_cli
-from mambair_cli.bench.complexity import complexity
+from mambair_cli.archs.complexity import complexity
 from mambair_cli.cache import NAME
 from mambair_cli.registry import (
     MODELS,

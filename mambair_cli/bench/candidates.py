@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..archs.complexity import complexity
 from ..checkpoints import find_checkpoint
 from ..engine import Progress, load_restorer
 from ..errors import CallError, MemoryLimitError
@@ -15,7 +16,6 @@ from ..images.resize import bicubic
 from ..registry import model_named
 from ..system.devices import peak_memory, reset_peak_memory
 from ..weights import sha256
-from .complexity import complexity
 from .protocols import Protocol
 from .tilers import Tiler, restore_split
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...archs.complexity import unit_macs
 from ...archs.ss2d import SS2D
-from ..complexity import unit_macs
 from . import canvas
 
 WIDTH, HEADS, WINDOW = 60, 6, 8  # of the light networks of MambaIR and SwinIR

@@ -12,9 +12,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..archs.layers import LayerNorm
-from ..archs.ss2d import SS2D, SpatialScan, use_backend
-from ..archs.vmambair import EFFN, OmniSelectiveScan
+from .layers import LayerNorm
+from .ss2d import SS2D, SpatialScan, use_backend
+from .vmambair import EFFN, OmniSelectiveScan
 
 OUTPUT = (1280, 720)  # width and height of the image that the papers count for
 Counts = tuple[int, int]  # of leaf modules, of all
