@@ -6,7 +6,7 @@
 
 from typing import Any
 
-from .registry import MODELS, Model
+from .models.catalog import MODELS, Model
 from .system.runtime import limit_spinning
 
 __version__ = "0.1.0"

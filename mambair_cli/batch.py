@@ -27,8 +27,8 @@ from .images.io import (
 )
 from .jobs import Job
 from .manifest import Manifest, Record
+from .models.catalog import MAX_SCALE, Model
 from .peers import Peers
-from .registry import MAX_SCALE, Model
 
 if TYPE_CHECKING:
     from .images.resize import Size

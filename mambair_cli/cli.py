@@ -11,7 +11,7 @@ from . import __version__
 from .commands import bench, models, restore, train
 from .commands.terminal import Json, print_json, print_table, say
 from .errors import MambairError
-from .registry import TASKS
+from .models.catalog import TASKS
 
 SETTINGS = {
     "help_option_names": ["-h", "--help"],

@@ -15,10 +15,11 @@ from torch import nn
 
 from . import tiling
 from .archs.ss2d import use_backend
-from .checkpoints import find_checkpoint
 from .errors import CallError, MemoryLimitError, RestorationError
 from .images.image import WHITE, Image, in_bands
 from .images.resize import bicubic
+from .models.fetch import find_checkpoint
+from .models.weights import load_network
 from .ops import resolve_backend
 from .runner import Counter, Progress, Runner, Wait
 from .system import runtime, scratch
@@ -30,7 +31,6 @@ from .system.devices import (
     used_memory,
 )
 from .transparency import fill_transparent
-from .weights import load_network
 
 log = logging.getLogger(__name__)
 Array = NDArray[Any]

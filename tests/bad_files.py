@@ -10,7 +10,7 @@ from calls import DEEP, PHOTO, jpeg
 from safetensors.torch import load_file, save_file
 
 from mambair_cli.images.io import Image, write_image
-from mambair_cli.weights import bundled_folder
+from mambair_cli.models.weights import bundled_folder
 
 EVIL = (Path.touch, (Path("pwned"),))
 

@@ -13,7 +13,7 @@ from golden.fill import fill_state
 from mambair_cli.archs.mambair import MambaIRConfig
 from mambair_cli.archs.mambair_unet import MambaIRUNetConfig
 from mambair_cli.archs.vmambair import VmambaIRConfig
-from mambair_cli.weights import ARCHITECTURES
+from mambair_cli.models.weights import ARCHITECTURES
 
 GOLDEN = Path(__file__).parent / "golden"
 CLASSES = {config: network for config, network, _ in ARCHITECTURES.values()}

@@ -9,7 +9,7 @@ import pytest
 from calls import DATA, works
 
 from mambair_cli.advice import Advisor
-from mambair_cli.registry import model_named
+from mambair_cli.models.catalog import model_named
 
 EVAL = Path(os.environ.get("MAMBAIR_DATA", Path(__file__).parents[2] / "shared" / "data" / "eval"))
 PHOTOS = {
@@ -184,7 +184,7 @@ def test_quiet(call, inputs, option):
 
 
 def test_of_a_file_nobody_knows_what_it_was_trained_for(call, inputs):
-    from mambair_cli.weights import bundled_folder
+    from mambair_cli.models.weights import bundled_folder
 
     works(
         call(

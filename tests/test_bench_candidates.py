@@ -9,12 +9,12 @@ from mambair_cli import engine
 from mambair_cli.bench.candidates import Candidate
 from mambair_cli.bench.protocols import denoising, jpeg, super_resolution
 from mambair_cli.bench.tilers import restore_split
-from mambair_cli.checkpoints import find_checkpoint
 from mambair_cli.engine import load_restorer
 from mambair_cli.errors import CallError, MemoryLimitError
 from mambair_cli.images.resize import bicubic, downscale
+from mambair_cli.models.fetch import find_checkpoint
+from mambair_cli.models.weights import save_network, sha256
 from mambair_cli.runner import Runner
-from mambair_cli.weights import save_network, sha256
 
 LOW = downscale(PHOTO, 2)  # 64 x 48
 X2, X3 = super_resolution(2), super_resolution(3)

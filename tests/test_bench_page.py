@@ -138,7 +138,7 @@ def test_gray_images_can_be_shown(bench, stored_gray):
 def stored_gray(tmp_path):
     from networks import network
 
-    from mambair_cli.weights import save_network
+    from mambair_cli.models.weights import save_network
 
     model = network("jpeg")
     save_network(tmp_path / "gray.safetensors", model, model.state_dict(), {})

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from mambair_cli.bench.published import COMPLEXITY, published
 from mambair_cli.bench.sets import set_named
-from mambair_cli.registry import PUBLISHED
+from mambair_cli.models.catalog import PUBLISHED
 
 
 def rows(path: Path):

@@ -21,7 +21,7 @@ from mambair_cli.images.folders import read_rgb
 from mambair_cli.images.io import Image, write_image
 from mambair_cli.images.metrics import psnr_y, scores, ssim_y
 from mambair_cli.images.resize import bicubic, downscale, modcrop
-from mambair_cli.weights import save_network
+from mambair_cli.models.weights import save_network
 
 DATA = Path(__file__).parent / "data"
 OSPREY, DRAGONFLY = read_rgb(DATA / "osprey.png"), read_rgb(DATA / "dragonfly.png")

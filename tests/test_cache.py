@@ -5,7 +5,8 @@ import platformdirs
 import pytest
 from failing import fails
 
-from mambair_cli.cache import (
+from mambair_cli.errors import CheckpointError
+from mambair_cli.models.cache import (
     Record,
     cached_file,
     find_in_hub,
@@ -15,7 +16,6 @@ from mambair_cli.cache import (
     read_record,
     record_file,
 )
-from mambair_cli.errors import CheckpointError
 
 
 def keep(name, file="net.pth", **changes):

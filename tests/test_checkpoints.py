@@ -11,12 +11,14 @@ from filelock import FileLock
 from networks import FORMS, STATE, network, safe, saved
 from servers import answer, serving
 
-from mambair_cli import checkpoints, registry, weights
-from mambair_cli.cache import cached_file, list_records, models_folder, read_record
-from mambair_cli.checkpoints import find_checkpoint, import_file, known_task, pull, remove, verify
 from mambair_cli.errors import CallError, CheckpointError, DownloadError
-from mambair_cli.registry import MODELS, Model, model_named
-from mambair_cli.weights import bundled_folder, load_network, sha256
+from mambair_cli.models import catalog as registry
+from mambair_cli.models import fetch as checkpoints
+from mambair_cli.models import weights
+from mambair_cli.models.cache import cached_file, list_records, models_folder, read_record
+from mambair_cli.models.catalog import MODELS, Model, model_named
+from mambair_cli.models.fetch import find_checkpoint, import_file, known_task, pull, remove, verify
+from mambair_cli.models.weights import bundled_folder, load_network, sha256
 
 CONTENT = saved({"params": STATE})
 OTHER = saved({"params": {key: 2 * value for key, value in STATE.items()}})  # as good a network

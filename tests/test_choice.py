@@ -4,9 +4,11 @@ from dataclasses import asdict, replace
 import pytest
 from failing import fails
 
-from mambair_cli import registry
-from mambair_cli.cache import Record, record_file
-from mambair_cli.choice import (
+from mambair_cli.errors import CallError
+from mambair_cli.models import catalog as registry
+from mambair_cli.models.cache import Record, record_file
+from mambair_cli.models.catalog import MODELS, REAL, TASKS, model_named
+from mambair_cli.models.choice import (
     Choice,
     better_model,
     check_task,
@@ -15,8 +17,6 @@ from mambair_cli.choice import (
     is_here,
     parse_choice,
 )
-from mambair_cli.errors import CallError
-from mambair_cli.registry import MODELS, REAL, TASKS, model_named
 
 
 @pytest.mark.parametrize(

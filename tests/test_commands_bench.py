@@ -9,7 +9,7 @@ from calls import fails as failing
 from reports import facts, result
 
 from mambair_cli.bench import gpu, memory, report, sets, speed
-from mambair_cli.registry import MODELS
+from mambair_cli.models.catalog import MODELS
 
 
 @pytest.fixture(autouse=True)

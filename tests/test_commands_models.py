@@ -11,11 +11,11 @@ from networks import STATE, network, saved
 from safetensors.torch import load_file
 from servers import answer, serving
 
-from mambair_cli import registry
-from mambair_cli.cache import models_folder
 from mambair_cli.commands import models as module
-from mambair_cli.registry import MODELS, TASKS, model_named
-from mambair_cli.weights import bundled_folder
+from mambair_cli.models import catalog as registry
+from mambair_cli.models.cache import models_folder
+from mambair_cli.models.catalog import MODELS, TASKS, model_named
+from mambair_cli.models.weights import bundled_folder
 
 ROOT = Path(__file__).parents[1]
 

@@ -19,7 +19,7 @@ from mambair_cli import upscaler
 from mambair_cli.commands import restore
 from mambair_cli.images.io import Image, read_image
 from mambair_cli.manifest import MANIFEST
-from mambair_cli.registry import model_named
+from mambair_cli.models.catalog import model_named
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

@@ -14,9 +14,9 @@ import pytest
 from failing import fails
 from servers import answer, hang_up, serving
 
-from mambair_cli import download as module
-from mambair_cli.download import FAILURES, LONGEST_WAIT, download
 from mambair_cli.errors import DownloadError
+from mambair_cli.models import download as module
+from mambair_cli.models.download import FAILURES, LONGEST_WAIT, download
 
 CONTENT = random.Random(0).randbytes(700_000)
 LIMIT = 1_000_000

@@ -20,11 +20,11 @@ from mambair_cli.errors import CallError, CheckpointError
 from mambair_cli.images.io import Image, read_image
 from mambair_cli.images.metrics import psnr_y
 from mambair_cli.images.resize import bicubic, downscale, modcrop
+from mambair_cli.models.catalog import MODELS
+from mambair_cli.models.weights import bundled_folder, save_network
 from mambair_cli.ops import scan_numba
-from mambair_cli.registry import MODELS
 from mambair_cli.system import scratch
 from mambair_cli.system.devices import resolve_device
-from mambair_cli.weights import bundled_folder, save_network
 
 
 def output_of(model, image):

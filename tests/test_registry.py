@@ -8,16 +8,10 @@ import torch
 
 import mambair_cli
 from mambair_cli.archs.complexity import complexity
-from mambair_cli.cache import NAME
-from mambair_cli.registry import (
-    MODELS,
-    TASKS,
-    Score,
-    model_named,
-    published_scores,
-)
+from mambair_cli.models.cache import NAME
+from mambair_cli.models.catalog import MODELS, TASKS, Score, model_named, published_scores
+from mambair_cli.models.weights import ARCHITECTURES, bundled_folder, check_row, describe, sha256
 from mambair_cli.training.recipe import RECIPES, build_network, read_recipe
-from mambair_cli.weights import ARCHITECTURES, bundled_folder, check_row, describe, sha256
 
 BUNDLED = [row for row in MODELS if row.bundled]
 every_model = pytest.mark.parametrize("row", MODELS, ids=lambda row: row.name)

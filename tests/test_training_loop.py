@@ -30,6 +30,7 @@ from mambair_cli.bench.quality import open_benchmark
 from mambair_cli.bench.quality import run as measure
 from mambair_cli.errors import BackendError, CallError
 from mambair_cli.images.metrics import psnr
+from mambair_cli.models.weights import load_network, read_state
 from mambair_cli.training import checkpoints
 from mambair_cli.training import loop as module
 from mambair_cli.training.loop import Folders, Settings, open_data
@@ -37,7 +38,6 @@ from mambair_cli.training.losses import PerceptualLoss
 from mambair_cli.training.recipe import build_network, read_recipe
 from mambair_cli.training.schedule import learning_rate
 from mambair_cli.training.validation import restored, score
-from mambair_cli.weights import load_network, read_state
 
 
 @pytest.fixture(scope="session")

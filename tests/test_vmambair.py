@@ -15,8 +15,8 @@ from mambair_cli.archs.vmambair import (
     VmambaIRConfig,
     detect,
 )
+from mambair_cli.models.catalog import model_named
 from mambair_cli.ops import scan_numba
-from mambair_cli.registry import model_named
 
 PUBLISHED = {
     golden: (VmambaIRConfig(**model_named(name).config), parameters, tensors)

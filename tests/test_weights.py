@@ -12,13 +12,13 @@ from failing import fails
 from networks import FORMS, STATE, assert_same_network, network, safe, saved
 from safetensors import safe_open
 
-from mambair_cli import weights
 from mambair_cli.archs.mambair import MambaIR, MambaIRConfig
 from mambair_cli.archs.mambair_unet import MambaIRUNetConfig
 from mambair_cli.archs.vmambair import VmambaIRConfig
 from mambair_cli.errors import CallError, CheckpointError
-from mambair_cli.registry import MODELS, model_named
-from mambair_cli.weights import (
+from mambair_cli.models import weights
+from mambair_cli.models.catalog import MODELS, model_named
+from mambair_cli.models.weights import (
     bundled_folder,
     check_row,
     convert,

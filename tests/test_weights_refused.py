@@ -15,9 +15,9 @@ import torch
 from failing import fails
 from networks import FORMS, STATE, assert_same_network, network, safe, saved
 
-from mambair_cli import weights
 from mambair_cli.errors import CallError, CheckpointError
-from mambair_cli.weights import read_state
+from mambair_cli.models import weights
+from mambair_cli.models.weights import read_state
 
 BLOCK = "layers.0.residual_group.blocks.0"
 CAB = f"{BLOCK}.conv_blk.cab.0.weight"

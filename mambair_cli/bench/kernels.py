@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from ..archs.mambair import MambaIR, MambaIRConfig
 from ..archs.ss2d import SS2D, use_backend
-from ..checkpoints import find_checkpoint
+from ..models.catalog import bundled_models
+from ..models.fetch import find_checkpoint
+from ..models.weights import load_network
 from ..ops import ss2d_scan
 from ..ops.scan_reference import ss2d_scan_sequential, ss2d_scan_vectorised
-from ..registry import bundled_models
 from ..system import runtime
-from ..weights import load_network
 
 LIGHT = MambaIRConfig(60, (6, 6, 6, 6), 10, 1.2, "light_c", "pixelshuffledirect", 2)
 Facts = dict[str, Any]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from ..registry import PUBLISHED
+from ..models.catalog import PUBLISHED
 
 COMPLEXITY = Path(__file__).parent / "complexity.csv"
 MISPRINTS = {("classic_sr", "x4", "MambaIR+", "Set5"): "a misprint, 33.13 is plausible"}

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import CallError
-from ..registry import MODELS
+from ..models.catalog import MODELS
 from .figure import app as figure
 from .terminal import Backend, Device, Dtype, Json, print_json, print_table, progress_bar, say
 
@@ -108,8 +108,8 @@ def bench(
     from ..bench.candidates import Candidate
     from ..bench.quality import open_benchmark, run
     from ..bench.tilers import check_tiler
-    from ..cache import cache_folder
     from ..images.metrics import check_ssim
+    from ..models.cache import cache_folder
     from ..system.runtime import keep_freed_memory
 
     check_ssim()

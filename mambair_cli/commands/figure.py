@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..choice import find_models
 from ..errors import CallError
+from ..models.choice import find_models
 from .terminal import Backend, Device, progress_bar
 
 if TYPE_CHECKING:

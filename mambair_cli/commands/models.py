@@ -7,9 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from ..cache import Record, cached_file, list_records, models_folder
 from ..errors import CallError
-from ..registry import BASELINES, MODELS, TASKS, Model, Score, Task, model_named, published_scores
+from ..models.cache import Record, cached_file, list_records, models_folder
+from ..models.catalog import (
+    BASELINES,
+    MODELS,
+    TASKS,
+    Model,
+    Score,
+    Task,
+    model_named,
+    published_scores,
+)
 from .terminal import Json, Offline, print_json, print_table, progress_bar, say
 
 app = typer.Typer(
@@ -83,8 +92,8 @@ def models_info(
     row, path = model_named(name), _file_of(name)
     facts: dict[str, Any] = {}
     if path or not row:
-        from ..checkpoints import named_file
-        from ..weights import describe
+        from ..models.fetch import named_file
+        from ..models.weights import describe
 
         facts = describe(path or named_file(name))
     if row:
@@ -106,7 +115,7 @@ def models_pull(name: Name, offline: Offline = False) -> None:
     row = model_named(name)
     path = fetch(row) if row else _file_of(name)
     if path is None:
-        from ..checkpoints import no_model
+        from ..models.fetch import no_model
 
         raise CallError(no_model(name))
     print(path)
@@ -115,7 +124,7 @@ def models_pull(name: Name, offline: Offline = False) -> None:
 @app.command("verify")
 def models_verify(as_json: Json = False) -> None:
     """Check the files of all models that are here: their hashes, and that they can be loaded."""
-    from ..checkpoints import verify
+    from ..models.fetch import verify
 
     found = [
         {"name": name, "file": str(path), "problem": problem} for name, path, problem in verify()
@@ -137,7 +146,7 @@ def models_path(
     """Say where the fetched models lie, or the file of one."""
     path = _file_of(name) if name else models_folder()
     if name and path is None:
-        from ..checkpoints import no_model
+        from ..models.fetch import no_model
 
         row = model_named(name)
         how = (
@@ -155,7 +164,7 @@ def models_convert(
     target: Annotated[Path, typer.Argument(metavar="OUT.safetensors", show_default=False)],
 ) -> None:
     """Write a checkpoint as safetensors: the same tensors, with the configuration beside them."""
-    from ..weights import convert
+    from ..models.weights import convert
 
     convert(source, target)
     print(target)
@@ -167,7 +176,7 @@ def models_import(
     name: Annotated[str, typer.Option(help="A new one, or that of a model whose file this is.")],
 ) -> None:
     """Copy a checkpoint into the cache, so that `-m NAME` takes it."""
-    from ..checkpoints import import_file
+    from ..models.fetch import import_file
 
     print(import_file(source, name, tell=say))
 
@@ -175,14 +184,14 @@ def models_import(
 @app.command("remove")
 def models_remove(name: Name) -> None:
     """Delete a fetched or imported file."""
-    from ..checkpoints import remove
+    from ..models.fetch import remove
 
     print(f"removed {remove(name)}")
 
 
 def fetch(row: Model, quiet: bool = False) -> Path:
     """`checkpoints.pull` with a progress bar."""
-    from ..checkpoints import pull
+    from ..models.fetch import pull
 
     with progress_bar(quiet) as show:
         return pull(
@@ -195,7 +204,7 @@ def _file_of(name: str) -> Path | None:
     row = model_named(name)
     if row is None or row.file is None:
         return cached_file(name)
-    from ..weights import bundled_folder
+    from ..models.weights import bundled_folder
 
     return bundled_folder() / row.file
 

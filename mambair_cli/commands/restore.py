@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from ..choice import Choice, better_model, check_task, gain, is_here, parse_choice
 from ..errors import CallError
-from ..registry import MAX_SCALE, Task, model_named
+from ..models.catalog import MAX_SCALE, Task, model_named
+from ..models.choice import Choice, better_model, check_task, gain, is_here, parse_choice
 from .models import fetch
 from .terminal import (
     Backend,
@@ -183,8 +183,8 @@ def command(task: Task) -> Callable[..., None]:
         size = Size(factor or 1, width, height)
         manifest = None
         if folder:
-            from ..checkpoints import find_checkpoint
-            from ..weights import sha256
+            from ..models.fetch import find_checkpoint
+            from ..models.weights import sha256
 
             settings = {
                 "models": [

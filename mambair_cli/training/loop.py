@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CallError, TrainingError
+from ..models.weights import save_network
 from ..system.devices import free_memory
-from ..weights import save_network
 from . import checkpoints, parallel
 from .data import Loader, Part, TrainingPairs
 from .losses import build_adversary, network_loss

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ..errors import CallError, CheckpointError
-from ..weights import read_state
+from ..models.weights import read_state
 from .recipe import LossConfig
 
 VGG19 = (2, 2, 4, 4, 4)  # convolutions of each of five stages, of 64 to 512 channels

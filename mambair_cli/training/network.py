@@ -8,10 +8,10 @@ from torch.utils.checkpoint import checkpoint
 
 from ..archs.mambair import VSSBlock
 from ..archs.vmambair import OSSBlock
-from ..checkpoints import find_checkpoint
 from ..errors import BackendError, CallError
-from ..registry import model_named
-from ..weights import read_state
+from ..models.catalog import model_named
+from ..models.fetch import find_checkpoint
+from ..models.weights import read_state
 from .recipe import OptimiserConfig, TrainConfig
 
 SCRATCH = "none"  # as the model to start from

@@ -15,7 +15,7 @@ from ..degradations.base import Degradation, Jpeg, Noise, Sensor
 from ..degradations.rain import Rain
 from ..degradations.real_world import RealWorld
 from ..errors import CallError
-from ..weights import ARCHITECTURES
+from ..models.weights import ARCHITECTURES
 
 if sys.version_info >= (3, 11):
     import tomllib

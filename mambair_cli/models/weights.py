@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from .archs import mambair, mambair_unet, vmambair
-from .errors import CallError, CheckpointError
-from .registry import MODELS, Model
+from ..archs import mambair, mambair_unet, vmambair
+from ..errors import CallError, CheckpointError
+from .catalog import MODELS, Model
 
 WRAPPINGS = ("params_ema", "params", "state_dict")  # preferred first
 ARCHITECTURES: dict[str, tuple[type[Any], type[nn.Module], Callable[..., Any]]] = {
@@ -43,8 +43,8 @@ class Checkpoint(NamedTuple):
 
 def bundled_folder() -> Path:
     """The folder of the weights that ship with the package: inside the wheel, or beside it in a clone."""
-    installed = Path(__file__).parent / "weights"
-    return installed if installed.is_dir() else Path(__file__).parent.parent / "weights"
+    installed = Path(__file__).parents[1] / "weights"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "weights"
 
 
 def sha256(path: Path) -> str:

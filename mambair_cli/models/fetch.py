@@ -10,6 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ..errors import CallError, CheckpointError, DownloadError
 from .cache import (
     NAME,
     Record,
@@ -21,9 +22,8 @@ from .cache import (
     read_record,
     record_file,
 )
+from .catalog import MODELS, Model, model_named
 from .download import Progress, download
-from .errors import CallError, CheckpointError, DownloadError
-from .registry import MODELS, Model, model_named
 from .weights import (
     bundled_folder,
     check_row,

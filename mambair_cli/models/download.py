@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from .errors import DownloadError
+from ..errors import DownloadError
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int | None], None]

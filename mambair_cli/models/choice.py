@@ -4,9 +4,9 @@ import shlex
 from contextlib import suppress
 from dataclasses import dataclass
 
+from ..errors import CallError, CheckpointError
 from .cache import cached_file, is_offline
-from .errors import CallError, CheckpointError
-from .registry import MAX_SCALE, MODELS, TASKS, Model, Task, bundled_models, model_named
+from .catalog import MAX_SCALE, MODELS, TASKS, Model, Task, bundled_models, model_named
 
 WORTHWHILE = 0.1  # dB that a slower model has to be better
 

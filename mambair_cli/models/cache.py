@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import platformdirs
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")  # of a model
 HUB = re.compile(r"https://huggingface\.co/([^/]+)/([^/]+)/resolve/([^/]+)/(.+)")
