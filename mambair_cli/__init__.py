@@ -23,7 +23,7 @@ def list_models() -> tuple[Model, ...]:
 def __getattr__(name: str) -> Any:
     """Import what needs torch only when it is asked for."""
     if name in ("load_restorer", "Restorer"):
-        from . import engine
+        from .restore import restorer as engine
 
         return getattr(engine, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -32,7 +32,7 @@ from .peers import Peers
 
 if TYPE_CHECKING:
     from .images.resize import Size
-    from .upscaler import Upscaler
+    from .restore.upscaler import Upscaler
 
 WRITERS = 4  # threads that encode
 PIXELS_BEHIND = (

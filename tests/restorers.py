@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from mambair_cli.archs.mambair import MambaIRConfig
-from mambair_cli.engine import Options, Restorer, load_restorer
 from mambair_cli.images.io import read_image
+from mambair_cli.restore.restorer import Options, Restorer, load_restorer
 
 DATA = Path(__file__).parent / "data"
 PHOTO = read_image(DATA / "osprey.png").pixels  # 128 x 96

@@ -8,8 +8,8 @@ import PIL.Image
 import pytest
 from calls import DATA, works
 
-from mambair_cli.advice import Advisor
 from mambair_cli.models.catalog import model_named
+from mambair_cli.restore.advice import Advisor
 
 EVAL = Path(os.environ.get("MAMBAIR_DATA", Path(__file__).parents[2] / "shared" / "data" / "eval"))
 PHOTOS = {

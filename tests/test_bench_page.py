@@ -13,10 +13,10 @@ from mambair_cli.bench import page
 from mambair_cli.bench.candidates import Candidate
 from mambair_cli.bench.quality import open_benchmark, run
 from mambair_cli.bench.spots import find_spot
-from mambair_cli.engine import load_restorer
 from mambair_cli.images.folders import read_rgb
 from mambair_cli.images.io import Image, write_image
 from mambair_cli.images.resize import bicubic, downscale
+from mambair_cli.restore.restorer import load_restorer
 
 DATA = Path(__file__).parent / "data"
 NASTY = "</script><b>bold & 'quoted'"

@@ -4,8 +4,8 @@ from failing import fails
 
 from mambair_cli.bench import probe
 from mambair_cli.bench.probe import STAND_IN, Probe, measure, run
-from mambair_cli.engine import Restorer
 from mambair_cli.errors import CallError, RestorationError
+from mambair_cli.restore.restorer import Restorer
 
 KEYS = {"tiles", "scale", "backend", "device", "predicted", "measured", "process", "seconds"}
 

@@ -15,13 +15,13 @@ from mambair_cli.bench.published import published
 from mambair_cli.bench.quality import open_benchmark, run, saved_image
 from mambair_cli.bench.sets import DataSet, digest_of, hash_of
 from mambair_cli.degradations.base import compress
-from mambair_cli.engine import load_restorer
 from mambair_cli.errors import CacheError, CallError, ImageError
 from mambair_cli.images.folders import read_rgb
 from mambair_cli.images.io import Image, write_image
 from mambair_cli.images.metrics import psnr_y, scores, ssim_y
 from mambair_cli.images.resize import bicubic, downscale, modcrop
 from mambair_cli.models.weights import save_network
+from mambair_cli.restore.restorer import load_restorer
 
 DATA = Path(__file__).parent / "data"
 OSPREY, DRAGONFLY = read_rgb(DATA / "osprey.png"), read_rgb(DATA / "dragonfly.png")

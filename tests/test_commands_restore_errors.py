@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from calls import LONG, check_bad, contents, each_call, fails, run
 
-from mambair_cli.engine import Restorer
 from mambair_cli.images import io as image_io
 from mambair_cli.images.io import OUTPUT_SUFFIXES
+from mambair_cli.restore.restorer import Restorer
 
 UPSCALE = [  # options after `upscale photo.png -o out.png`; exit code, words of the message
     ("-s 17", 2, "--scale", "mambair upscale --help"),

@@ -9,8 +9,8 @@ from calls import TAIL, Terminal, plain_lines, write_tiled_photo
 from doubler import Doubler
 from folders import make
 
-from mambair_cli import upscaler
 from mambair_cli.commands.terminal import print_table, progress_bar
+from mambair_cli.restore import upscaler
 
 
 def test_progress_on_a_terminal(folder):

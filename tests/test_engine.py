@@ -10,12 +10,10 @@ from networks import network, picture
 from restorers import DATA, PHOTO, SCENE, WHITE, Local, as_type, load, restorer
 from torch import nn
 
-from mambair_cli import engine
 from mambair_cli.archs.layers import FullPrecisionConv, LayerNorm, Pointwise
 from mambair_cli.archs.mambair import ResidualGroup, VSSBlock
 from mambair_cli.archs.ss2d import SS2D
 from mambair_cli.archs.vmambair import EFFN, OmniSelectiveScan, OSSBlock
-from mambair_cli.engine import load_restorer
 from mambair_cli.errors import CallError, CheckpointError
 from mambair_cli.images.io import Image, read_image
 from mambair_cli.images.metrics import psnr_y
@@ -23,6 +21,8 @@ from mambair_cli.images.resize import bicubic, downscale, modcrop
 from mambair_cli.models.catalog import MODELS
 from mambair_cli.models.weights import bundled_folder, save_network
 from mambair_cli.ops import scan_numba
+from mambair_cli.restore import restorer as engine
+from mambair_cli.restore.restorer import load_restorer
 from mambair_cli.system import scratch
 from mambair_cli.system.devices import resolve_device
 

@@ -11,11 +11,12 @@ from failing import fails
 from networks import network
 from restorers import PHOTO, SCENE, Local, as_type, load, restorer
 
-from mambair_cli import engine, tiling
 from mambair_cli.archs.unet import UNetConfig
-from mambair_cli.engine import MEMORY_ERROR, MEMORY_SHARE, Restorer
 from mambair_cli.errors import CallError, MemoryLimitError, RestorationError
 from mambair_cli.images.metrics import psnr
+from mambair_cli.restore import restorer as engine
+from mambair_cli.restore import tiling
+from mambair_cli.restore.restorer import MEMORY_ERROR, MEMORY_SHARE, Restorer
 from mambair_cli.system import scratch
 
 # Tiles

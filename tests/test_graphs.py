@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import torch
 
-from mambair_cli.graphs import GRAPHS, WARM_UP, Graphs
+from mambair_cli.restore.graphs import GRAPHS, WARM_UP, Graphs
 
 
 class Cuda:

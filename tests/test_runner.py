@@ -8,7 +8,7 @@ import torch
 from networks import network
 from restorers import SCENE, Local, as_type
 
-from mambair_cli.runner import Counter, Runner
+from mambair_cli.restore.runner import Counter, Runner
 
 CPU = torch.device("cpu")
 CROPS = np.stack(

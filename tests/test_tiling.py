@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mambair_cli.errors import CallError
-from mambair_cli.tiling import merge, plan
+from mambair_cli.restore.tiling import merge, plan
 
 
 @st.composite

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from restorers import SCENE, WHITE, as_type
 
-from mambair_cli import transparency
-from mambair_cli.transparency import fill_transparent
+from mambair_cli.restore import transparency
+from mambair_cli.restore.transparency import fill_transparent
 
 
 def test_colour_under_transparency_comes_from_the_nearest():

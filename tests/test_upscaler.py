@@ -4,13 +4,13 @@ from failing import fails
 from networks import network
 from restorers import SCENE, load
 
-from mambair_cli.engine import Options
 from mambair_cli.errors import CallError
 from mambair_cli.images.io import Image
 from mambair_cli.images.resize import Size, bicubic
 from mambair_cli.models.choice import Choice
 from mambair_cli.models.weights import save_network
-from mambair_cli.upscaler import Upscaler
+from mambair_cli.restore.restorer import Options
+from mambair_cli.restore.upscaler import Upscaler
 
 CHAINS = {
     1: ["tiny-x2"],

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..archs.mambair import MambaIR
-from ..engine import BATCH_PIXELS, Options, Restorer
 from ..errors import BackendError, CallError
 from ..ops import BACKENDS, resolve_backend, ss2d_scan
 from ..ops.scan_reference import ss2d_scan_sequential
+from ..restore.restorer import BATCH_PIXELS, Options, Restorer
 from ..system.devices import resolve_device
 from .cache import Cache
 from .gpu_cases import (

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from ..archs.mambair import MambaIR, MambaIRConfig
-from ..engine import Options, Restorer, load_restorer
 from ..errors import MambairError, RestorationError
+from ..restore.restorer import Options, Restorer, load_restorer
 from ..system.devices import peak_memory, reset_peak_memory, used_memory
 
 Facts = dict[str, Any]

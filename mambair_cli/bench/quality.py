@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 import torch
 
 from .. import __version__
-from ..engine import Progress
 from ..errors import CallError, ImageError
 from ..images.folders import Pixels, image_size
 from ..images.io import Image, read_image, write_image
 from ..images.metrics import scores
+from ..restore.restorer import Progress
 from .cache import Cache, code_digest, key_of
 from .candidates import Candidate
 from .intervals import interval

@@ -10,7 +10,7 @@ from ..models.choice import find_models
 from .terminal import Backend, Device, progress_bar
 
 if TYPE_CHECKING:
-    from ..engine import Restorer
+    from ..restore.restorer import Restorer
 
 app = typer.Typer(
     help="Draw the figures of the papers (needs matplotlib, of the extra bench).",
@@ -172,7 +172,7 @@ def figure_visual(
 
 
 def _restorers(models: list[str] | None, device: str, backend: str) -> "list[Restorer]":
-    from ..engine import load_restorer
+    from ..restore.restorer import load_restorer
     from ..system.runtime import keep_freed_memory
 
     keep_freed_memory()

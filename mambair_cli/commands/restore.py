@@ -28,7 +28,7 @@ from .terminal import (
 
 if TYPE_CHECKING:
     from ..manifest import Record
-    from ..upscaler import Upscaler
+    from ..restore.upscaler import Upscaler
 
 
 def command(task: Task) -> Callable[..., None]:
@@ -139,12 +139,12 @@ def command(task: Task) -> Callable[..., None]:
         ] = False,
         as_json: Json = False,
     ) -> None:
-        from ..advice import Advisor
         from ..batch import Batch
         from ..images.io import MAX_PIXELS
         from ..images.resize import Size
         from ..jobs import find_jobs
         from ..manifest import Manifest, Record
+        from ..restore.advice import Advisor
 
         started = time.perf_counter()
         sides = "".join(f"{side}{letter}" for side, letter in ((width, "w"), (height, "h")) if side)
@@ -155,8 +155,8 @@ def command(task: Task) -> Callable[..., None]:
         factor = scale or (row.scale if row else None if model else task.scale)
 
         def load() -> "Upscaler":
-            from ..engine import Options
-            from ..upscaler import Upscaler
+            from ..restore.restorer import Options
+            from ..restore.upscaler import Upscaler
 
             if row:
                 check_task(task.name, row.name, row.task, row.scale)

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..degradations.base import Degradation, to_pixels
-from ..engine import Options, Restorer
 from ..errors import CallError, ImageError
 from ..images.folders import Pixels
 from ..images.metrics import psnr, psnr_y
 from ..images.resize import downscale
+from ..restore.restorer import Options, Restorer
 from .data import degraded
 from .photos import Source, read_photo
 from .recipe import TrainConfig

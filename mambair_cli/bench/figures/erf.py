@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...engine import Restorer
 from ...errors import CallError
 from ...images.folders import Pixels
+from ...restore.restorer import Restorer
 from . import canvas
 
 Map = NDArray[np.float64]

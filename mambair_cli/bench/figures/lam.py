@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...engine import Restorer
 from ...images.folders import Pixels
+from ...restore.restorer import Restorer
 from . import canvas
 
 Map = NDArray[np.float64]

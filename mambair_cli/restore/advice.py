@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .degradations.estimate import bandwidth, jpeg_quality, noise_sigma
-from .models.catalog import CAMERA, REAL, Model
+from ..degradations.estimate import bandwidth, jpeg_quality, noise_sigma
+from ..models.catalog import CAMERA, REAL, Model
 
 NOISY = 5.0  # sigma of 255, from which on noise is enlarged visibly
 FAINT = 2.0  # sigma below which there is nothing to take out

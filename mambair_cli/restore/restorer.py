@@ -13,23 +13,23 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from . import tiling
-from .archs.ss2d import use_backend
-from .errors import CallError, MemoryLimitError, RestorationError
-from .images.image import WHITE, Image, in_bands
-from .images.resize import bicubic
-from .models.fetch import find_checkpoint
-from .models.weights import load_network
-from .ops import resolve_backend
-from .runner import Counter, Progress, Runner, Wait
-from .system import runtime, scratch
-from .system.devices import (
+from ..archs.ss2d import use_backend
+from ..errors import CallError, MemoryLimitError, RestorationError
+from ..images.image import WHITE, Image, in_bands
+from ..images.resize import bicubic
+from ..models.fetch import find_checkpoint
+from ..models.weights import load_network
+from ..ops import resolve_backend
+from ..system import runtime, scratch
+from ..system.devices import (
     free_memory,
     is_out_of_memory,
     resolve_device,
     resolve_dtype,
     used_memory,
 )
+from . import tiling
+from .runner import Counter, Progress, Runner, Wait
 from .transparency import fill_transparent
 
 log = logging.getLogger(__name__)

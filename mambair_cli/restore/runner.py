@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .archs.ss2d import SpatialScan
+from ..archs.ss2d import SpatialScan
 from .graphs import Graphs
 
 Array = NDArray[Any]

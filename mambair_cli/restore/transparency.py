@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .images.image import WHITE
-from .system import scratch
+from ..images.image import WHITE
+from ..system import scratch
 
 Array = NDArray[Any]
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .system.devices import is_out_of_memory
+from ..system.devices import is_out_of_memory
 
 log = logging.getLogger(__name__)
 GRAPHS = 0

@@ -5,16 +5,16 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from .degradations.estimate import jpeg_quality, noise_sigma, stored_quality
-from .engine import Options, Progress, Restorer, load_restorer, resized
-from .errors import CallError
-from .images.io import Image
-from .images.resize import Size
-from .models.catalog import TASKS
-from .models.choice import Choice, check_task
-from .models.fetch import known_task
-from .ops import resolve_backend
-from .system.devices import resolve_device
+from ..degradations.estimate import jpeg_quality, noise_sigma, stored_quality
+from ..errors import CallError
+from ..images.io import Image
+from ..images.resize import Size
+from ..models.catalog import TASKS
+from ..models.choice import Choice, check_task
+from ..models.fetch import known_task
+from ..ops import resolve_backend
+from ..system.devices import resolve_device
+from .restorer import Options, Progress, Restorer, load_restorer, resized
 
 
 def _sigma(image: Image) -> int | None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import CallError
+from ..errors import CallError
 
 Weights = NDArray[np.float32]
 
