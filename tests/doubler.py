@@ -5,11 +5,11 @@ import sys
 import time
 from dataclasses import asdict
 
-from mambair_cli.batch import Batch
+from mambair_cli.batch.jobs import find_jobs
+from mambair_cli.batch.manifest import Manifest
+from mambair_cli.batch.pipeline import Batch
 from mambair_cli.images.io import Image
 from mambair_cli.images.resize import Size
-from mambair_cli.jobs import find_jobs
-from mambair_cli.manifest import Manifest
 from mambair_cli.models.choice import Choice
 
 SETTINGS = {"model": "abc", "scale": 2, "quality": None}

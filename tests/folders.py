@@ -12,11 +12,11 @@ import PIL.Image
 from doubler import SETTINGS, Doubler, doubled
 
 import mambair_cli
-from mambair_cli.batch import Batch
+from mambair_cli.batch.jobs import find_jobs
+from mambair_cli.batch.manifest import MANIFEST, Manifest
+from mambair_cli.batch.pipeline import Batch
 from mambair_cli.images.io import read_image
 from mambair_cli.images.resize import Size
-from mambair_cli.jobs import find_jobs
-from mambair_cli.manifest import MANIFEST, Manifest
 
 ROOT = Path(mambair_cli.__file__).parents[1]
 

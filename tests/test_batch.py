@@ -14,13 +14,13 @@ from doubler import SETTINGS, Doubler, doubled
 from failing import fails
 from folders import files_in, full_disk, lines, make, pixels_of, run, statuses
 
-from mambair_cli import batch
-from mambair_cli.batch import Batch
+from mambair_cli.batch import pipeline as batch
+from mambair_cli.batch.jobs import find_jobs
+from mambair_cli.batch.manifest import MANIFEST, Manifest
+from mambair_cli.batch.pipeline import Batch
 from mambair_cli.errors import CallError, ImageError, MemoryLimitError
 from mambair_cli.images.io import read_image, write_image
 from mambair_cli.images.resize import Size
-from mambair_cli.jobs import find_jobs
-from mambair_cli.manifest import MANIFEST, Manifest
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

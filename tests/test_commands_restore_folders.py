@@ -15,9 +15,9 @@ from calls import TAIL, program
 from doubler import Doubler, doubled
 from folders import files_in, full_disk, make, pixels_of
 
+from mambair_cli.batch.manifest import MANIFEST
 from mambair_cli.commands import restore
 from mambair_cli.images.io import Image, read_image
-from mambair_cli.manifest import MANIFEST
 from mambair_cli.models.catalog import model_named
 from mambair_cli.restore import upscaler
 

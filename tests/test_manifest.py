@@ -12,9 +12,9 @@ from doubler import SETTINGS, Doubler, doubled
 from failing import fails
 from folders import check_results, end, files_in, lines, make, pixels_of, run, start, statuses
 
+from mambair_cli.batch.manifest import MANIFEST, Manifest, Record
 from mambair_cli.errors import ImageError
 from mambair_cli.images.io import read_image
-from mambair_cli.manifest import MANIFEST, Manifest, Record
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

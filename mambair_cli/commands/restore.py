@@ -27,7 +27,7 @@ from .terminal import (
 )
 
 if TYPE_CHECKING:
-    from ..manifest import Record
+    from ..batch.manifest import Record
     from ..restore.upscaler import Upscaler
 
 
@@ -139,11 +139,11 @@ def command(task: Task) -> Callable[..., None]:
         ] = False,
         as_json: Json = False,
     ) -> None:
-        from ..batch import Batch
+        from ..batch.jobs import find_jobs
+        from ..batch.manifest import Manifest, Record
+        from ..batch.pipeline import Batch
         from ..images.io import MAX_PIXELS
         from ..images.resize import Size
-        from ..jobs import find_jobs
-        from ..manifest import Manifest, Record
         from ..restore.advice import Advisor
 
         started = time.perf_counter()

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import CallError
-from .images.io import OUTPUT_SUFFIXES, check_writable
+from ..errors import CallError
+from ..images.io import OUTPUT_SUFFIXES, check_writable
 
 INPUT_SUFFIXES = {
     *OUTPUT_SUFFIXES,

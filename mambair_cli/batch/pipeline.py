@@ -14,8 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import CallError, ImageError, MambairError
-from .images.io import (
+from ..errors import CallError, ImageError, MambairError
+from ..images.io import (
     MAX_PIXELS,
     TEMPORARY,
     Image,
@@ -25,14 +25,14 @@ from .images.io import (
     read_image,
     write_image,
 )
+from ..models.catalog import MAX_SCALE, Model
 from .jobs import Job
 from .manifest import Manifest, Record
-from .models.catalog import MAX_SCALE, Model
 from .peers import Peers
 
 if TYPE_CHECKING:
-    from .images.resize import Size
-    from .restore.upscaler import Upscaler
+    from ..images.resize import Size
+    from ..restore.upscaler import Upscaler
 
 WRITERS = 4  # threads that encode
 PIXELS_BEHIND = (

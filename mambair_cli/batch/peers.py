@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .errors import CallError
+from ..errors import CallError
 from .jobs import Job
 from .manifest import Record
 

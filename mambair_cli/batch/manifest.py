@@ -15,7 +15,7 @@ from io import BufferedRandom
 from pathlib import Path
 from typing import Any
 
-from .errors import ImageError
+from ..errors import ImageError
 from .jobs import Job
 
 if sys.platform != "win32":
