@@ -148,7 +148,7 @@ def gpu_report(gpu_costs, monkeypatch):
     from gpu_reports import CPU, Rates
 
     from mambair_cli.bench import gpu
-    from mambair_cli.bench.cache import Cache
+    from mambair_cli.bench.quality.results import Cache
 
     def build(*sizes, rates=None, cache=None):
         monkeypatch.setattr(gpu.Report, "_rates", lambda self: rates or Rates())

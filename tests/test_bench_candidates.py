@@ -5,9 +5,9 @@ from failing import fails
 from networks import network
 from restorers import PHOTO
 
-from mambair_cli.bench.candidates import Candidate
-from mambair_cli.bench.protocols import denoising, jpeg, super_resolution
-from mambair_cli.bench.tilers import restore_split
+from mambair_cli.bench.quality.candidates import Candidate
+from mambair_cli.bench.quality.protocols import denoising, jpeg, super_resolution
+from mambair_cli.bench.quality.tilers import restore_split
 from mambair_cli.errors import CallError, MemoryLimitError
 from mambair_cli.images.resize import bicubic, downscale
 from mambair_cli.models.fetch import find_checkpoint

@@ -5,7 +5,7 @@ import pytest
 from failing import fails
 from reports import facts, result
 
-from mambair_cli.bench.compare import compare, read_report
+from mambair_cli.bench.quality.compare import compare, read_report
 from mambair_cli.errors import CallError
 
 BASELINE = result("bicubic", {"a": 28.0, "b": 30.0, "c": 20.0})

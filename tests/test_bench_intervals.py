@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from mambair_cli.bench.intervals import interval, student_t
+from mambair_cli.bench.quality.intervals import interval, student_t
 
 
 @pytest.mark.parametrize(

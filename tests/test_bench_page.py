@@ -9,10 +9,10 @@ import PIL.Image
 import pytest
 from chromium import browsing, needs_chromium
 
-from mambair_cli.bench import page
-from mambair_cli.bench.candidates import Candidate
-from mambair_cli.bench.quality import open_benchmark, run
-from mambair_cli.bench.spots import find_spot
+from mambair_cli.bench.quality import page
+from mambair_cli.bench.quality.candidates import Candidate
+from mambair_cli.bench.quality.measure import open_benchmark, run
+from mambair_cli.bench.quality.spots import find_spot
 from mambair_cli.images.folders import read_rgb
 from mambair_cli.images.io import Image, write_image
 from mambair_cli.images.resize import bicubic, downscale

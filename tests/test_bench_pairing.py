@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 from failing import fails
 
-from mambair_cli.bench.pairing import Source, find_sources, load_sample
-from mambair_cli.bench.protocols import PAIRED, choose_protocol, denoising, jpeg, super_resolution
-from mambair_cli.bench.sets import hash_of
+from mambair_cli.bench.quality.pairing import Source, find_sources, load_sample
+from mambair_cli.bench.quality.protocols import (
+    PAIRED,
+    choose_protocol,
+    denoising,
+    jpeg,
+    super_resolution,
+)
+from mambair_cli.bench.quality.sets import hash_of
 from mambair_cli.errors import CallError, ImageError
 from mambair_cli.images.io import Image, write_image
 from mambair_cli.images.resize import downscale

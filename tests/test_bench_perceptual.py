@@ -8,7 +8,7 @@ import pytest
 import torch
 from failing import fails
 
-from mambair_cli.bench.perceptual import load_distance
+from mambair_cli.bench.quality.perceptual import load_distance
 from mambair_cli.errors import CallError
 
 A = np.full((16, 12, 3), 51, np.uint8)

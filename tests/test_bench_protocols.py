@@ -5,8 +5,14 @@ import PIL.Image
 import pytest
 from failing import fails
 
-from mambair_cli.bench.protocols import PAIRED, choose_protocol, denoising, jpeg, super_resolution
-from mambair_cli.bench.sets import set_named
+from mambair_cli.bench.quality.protocols import (
+    PAIRED,
+    choose_protocol,
+    denoising,
+    jpeg,
+    super_resolution,
+)
+from mambair_cli.bench.quality.sets import set_named
 from mambair_cli.errors import CallError
 from mambair_cli.images.metrics import to_y
 from mambair_cli.images.resize import bicubic, downscale

@@ -2,7 +2,7 @@ import csv
 from pathlib import Path
 
 from mambair_cli.bench.published import COMPLEXITY, published
-from mambair_cli.bench.sets import set_named
+from mambair_cli.bench.quality.sets import set_named
 from mambair_cli.models.catalog import PUBLISHED
 
 

@@ -9,11 +9,12 @@ import pytest
 from failing import fails
 from networks import network
 
-from mambair_cli.bench import quality, sets
-from mambair_cli.bench.candidates import Candidate
 from mambair_cli.bench.published import published
-from mambair_cli.bench.quality import open_benchmark, run, saved_image
-from mambair_cli.bench.sets import DataSet, digest_of, hash_of
+from mambair_cli.bench.quality import measure as quality
+from mambair_cli.bench.quality import sets
+from mambair_cli.bench.quality.candidates import Candidate
+from mambair_cli.bench.quality.measure import open_benchmark, run, saved_image
+from mambair_cli.bench.quality.sets import DataSet, digest_of, hash_of
 from mambair_cli.degradations.base import compress
 from mambair_cli.errors import CacheError, CallError, ImageError
 from mambair_cli.images.folders import read_rgb

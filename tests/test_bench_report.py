@@ -5,7 +5,7 @@ import math
 import pytest
 from reports import facts, result
 
-from mambair_cli.bench import report
+from mambair_cli.bench.quality import report
 
 BASELINE = result("bicubic", {"a": 28.0, "b": 30.0})
 TINY = result("tiny|x4", {"a": 31.25, "b": 32.25}, seconds=2.0)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mambair_cli.bench import seams
+from mambair_cli.bench.quality import seams
 from mambair_cli.images.folders import read_rgb
 from mambair_cli.images.io import Image, write_image
 from mambair_cli.restore import tiling

@@ -8,8 +8,8 @@ import pytest
 from failing import fails
 from servers import answer, serving
 
-from mambair_cli.bench import sets
-from mambair_cli.bench.sets import (
+from mambair_cli.bench.quality import sets
+from mambair_cli.bench.quality.sets import (
     SETS,
     DataSet,
     check_files,

@@ -1,6 +1,6 @@
 import numpy as np
 
-from mambair_cli.bench.spots import find_spot
+from mambair_cli.bench.quality.spots import find_spot
 
 
 def test_the_spot_holds_the_largest_difference():

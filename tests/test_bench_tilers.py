@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from failing import fails
 
-from mambair_cli.bench.tilers import check_tiler, restore_split
+from mambair_cli.bench.quality.tilers import check_tiler, restore_split
 from mambair_cli.errors import CallError
 
 RNG = np.random.default_rng(0)

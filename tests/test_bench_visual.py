@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from restorers import PHOTO
 
-from mambair_cli.bench.candidates import Candidate
 from mambair_cli.bench.figures.visual import View, draw, views
-from mambair_cli.bench.pairing import Source, load_sample
-from mambair_cli.bench.protocols import jpeg, super_resolution
+from mambair_cli.bench.quality.candidates import Candidate
+from mambair_cli.bench.quality.pairing import Source, load_sample
+from mambair_cli.bench.quality.protocols import jpeg, super_resolution
 from mambair_cli.images.folders import read_rgb
 from mambair_cli.images.io import Image, write_image
 from mambair_cli.images.metrics import psnr_y, ssim_y

@@ -25,9 +25,9 @@ from training import (
 )
 
 from mambair_cli.archs import layers
-from mambair_cli.bench.candidates import Candidate
-from mambair_cli.bench.quality import open_benchmark
-from mambair_cli.bench.quality import run as measure
+from mambair_cli.bench.quality.candidates import Candidate
+from mambair_cli.bench.quality.measure import open_benchmark
+from mambair_cli.bench.quality.measure import run as measure
 from mambair_cli.errors import BackendError, CallError
 from mambair_cli.images.metrics import psnr
 from mambair_cli.models.weights import load_network, read_state

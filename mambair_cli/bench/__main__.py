@@ -38,8 +38,8 @@ import time
 from pathlib import Path
 
 from ..errors import CallError, MambairError
-from .cache import Cache
 from .gpu import Facts, scan_report
+from .quality.results import Cache
 
 
 def main() -> None:

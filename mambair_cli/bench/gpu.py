@@ -19,7 +19,6 @@ from ..ops import BACKENDS, resolve_backend, ss2d_scan
 from ..ops.scan_reference import ss2d_scan_sequential
 from ..restore.restorer import BATCH_PIXELS, Options, Restorer
 from ..system.devices import resolve_device
-from .cache import Cache
 from .gpu_cases import (
     NETS,
     Cost,
@@ -32,6 +31,7 @@ from .gpu_cases import (
     scan_module,
     training,
 )
+from .quality.results import Cache
 
 if TYPE_CHECKING:
     from .gpu_rates import Rates

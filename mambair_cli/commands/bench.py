@@ -104,10 +104,10 @@ def bench(
         raise CallError(
             "give --dataset NAME or DIR, or one of the commands of mambair bench --help"
         )
-    from ..bench import page, report
-    from ..bench.candidates import Candidate
-    from ..bench.quality import open_benchmark, run
-    from ..bench.tilers import check_tiler
+    from ..bench.quality import page, report
+    from ..bench.quality.candidates import Candidate
+    from ..bench.quality.measure import open_benchmark, run
+    from ..bench.quality.tilers import check_tiler
     from ..images.metrics import check_ssim
     from ..models.cache import cache_folder
     from ..system.runtime import keep_freed_memory
@@ -172,7 +172,7 @@ def bench(
 @app.command("download")
 def bench_download(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
     """Fetch a data set where its licence allows, or say where a person gets it."""
-    from ..bench.sets import download_set
+    from ..bench.quality.sets import download_set
 
     with progress_bar(False) as progress:
         folder = download_set(name, progress)
@@ -186,8 +186,8 @@ def bench_compare(
     as_json: Json = False,
 ) -> None:
     """Compare two reports of mambair bench --json, image by image: what the second gains."""
-    from ..bench.compare import compare, read_report
-    from ..bench.report import LABELS
+    from ..bench.quality.compare import compare, read_report
+    from ..bench.quality.report import LABELS
 
     gains = compare(read_report(first), read_report(second))
     if as_json:
@@ -281,7 +281,7 @@ def bench_tiling(
     as_json: Json = False,
 ) -> None:
     """Measure the seams of tiled restoration: differences to the untiled result, and their steps at the borders."""
-    from ..bench.seams import seams
+    from ..bench.quality.seams import seams
 
     rows = seams(model, image)
     if as_json:

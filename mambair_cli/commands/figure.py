@@ -44,7 +44,7 @@ def figure_erf(
 ) -> None:
     """Effective receptive field: which inputs the centre of an output depends on."""
     from ..bench.figures import canvas, erf
-    from ..bench.quality import open_benchmark
+    from ..bench.quality.measure import open_benchmark
     from ..images.folders import read_rgb
 
     canvas.check_figure(output)
@@ -148,10 +148,10 @@ def figure_visual(
     backend: Backend = "auto",
 ) -> None:
     """Crops of the truth, the baseline and each model, with PSNR and SSIM of the image below."""
-    from ..bench.candidates import Candidate
     from ..bench.figures import canvas, visual
-    from ..bench.pairing import Source, load_sample
-    from ..bench.protocols import choose_protocol
+    from ..bench.quality.candidates import Candidate
+    from ..bench.quality.pairing import Source, load_sample
+    from ..bench.quality.protocols import choose_protocol
     from ..images.metrics import check_ssim
 
     check_ssim()

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from ...images.folders import Pixels
 from ...images.metrics import scores
-from ..candidates import Candidate
-from ..pairing import Sample
-from ..protocols import Protocol
-from ..spots import find_spot
+from ..quality.candidates import Candidate
+from ..quality.pairing import Sample
+from ..quality.protocols import Protocol
+from ..quality.spots import find_spot
 from . import canvas
 
 SIDE = 64  # pixels of the truth that are shown enlarged

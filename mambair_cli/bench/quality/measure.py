@@ -13,19 +13,19 @@ from typing import Any, TypeVar
 
 import torch
 
-from .. import __version__
-from ..errors import CallError, ImageError
-from ..images.folders import Pixels, image_size
-from ..images.io import Image, read_image, write_image
-from ..images.metrics import scores
-from ..restore.restorer import Progress
-from .cache import Cache, code_digest, key_of
+from ... import __version__
+from ...errors import CallError, ImageError
+from ...images.folders import Pixels, image_size
+from ...images.io import Image, read_image, write_image
+from ...images.metrics import scores
+from ...restore.restorer import Progress
+from ..published import published
 from .candidates import Candidate
 from .intervals import interval
 from .pairing import Sample, Source, find_sources, load_sample
 from .perceptual import load_distance
 from .protocols import Protocol, choose_protocol
-from .published import published
+from .results import Cache, code_digest, key_of
 from .sets import DataSet, check_files, describe_copy, find_set
 
 Facts = dict[str, Any]

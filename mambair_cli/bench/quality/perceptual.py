@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import CallError
-from ..images.folders import Pixels
+from ...errors import CallError
+from ...images.folders import Pixels
 
 Distance = Callable[[Pixels, Pixels], float]
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from ..images.folders import Pixels, read_rgb
+from ...images.folders import Pixels, read_rgb
 from .candidates import Candidate
+from .measure import Benchmark, saved_image
 from .pairing import Sample, load_sample
-from .quality import Benchmark, saved_image
 from .report import LABELS, footnotes, headline, images_table, metrics, number, summary_table
 from .spots import find_spot
 

@@ -5,7 +5,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from ..errors import CallError
+from ...errors import CallError
 from .intervals import interval
 
 Facts = dict[str, Any]

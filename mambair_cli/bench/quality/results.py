@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from ..errors import CacheError
+from ...errors import CacheError
 
 
 def key_of(**settings: Any) -> str:
@@ -16,7 +16,7 @@ def key_of(**settings: Any) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def code_digest(folder: Path = Path(__file__).parents[1]) -> str:
+def code_digest(folder: Path = Path(__file__).parents[2]) -> str:
     """A hash of all Python sources in a folder, this package's: results of other code are other results."""
     files = {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.py")

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CallError
-from ..images.folders import Pixels, list_images, read_rgb
-from ..images.metrics import SSIM_WINDOW
-from ..images.resize import modcrop
+from ...errors import CallError
+from ...images.folders import Pixels, list_images, read_rgb
+from ...images.metrics import SSIM_WINDOW
+from ...images.resize import modcrop
 from .protocols import Protocol
 from .sets import hash_of
 

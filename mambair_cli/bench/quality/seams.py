@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ..images.folders import read_rgb
-from ..images.metrics import psnr
-from ..restore.restorer import load_restorer
+from ...images.folders import read_rgb
+from ...images.metrics import psnr
+from ...restore.restorer import load_restorer
 
 Facts = dict[str, Any]
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import CallError, DownloadError, ImageError
-from ..images.folders import Pixels, list_images, read_rgb
-from ..models.cache import cache_folder
-from ..models.download import download
+from ...errors import CallError, DownloadError, ImageError
+from ...images.folders import Pixels, list_images, read_rgb
+from ...models.cache import cache_folder
+from ...models.download import download
 
 DATA_VARIABLE = "MAMBAIR_DATA"
 LARGEST_IMAGE = 2**24  # bytes of a file that is fetched

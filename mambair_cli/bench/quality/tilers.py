@@ -6,7 +6,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CallError
+from ...errors import CallError
 
 Array = NDArray[Any]
 Tiler = Literal["auto", "whole", "published"]
