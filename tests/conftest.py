@@ -113,8 +113,8 @@ def gpu_costs(monkeypatch):
     import torch
     from gpu_reports import TINY
 
-    from mambair_cli.bench import gpu
-    from mambair_cli.bench.gpu_cases import Cost
+    from mambair_cli.bench.cost import gpu
+    from mambair_cli.bench.cost.gpu_cases import Cost
     from mambair_cli.ops import scan
 
     given, (numba, *_, reference) = [], scan.BACKENDS
@@ -147,7 +147,7 @@ def gpu_report(gpu_costs, monkeypatch):
     """A report of some sizes, on a GPU of given rates."""
     from gpu_reports import CPU, Rates
 
-    from mambair_cli.bench import gpu
+    from mambair_cli.bench.cost import gpu
     from mambair_cli.bench.quality.results import Cache
 
     def build(*sizes, rates=None, cache=None):

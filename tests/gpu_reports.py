@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from mambair_cli.bench import gpu_cases
+from mambair_cli.bench.cost import gpu_cases
 
 CPU = torch.device("cpu")
 TINY = replace(gpu_cases.LIGHT, embed_dim=6, depths=(1,), d_state=2)

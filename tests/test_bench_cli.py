@@ -9,7 +9,7 @@ from failing import fails
 from gpu_reports import assert_printable
 
 from mambair_cli.bench import __main__ as program
-from mambair_cli.bench import gpu
+from mambair_cli.bench.cost import gpu
 from mambair_cli.errors import BackendError
 
 

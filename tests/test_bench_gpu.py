@@ -9,8 +9,8 @@ import torch
 from failing import fails
 from gpu_reports import CPU, Rates, assert_printable
 
-from mambair_cli.bench import gpu
-from mambair_cli.bench.gpu_cases import Cost
+from mambair_cli.bench.cost import gpu
+from mambair_cli.bench.cost.gpu_cases import Cost
 from mambair_cli.bench.quality.results import Cache
 from mambair_cli.errors import BackendError, CallError
 from mambair_cli.ops import scan

@@ -4,8 +4,8 @@ import pytest
 import torch
 from gpu_reports import TINY, Rates
 
-from mambair_cli.bench import gpu_cases
-from mambair_cli.bench.gpu_cases import Cost, floor
+from mambair_cli.bench.cost import gpu_cases
+from mambair_cli.bench.cost.gpu_cases import Cost, floor
 
 # The floor
 

@@ -14,7 +14,7 @@ triton = pytest.importorskip(
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from mambair_cli.bench import gpu_rates  # noqa: E402
+from mambair_cli.bench.cost import gpu_rates  # noqa: E402
 
 
 def loop_with_most(name, kernel, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mambair_cli.archs.mambair import MambaIR, MambaIRConfig
-from mambair_cli.bench import kernels
+from mambair_cli.bench.cost import cpu as kernels
 from mambair_cli.ops.simd import LANES
 
 # Nothing here looks at a duration.

@@ -1,7 +1,7 @@
 import pytest
 from failing import fails
 
-from mambair_cli.bench import memory
+from mambair_cli.bench.cost import memory
 from mambair_cli.errors import RestorationError
 
 

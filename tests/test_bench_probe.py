@@ -2,8 +2,8 @@ import subprocess
 
 from failing import fails
 
-from mambair_cli.bench import probe
-from mambair_cli.bench.probe import STAND_IN, Probe, measure, run
+from mambair_cli.bench.cost import probe
+from mambair_cli.bench.cost.probe import STAND_IN, Probe, measure, run
 from mambair_cli.errors import CallError, RestorationError
 from mambair_cli.restore.restorer import Restorer
 

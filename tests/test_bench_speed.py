@@ -4,7 +4,7 @@ import pytest
 import torch
 from failing import fails
 
-from mambair_cli.bench import speed
+from mambair_cli.bench.cost import speed
 from mambair_cli.errors import BackendError, CallError
 
 

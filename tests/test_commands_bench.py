@@ -8,7 +8,7 @@ from calls import DATA, LONG, check_bad, each_call, works
 from calls import fails as failing
 from reports import facts, result
 
-from mambair_cli.bench import gpu, memory, speed
+from mambair_cli.bench.cost import gpu, memory, speed
 from mambair_cli.bench.quality import report, sets
 from mambair_cli.models.catalog import MODELS
 

@@ -4,8 +4,8 @@ import sys
 import pytest
 import torch
 
-from mambair_cli.training import speed
-from mambair_cli.training.speed import light, loop_shares, step_memory, step_of, step_report
+from mambair_cli.bench.cost import train_step as speed
+from mambair_cli.bench.cost.train_step import light, loop_shares, step_memory, step_of, step_report
 
 
 def test_both_steps_are_the_same(monkeypatch):

@@ -38,7 +38,7 @@ import time
 from pathlib import Path
 
 from ..errors import CallError, MambairError
-from .gpu import Facts, scan_report
+from .cost.gpu import Facts, scan_report
 from .quality.results import Cache
 
 

@@ -227,7 +227,7 @@ def bench_speed(
     as_json: Json = False,
 ) -> None:
     """Measure seconds for a megapixel, peak memory, and how both grow with the size."""
-    from ..bench.speed import QUICK_SIDES, SIDES, speed
+    from ..bench.cost.speed import QUICK_SIDES, SIDES, speed
 
     names = model or [row.name for row in MODELS if row.bundled]
     with progress_bar(as_json) as progress:
@@ -266,7 +266,8 @@ def bench_scan(
     as_json: Json = False,
 ) -> None:
     """Measure the scan and whole nets against the vectorised PyTorch form, mamba-ssm (on a GPU) and the floor."""
-    from ..bench import gpu, kernels
+    from ..bench.cost import cpu as kernels
+    from ..bench.cost import gpu
 
     _print_bars(
         kernels.scan_report(quick) if device == "cpu" else list(gpu.scan_report(device, quick)),
@@ -313,7 +314,7 @@ def bench_memory(
     model: Annotated[str, typer.Option("--model", "-m")] = "tiny-x4", as_json: Json = False
 ) -> None:
     """Measure the peak of memory against its estimate, and how a limit is kept up to 100 megapixels (CPU, Linux)."""
-    from ..bench.memory import memory
+    from ..bench.cost.memory import memory
 
     rows = memory(model)
     if as_json:
@@ -351,7 +352,7 @@ def bench_train(
     as_json: Json = False,
 ) -> None:
     """Measure a training step on the CPU, against autograd through the vectorised PyTorch scan."""
-    from ..training.speed import step_report
+    from ..bench.cost.train_step import step_report
 
     _print_bars(step_report(quick), as_json)
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..archs.mambair import MambaIR, MambaIRConfig
-from ..errors import MambairError, RestorationError
-from ..restore.restorer import Options, Restorer, load_restorer
-from ..system.devices import peak_memory, reset_peak_memory, used_memory
+from ...archs.mambair import MambaIR, MambaIRConfig
+from ...errors import MambairError, RestorationError
+from ...restore.restorer import Options, Restorer, load_restorer
+from ...system.devices import peak_memory, reset_peak_memory, used_memory
 
 Facts = dict[str, Any]
 STAND_IN = "stand-in"

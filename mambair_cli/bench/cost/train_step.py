@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..archs.ss2d import use_backend
-from ..images.image import Image
-from ..images.io import write_image
-from ..system import runtime
-from .loop import Folders, Settings, add_gradients, train
-from .losses import pixel_loss
-from .memory import step_bytes
-from .network import build_optimiser
-from .parallel import SingleProcess
-from .recipe import TrainConfig, build_network, read_recipe
-from .watch import read_log
+from ...archs.ss2d import use_backend
+from ...images.image import Image
+from ...images.io import write_image
+from ...system import runtime
+from ...training.loop import Folders, Settings, add_gradients, train
+from ...training.losses import pixel_loss
+from ...training.memory import step_bytes
+from ...training.network import build_optimiser
+from ...training.parallel import SingleProcess
+from ...training.recipe import TrainConfig, build_network, read_recipe
+from ...training.watch import read_log
 
 Facts = dict[str, Any]
 SPEEDUP, OUTSIDE, WAIT = 8.0, 0.10, 0.05  # bars

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import RestorationError
-from ..images.image import Image
-from ..images.io import write_image
-from ..models.weights import save_network
-from ..system.devices import resolve_device
+from ...errors import RestorationError
+from ...images.image import Image
+from ...images.io import write_image
+from ...models.weights import save_network
+from ...system.devices import resolve_device
 from .probe import STAND_IN, Probe, measure, stand_in
 
 Facts = dict[str, Any]

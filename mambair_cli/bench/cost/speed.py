@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from ..ops import BACKENDS, resolve_backend
-from ..system.devices import resolve_device
+from ...ops import BACKENDS, resolve_backend
+from ...system.devices import resolve_device
 from .probe import Probe, measure
 
 Facts = dict[str, Any]

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..archs.mambair import MambaIR, MambaIRConfig
-from ..archs.ss2d import SS2D, use_backend
-from .kernels import LIGHT
+from ...archs.mambair import MambaIR, MambaIRConfig
+from ...archs.ss2d import SS2D, use_backend
+from .cpu import LIGHT
 
 if TYPE_CHECKING:
     from .gpu_rates import Rates

@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..archs.mambair import MambaIR
-from ..errors import BackendError, CallError
-from ..ops import BACKENDS, resolve_backend, ss2d_scan
-from ..ops.scan_reference import ss2d_scan_sequential
-from ..restore.restorer import BATCH_PIXELS, Options, Restorer
-from ..system.devices import resolve_device
+from ...archs.mambair import MambaIR
+from ...errors import BackendError, CallError
+from ...ops import BACKENDS, resolve_backend, ss2d_scan
+from ...ops.scan_reference import ss2d_scan_sequential
+from ...restore.restorer import BATCH_PIXELS, Options, Restorer
+from ...system.devices import resolve_device
+from ..quality.results import Cache
 from .gpu_cases import (
     NETS,
     Cost,
@@ -31,7 +32,6 @@ from .gpu_cases import (
     scan_module,
     training,
 )
-from .quality.results import Cache
 
 if TYPE_CHECKING:
     from .gpu_rates import Rates

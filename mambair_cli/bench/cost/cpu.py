@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..archs.mambair import MambaIR, MambaIRConfig
-from ..archs.ss2d import SS2D, use_backend
-from ..models.catalog import bundled_models
-from ..models.fetch import find_checkpoint
-from ..models.weights import load_network
-from ..ops import ss2d_scan
-from ..ops.scan_reference import ss2d_scan_sequential, ss2d_scan_vectorised
-from ..system import runtime
+from ...archs.mambair import MambaIR, MambaIRConfig
+from ...archs.ss2d import SS2D, use_backend
+from ...models.catalog import bundled_models
+from ...models.fetch import find_checkpoint
+from ...models.weights import load_network
+from ...ops import ss2d_scan
+from ...ops.scan_reference import ss2d_scan_sequential, ss2d_scan_vectorised
+from ...system import runtime
 
 LIGHT = MambaIRConfig(60, (6, 6, 6, 6), 10, 1.2, "light_c", "pixelshuffledirect", 2)
 Facts = dict[str, Any]
@@ -241,7 +241,7 @@ def _floor(model: MambaIR, image: Tensor) -> float:
         elif isinstance(module, SS2D):
             macs.append(module.x_proj_weight.numel() * tokens)
             updates += module.A_logs.numel() * tokens
-    from ..ops.simd import LANES
+    from ...ops.simd import LANES
 
     return sum(macs) / rate + 13 * updates / LANES * _fma_seconds()
 
@@ -250,7 +250,7 @@ def _fma_seconds() -> float:
     """Seconds for one of many independent vector multiply-adds."""
     from numba import njit
 
-    from ..ops.simd import add, fma, load, store
+    from ...ops.simd import add, fma, load, store
 
     @njit(nogil=True)
     def chains(repeats, array):  # type: ignore[no-untyped-def]
