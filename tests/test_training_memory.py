@@ -4,8 +4,8 @@ from torch import nn
 from training import recipe
 
 from mambair_cli.errors import CallError
-from mambair_cli.training import memory
-from mambair_cli.training.memory import device_batches, kept_bytes, step_bytes
+from mambair_cli.training import device_batch as memory
+from mambair_cli.training.device_batch import device_batches, kept_bytes, step_bytes
 from mambair_cli.training.network import recompute_blocks
 from mambair_cli.training.parallel import SingleProcess
 from mambair_cli.training.recipe import build_network

@@ -21,8 +21,8 @@ from ..models.weights import save_network
 from ..system.devices import free_memory
 from . import checkpoints, parallel
 from .data import Loader, Part, TrainingPairs
+from .device_batch import device_batches
 from .losses import build_adversary, network_loss
-from .memory import device_batches
 from .network import build_optimiser, compile_network, recompute_blocks, start_weights
 from .photos import Photos, find_sources, split
 from .recipe import TrainConfig, build_degradation, build_network, checked

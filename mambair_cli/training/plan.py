@@ -10,9 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..archs.ss2d import SpatialScan
 from . import parallel
+from .device_batch import COPIES, device_batches, step_bytes
 from .loop import Folders, Settings, add_gradients, open_data
 from .losses import build_adversary, network_loss
-from .memory import COPIES, device_batches, step_bytes
 from .network import build_optimiser, compile_network, recompute_blocks, start_weights
 from .recipe import TrainConfig, build_network
 from .schedule import stages

@@ -22,7 +22,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parent / "recipes"
 LIMITS: dict[
     str, tuple[float, float]
 ] = {  # of all numbers in recipes; degradations have their own, which go first

@@ -19,9 +19,9 @@ from ...archs.ss2d import use_backend
 from ...images.image import Image
 from ...images.io import write_image
 from ...system import runtime
+from ...training.device_batch import step_bytes
 from ...training.loop import Folders, Settings, add_gradients, train
 from ...training.losses import pixel_loss
-from ...training.memory import step_bytes
 from ...training.network import build_optimiser
 from ...training.parallel import SingleProcess
 from ...training.recipe import TrainConfig, build_network, read_recipe
