@@ -81,7 +81,7 @@ def _root(
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what this installation can use, why a scan back end is unavailable, and what to install to get faster."""
-    from .doctor import report
+    from .commands.doctor import report
 
     facts = report()
     if as_json:

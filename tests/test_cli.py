@@ -27,7 +27,7 @@ from calls import (
 )
 
 import mambair_cli
-from mambair_cli import doctor
+from mambair_cli.commands import doctor
 from mambair_cli.images.io import read_image
 
 # The real program: streams, terminals, signals

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import mambair_cli
-from mambair_cli import doctor
-from mambair_cli.doctor import report
+from mambair_cli.commands import doctor
+from mambair_cli.commands.doctor import report
 from mambair_cli.ops import BACKENDS
 
 if sys.version_info >= (3, 11):

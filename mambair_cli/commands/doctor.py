@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from . import __version__
-from .ops import BACKENDS
-from .system.devices import free_memory
+from .. import __version__
+from ..ops import BACKENDS
+from ..system.devices import free_memory
 
 PACKAGES = (
     "torch",
