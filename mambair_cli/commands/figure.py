@@ -59,7 +59,7 @@ def figure_erf(
             maps = erf.field(
                 restorer,
                 pixels,
-                lambda share, i=i, name=restorer.name: progress((i + share) / len(restorers), name),
+                lambda share: progress((i + share) / len(restorers), restorer.name),  # noqa: B023
             )
             fields.append((restorer.name, *maps))
     erf.draw(fields, output)

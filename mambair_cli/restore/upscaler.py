@@ -107,7 +107,7 @@ class Upscaler:
             before, share = work[:i].sum() / work.sum(), work[i] / work.sum()
             image = restorer.restore_image(
                 image,
-                lambda part, before=before, share=share: report(round(before + share * part, 9)),
+                lambda part: report(round(before + share * part, 9)),  # noqa: B023
             )
         alpha = None if image.alpha is None else resized(image.alpha, height, width)
         return replace(image, pixels=resized(image.pixels, height, width), alpha=alpha)
