@@ -58,7 +58,7 @@ ROWS = [
     ["upscale photo.png -s 8 -m net4.safetensors -o out.png --json"],
     ["upscale photo.png --width 60 -m net4.safetensors --json"],
     ["upscale photo.png --height 36 --width 30 -m net4.safetensors --json"],
-    ["upscale wide.png --tile 32 --tile-overlap 8 -m net2.safetensors -o out.png --json"],
+    ["upscale wide16.png --tile 32 --tile-overlap 8 -m net2.safetensors -o out.png --json"],
     ["upscale photo.png --ensemble -m net2.safetensors -o out.png --json"],
     ["upscale photo.png --backend reference -m net2.safetensors -o out.png --json"],
     ["upscale camera.jpg --format webp --quality 80 -m net2.safetensors --json"],
@@ -239,6 +239,7 @@ def write_scene():
     PIL.Image.fromarray(deep[..., 1]).save("gray16.png")
     PIL.Image.fromarray(scene[20:60, 30:110]).save("wide.png")
     cv2.imwrite("deep.png", deep[..., ::-1])
+    cv2.imwrite("wide16.png", scene[20:60, 30:110, ::-1].astype(np.uint16) * 257)
     tiff = {"photometric": "rgb", "metadata": None, "resolution": (150, 150)}
     tifffile.imwrite("deep.tif", deep, iccprofile=profile, **tiff)
     tifffile.imwrite("float.tif", pixels[..., 1] / np.float32(255), metadata=None)
@@ -316,8 +317,8 @@ def shape(found, key="", exact=True):
     """JSON with types in place of the values that are not compared."""
     if isinstance(found, dict):
         if found.get("bundled"):
-            # All but its name and what it is for changes if it is trained anew.
-            changing = set(found) - {"name", "task", "scale", "bundled"}
+            # What else it holds may change when it is trained anew.
+            changing = set(found) - {"name", "task", "scale", "licence", "bundled"}
             return {k: "<any>" if k in changing else shape(v, k) for k, v in found.items()}
         exact = exact and key not in ("better", "key")
         return {k: shape(v, k, exact) for k, v in found.items()}
