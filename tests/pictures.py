@@ -4,12 +4,14 @@ import contextlib
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
 from PIL import ImageCms
 from PIL import TiffImagePlugin as tiff
 
+DATA = Path(__file__).parent / "data"
 RGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GRAY_PROFILE = RGB_PROFILE[:16] + b"GRAY" + RGB_PROFILE[20:]
 CMYK_PROFILE = RGB_PROFILE[:16] + b"CMYK" + RGB_PROFILE[20:]
@@ -36,6 +38,16 @@ def smooth(shape, dtype="uint8"):
     if len(shape) == 3:
         ramp = ramp[..., None] * np.array([1.0, 0.8, 0.5])
     return (ramp if dtype == "float32" else (ramp * WHITE[dtype]).round()).astype(dtype)
+
+
+def photo(name="photo"):
+    """A photograph of the tests' data, H x W x 3 float32 in [0, 1]."""
+    return np.asarray(PIL.Image.open(DATA / f"{name}.png"), np.float32) / 255
+
+
+def flat(value, height=128, width=128):
+    """A picture of one gray, H x W x 3 float32."""
+    return np.full((height, width, 3), value, np.float32)
 
 
 def pillow_bytes(image, format, **options):

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from .base import Degradation, Float, Range, draw_log, from_pixels, to_pixels
+from ..images.samples import to_uint8
+from .base import Degradation, Float, Range, draw_log, from_pixels
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Rain(Degradation):
         haze = (rng.uniform(*self.veil) * _distance(height, width, rng))[:, :, None]
         hazy = image + haze * (np.float32(rng.uniform(0.6, 1)) * light - image)
         cover = np.float32(rng.uniform(*self.cover))
-        return from_pixels(to_pixels(hazy + rain[:, :, None] * (light - cover * hazy)))
+        return from_pixels(to_uint8(hazy + rain[:, :, None] * (light - cover * hazy)))
 
     def _layer(self, height: int, width: int, angle: float, rng: Generator) -> Float:
         """Streaks of one direction and of similar size, H x W.

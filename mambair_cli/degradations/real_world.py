@@ -11,16 +11,9 @@ from numpy.random import Generator
 
 from ..errors import CallError
 from ..images.resize import modcrop
-from .base import (
-    HALF_CHROMA,
-    Degradation,
-    Float,
-    Range,
-    check_ranges,
-    from_pixels,
-    recompress,
-    to_pixels,
-)
+from ..images.samples import to_uint8
+from .base import Degradation, Float, Range, check_ranges, from_pixels
+from .jpeg import HALF_CHROMA, recompress
 
 
 @dataclass(frozen=True)
@@ -106,7 +99,7 @@ class RealWorld(Degradation):
             image = _filter(image, _sinc(rng))
         if not compressed_first:
             image = self.second.compress(image, rng)
-        return from_pixels(to_pixels(image))
+        return from_pixels(to_uint8(image))
 
 
 def _resize(image: Float, height: int, width: int, rng: Generator) -> Float:

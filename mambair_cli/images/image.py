@@ -1,21 +1,16 @@
 """A photograph in memory, as every part of the program hands it to the next."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-
-from ..system import scratch
 
 WHITE: dict[Any, float] = {
     np.dtype(np.uint8): 255,
     np.dtype(np.uint16): 65535,
     np.dtype(np.float32): 1.0,
 }
-
-BAND = 2**21
-"""What is done to a large image is done to about as many bytes at a time, so that it takes little memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,19 +48,3 @@ class Image:
         alpha = self.alpha
         if alpha is not None and (alpha.dtype, alpha.shape) != (self.pixels.dtype, shape[:2]):
             raise ValueError(f"alpha does not fit the pixels: {alpha.dtype} {alpha.shape}")
-
-
-def in_bands(change: Callable[..., np.ndarray], dtype: np.dtype, *arrays: np.ndarray) -> np.ndarray:
-    """change(*arrays) as dtype, some rows at a time, so that it takes little memory beyond the result."""
-    result = scratch.allocate(arrays[0].shape, dtype)
-    step = band_rows(arrays[0])
-    for top in range(0, len(result), step):
-        rows = slice(top, top + step)
-        result[rows] = change(*(array[rows] for array in arrays))
-        scratch.release(result, *arrays)
-    return result
-
-
-def band_rows(samples: np.ndarray) -> int:
-    """How many rows make a band: of BAND bytes, but at most 64."""
-    return max(1, min(64, BAND // samples[0].nbytes))

@@ -9,8 +9,8 @@ import pytest
 from failing import fails
 from pictures import noise, smooth
 
-from mambair_cli.degradations.base import FULL_CHROMA, HALF_CHROMA, compress
 from mambair_cli.degradations.estimate import bandwidth, jpeg_quality, noise_sigma, stored_quality
+from mambair_cli.degradations.jpeg import FULL_CHROMA, HALF_CHROMA, compress
 from mambair_cli.images.io import decode_image
 
 EVAL = Path(__file__).parents[3] / "shared" / "data" / "eval"

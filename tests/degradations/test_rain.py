@@ -6,9 +6,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from mambair_cli.degradations.base import to_pixels
 from mambair_cli.degradations.rain import Rain
 from mambair_cli.images.metrics import psnr_y
+from mambair_cli.images.samples import to_uint8
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -157,9 +157,7 @@ def test_anything_within_the_limits(seed):
     result = rain(image, rng)
     assert result.shape == image.shape
     assert result.dtype == np.float32
-    assert np.array_equal(
-        result, to_pixels(result) / np.float32(255)
-    )  # so within [0, 1] and no NaN
+    assert np.array_equal(result, to_uint8(result) / np.float32(255))  # so within [0, 1] and no NaN
 
 
 def test_the_steepest_angles():
@@ -173,7 +171,7 @@ def test_no_rain_leaves_the_photograph():
     image, dry = photo(), Rain(layers=(0, 0), veil=(0, 0))
     assert np.array_equal(dry(image, np.random.default_rng(0)), image)
     between = np.random.default_rng(1).random((9, 8, 3), np.float32)
-    assert np.array_equal(to_pixels(dry(between, np.random.default_rng(0))), to_pixels(between))
+    assert np.array_equal(to_uint8(dry(between, np.random.default_rng(0))), to_uint8(between))
 
 
 def test_rain_is_gray():
@@ -183,11 +181,11 @@ def test_rain_is_gray():
 
 def test_heavy_rain_is_as_strong_as_that_of_rain100h_and_the_defaults_span_it():
     image = photo()
-    pixels = to_pixels(image)
+    pixels = to_uint8(image)
 
     def scores(rain, count):
         return [
-            psnr_y(to_pixels(rain(image, np.random.default_rng(s))), pixels, border=0)
+            psnr_y(to_uint8(rain(image, np.random.default_rng(s))), pixels, border=0)
             for s in range(count)
         ]
 

@@ -7,11 +7,11 @@ import PIL.Image
 import pytest
 from failing import fails
 
-from mambair_cli.degradations.base import to_pixels
 from mambair_cli.degradations.real_world import Pass, RealWorld, _kernel, _sinc
 from mambair_cli.errors import CallError
 from mambair_cli.images.metrics import psnr
 from mambair_cli.images.resize import downscale
+from mambair_cli.images.samples import to_uint8
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -31,8 +31,8 @@ def rng(seed=0):
 def score(degradation, seeds=10):
     """Mean PSNR in dB against MATLAB's bicubic."""
     image = photo()
-    truth = downscale(to_pixels(image), degradation.scale)
-    return np.mean([psnr(to_pixels(degradation(image, rng(seed))), truth) for seed in range(seeds)])
+    truth = downscale(to_uint8(image), degradation.scale)
+    return np.mean([psnr(to_uint8(degradation(image, rng(seed))), truth) for seed in range(seeds)])
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
@@ -42,8 +42,8 @@ def test_results_are_scale_times_smaller_and_in_place(scale):
     for seed in range(5):
         result = mild(image, rng(seed))
         assert result.shape == (101 // scale, 94 // scale, 3)
-    truth = downscale(to_pixels(photo()), scale)
-    results = [to_pixels(mild(photo(), rng(seed))) for seed in range(10)]
+    truth = downscale(to_uint8(photo()), scale)
+    results = [to_uint8(mild(photo(), rng(seed))) for seed in range(10)]
     here, beside = (
         np.mean([psnr(r, np.roll(truth, by, axis)) for r in results for axis in (0, 1)])
         for by in (0, 1)
