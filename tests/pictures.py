@@ -1,4 +1,6 @@
-"""Small pictures, files of them as other programs write them, and the metadata that these hold; shared by tests."""
+"""Small pictures, files of them as other programs write them, and the metadata that these hold;
+shared by tests.
+"""
 
 import contextlib
 import io
@@ -15,11 +17,12 @@ DATA = Path(__file__).parent / "data"
 RGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GRAY_PROFILE = RGB_PROFILE[:16] + b"GRAY" + RGB_PROFILE[20:]
 CMYK_PROFILE = RGB_PROFILE[:16] + b"CMYK" + RGB_PROFILE[20:]
+# tEXt, zTXt or iTXt, by need
 TEXTS = {
     "Title": "Zürich",
     "Comment": "日本語 " * 50,
     "Software": "GIMP",
-}  # tEXt, zTXt or iTXt, by need
+}
 WHITE = {"uint8": 255, "uint16": 65535, "float32": 1}
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:li>\xc3\x89t\xc3\xa9</rdf:li></x:xmpmeta>'
 MAKER_NOTE = b"MAKER\0II\x2a\0" + bytes(range(256))
@@ -98,7 +101,9 @@ def tiff_bytes(samples, order="<", **changed):
 
 
 def exif_tags(orientation=1):
-    """What a camera writes, as Pillow takes it: letters beyond ASCII, a maker note, GPS, nested directories."""
+    """What a camera writes, as Pillow takes it: letters beyond ASCII, a maker note, GPS, nested
+    directories.
+    """
     rational = tiff.IFDRational
     return ({274: orientation} if orientation else {}) | {
         270: "Zürich am See".encode(),
@@ -153,7 +158,8 @@ def exif_facts(block):
         ("thumbnail", "IFD1"),
     ):
         facts[name] = {}
-        with contextlib.suppress(KeyError):  # older versions of Pillow, where there is no directory
+        # older versions of Pillow, where there is no directory
+        with contextlib.suppress(KeyError):
             facts[name] = {
                 key: value for key, value in dict(exif.get_ifd(tag)).items() if key != 40965
             }
@@ -163,7 +169,8 @@ def exif_facts(block):
 def check_exif(block):
     """All of exif_tags is in the block, value by value and byte by byte, but no thumbnail."""
     seen, wanted = exif_facts(block), exif_facts(exif_block(thumbnail=False))
-    seen["main"].pop(305, None)  # Software, which comes from texts
+    # Software, which comes from texts
+    seen["main"].pop(305, None)
     assert seen["main"].pop(274, 1) == wanted["main"].pop(274)
     assert seen == wanted
     assert MAKER_NOTE in block

@@ -1,7 +1,7 @@
 """What all degradations share: seeded functions of an image, and the ranges they draw from.
 
-Each is a frozen dataclass whose fields are ranges, two numbers from which every call draws anew, uniformly
-unless the field's text says otherwise; two equal numbers fix a value.
+Each is a frozen dataclass whose fields are ranges, two numbers from which every call draws anew,
+uniformly unless the field's text says otherwise; two equal numbers fix a value.
 """
 
 import math
@@ -23,7 +23,7 @@ Range = tuple[float, float]
 class Degradation(ABC):
     """Spoils an image; all that is random comes from the generator of the call.
 
-    Subclasses are frozen dataclasses. LIMITS holds what each range among their fields must stay within.
+    Subclasses are frozen dataclasses. LIMITS holds the limits of each range among their fields.
     """
 
     LIMITS: ClassVar[Mapping[str, Range]] = {}
@@ -32,15 +32,15 @@ class Degradation(ABC):
         check_ranges(self, self.LIMITS)
 
     def __call__(self, image: Float, rng: Generator) -> Float:
-        """A degraded copy.
+        """Return a degraded copy.
 
         Args:
             image: H x W x 3 float32 in [0, 1], RGB.
             rng: what all random numbers are drawn from.
 
         Returns:
-            float32, in [0, 1] in steps of 1/255 as a file would hold it, and of the size of the image, unless
-            the class says otherwise.
+            float32, in [0, 1] in steps of 1/255 as a file would hold it, and of the size of the
+            image, unless the class says otherwise.
 
         Raises:
             ValueError: the image has another shape, type or range, is empty or holds NaN.
@@ -57,23 +57,24 @@ class Degradation(ABC):
 
     @abstractmethod
     def _degrade(self, image: Float, rng: Generator) -> Float:
-        """What `__call__` does with an image that it has checked."""
+        """Degrade an image that `__call__` has checked."""
 
 
 def check_ranges(owner: object, limits: Mapping[str, Range]) -> None:
-    """Raises CallError where a field of these names is no range or leaves its limits."""
+    """Raise CallError where a field of these names is no range or leaves its limits."""
     for name, (low, high) in limits.items():
         value = getattr(owner, name)
         numbers = isinstance(value, tuple) and all(isinstance(v, (int, float)) for v in value)
         if not (numbers and len(value) == 2 and low <= value[0] <= value[1] <= high):
             kind = type(owner).__name__.lower()
             raise CallError(
-                f"{kind}: {name} must be two numbers from {low:g} to {high:g} in order, not {value!r}"
+                f"{kind}: {name} must be two numbers from {low:g} to {high:g} in order,"
+                f" not {value!r}"
             )
 
 
 def draw_log(rng: Generator, limits: Range) -> float:
-    """A number between two positive ones, of which each octave is as likely as any other."""
+    """Draw a number between two positive ones; each octave is as likely as any other."""
     return math.exp(rng.uniform(math.log(limits[0]), math.log(limits[1])))
 
 

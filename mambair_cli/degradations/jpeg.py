@@ -17,7 +17,7 @@ FULL_CHROMA, HALF_CHROMA = 0, 2
 
 
 def compress(pixels: Pixels, quality: int, subsampling: int = HALF_CHROMA) -> Pixels:
-    """What a JPEG file of Pillow's encoder holds of an image. Published JPEG benchmarks use gray images.
+    """Compress an image by Pillow's JPEG encoder. Published JPEG benchmarks use gray images.
 
     Args:
         pixels: H x W (gray) or H x W x 3 (RGB) uint8.
@@ -44,7 +44,7 @@ def compress(pixels: Pixels, quality: int, subsampling: int = HALF_CHROMA) -> Pi
 
 
 def recompress(image: Float, quality: int, subsampling: int, rng: Generator) -> Float:
-    """`compress` of a float image, whose blocks of 8 x 8 begin anywhere, as those of a cropped file do."""
+    """Compress a float image in blocks that begin anywhere, as those of a cropped file do."""
     up, left = (int(n) for n in rng.integers(8, size=2))
     padded = np.pad(to_uint8(image), ((up, 0), (left, 0), (0, 0)), "symmetric")
     return from_pixels(compress(padded, quality, subsampling)[up:, left:])
@@ -54,7 +54,7 @@ def recompress(image: Float, quality: int, subsampling: int, rng: Generator) -> 
 class Jpeg(Degradation):
     """Pillow's JPEG in colour, 4:4:4 or 4:2:0, its blocks beginning anywhere.
 
-    quality: whole numbers of the Independent JPEG Group's scale, drawn by octaves, so that the strong ones count.
+    quality: whole numbers of the Independent JPEG Group's scale, drawn by octaves.
     """
 
     quality: tuple[int, int] = (10, 60)

@@ -12,7 +12,7 @@ from .base import Degradation, Float, Range
 
 
 def published_noise(height: int, width: int, sigma: float, seed: int = 0) -> NDArray[np.float64]:
-    """The noise of published colour denoising benchmarks, to be added to an image in [0, 1], unclipped.
+    """Draw the noise of published colour denoising benchmarks; add it to an image in [0, 1].
 
     It is the same for all images of a size: NumPy's legacy generator, drawn in B, G, R order.
 
@@ -30,7 +30,7 @@ def published_noise(height: int, width: int, sigma: float, seed: int = 0) -> NDA
 
 @dataclass(frozen=True)
 class Noise(Degradation):
-    """White Gaussian noise. As in the published trainings the result is neither clipped nor rounded.
+    """White Gaussian noise, neither clipped nor rounded, as in the published trainings.
 
     sigma: standard deviation, of 255.
     """

@@ -14,22 +14,22 @@ from .jpeg import HALF_CHROMA, recompress
 
 BILINEAR = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]], np.float32) / 4
 BILINEAR_GREEN = np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]], np.float32) / 4
-"""Demosaicing of a Bayer pattern: they interpolate a plane that is zero where the sensor has other colours."""
+"""Demosaicing of a Bayer pattern: interpolates a plane that is zero at the other colours' sites."""
 
 CODES = 16 * 255
-"""Steps in which the tones of images are turned into light: those of 8 bits, and 15 between them."""
+"""Steps in which tones are turned into light: those of 8 bits, and 15 between each two."""
 
 COLOUR = 1.35
-"""How much a camera's colour matrix, from its sensor's colours to sRGB, enlarges differences between channels."""
+"""How much a camera's colour matrix, from sensor to sRGB, enlarges differences of channels."""
 
 
 @dataclass(frozen=True)
 class Sensor(Degradation):
-    """Noise of a camera: photons and electronics under a Bayer filter, demosaiced, smoothed, toned, as JPEG.
+    """Noise of photons and electronics under a Bayer filter, demosaiced, smoothed, toned, as JPEG.
 
-    Only the noise passes the demosaicing and smoothing, so that the image itself stays as sharp as its truth.
-    The defaults are matched to the flat parts of PolyU's Canon pairs (strength, and correlation of luma and
-    chroma between neighbours), and reach beyond these in strength.
+    Only the noise passes the demosaicing and smoothing, so that the image itself stays as sharp as
+    its truth. The defaults are matched to the flat parts of PolyU's Canon pairs (strength, and
+    correlation of luma and chroma between neighbours), and reach beyond these in strength.
 
     shot: variance of the photon noise in linear light at white, drawn by octaves.
     read: standard deviation of the electronics' noise in linear light, drawn by octaves.
@@ -71,24 +71,20 @@ class Sensor(Degradation):
         return recompress(toned, quality, HALF_CHROMA, rng)
 
     def _noise(self, deviation: Float, rng: Generator) -> Float:
-        """Noise of H x W x 3, given its standard deviation at the sensor."""
+        """Draw noise of H x W x 3, given its standard deviation at the sensor."""
         raw = deviation * rng.standard_normal((*deviation.shape[:2], 1), np.float32)
         row, column = np.ogrid[: raw.shape[0], : raw.shape[1]]
         odd_row, odd_column = (row + rng.integers(2)) % 2 == 1, (column + rng.integers(2)) % 2 == 1
-        sites = (
-            ~odd_row & ~odd_column,
-            odd_row ^ odd_column,
-            odd_row & odd_column,
-        )  # of red, green, blue
+        # of red, green, blue
+        sites = (~odd_row & ~odd_column, odd_row ^ odd_column, odd_row & odd_column)
         kernels = (BILINEAR, BILINEAR_GREEN, BILINEAR)
         planes = [cv2.filter2D(raw[..., c] * sites[c], -1, kernels[c]) for c in range(3)]
         luma = 0.25 * planes[0] + 0.5 * planes[1] + 0.25 * planes[2]
-        colour = cv2.GaussianBlur(
-            np.dstack([COLOUR * (p - luma) for p in planes]), (0, 0), rng.uniform(*self.chroma)
-        )
+        chroma = np.dstack([COLOUR * (plane - luma) for plane in planes])
+        colour = cv2.GaussianBlur(chroma, (0, 0), rng.uniform(*self.chroma))
         return colour + cv2.GaussianBlur(luma, (0, 0), rng.uniform(*self.luma))[:, :, None]
 
 
 def _tone(values: NDArray[np.floating], contrast: float) -> NDArray[np.floating]:
-    """[0, 1] to [0, 1], steeper in the middle than at its ends; contrast 0 leaves it as it is."""
+    """Map [0, 1] to [0, 1], steeper in the middle than at the ends; contrast 0 changes nothing."""
     return values * (1 - contrast + contrast * values * (3 - 2 * values))

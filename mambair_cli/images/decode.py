@@ -1,6 +1,7 @@
 """From the bytes of an image file to an `Image`: who reads what.
 
-Pillow opens all files but deep TIFF, and so finds the damaged ones. What it would cut to 8 bits goes to others.
+Pillow opens all files but deep TIFF, and so finds the damaged ones. What it would cut to 8 bits
+goes to others.
 """
 
 import io
@@ -94,8 +95,8 @@ def _check_pixels(size: tuple[int, ...], max_pixels: int) -> None:
         raise ValueError(f"{width}x{height} pixels")
     if width * height > max_pixels:
         raise ImageError(
-            f"{width}x{height} pixels are more than max_pixels, {max_pixels}, which guards against files"
-            " that fill the memory; raise it to read this one"
+            f"{width}x{height} pixels are more than max_pixels, {max_pixels}, which guards against"
+            " files that fill the memory; raise it to read this one"
         )
 
 

@@ -1,7 +1,9 @@
-"""From an `Image` to the bytes of a file: who writes what, in whatever of depth and metadata a format can hold.
+"""From an `Image` to the bytes of a file: who writes what, in whatever of depth and metadata a
+format can hold.
 
-Pillow and pillow-heif encode. The writers of PNG, TIFF and PPM are this package's: they take an image of any size some
-rows at a time, and no library writes the first two of more than 8 bits with alpha and all metadata.
+Pillow and pillow-heif encode. The writers of PNG, TIFF and PPM are this package's: they take an
+image of any size some rows at a time, and no library writes the first two of more than 8 bits with
+alpha and all metadata.
 """
 
 from collections.abc import Callable
@@ -19,10 +21,12 @@ from .samples import on_white, reduced
 
 
 def encode(image: Image, format: "Format", quality: int | None, file: BinaryIO) -> list[str]:
-    """Write the file that holds image, and return a note for each thing that the format cannot hold.
+    """Write the file that holds image, and return a note for each thing that the format cannot
+    hold.
 
-    Alpha that cannot be held is laid on white. PPM and PGM are P5 for gray and P6 for RGB, whatever the name; TIFF
-    is deflated, and BigTIFF from 4 GiB of samples on. What has no place of its own but one in EXIF goes there.
+    Alpha that cannot be held is laid on white. PPM and PGM are P5 for gray and P6 for RGB, whatever
+    the name; TIFF is deflated, and BigTIFF from 4 GiB of samples on. What has no place of its own
+    but one in EXIF goes there.
 
     Args:
         image: its metadata are written as they are.
@@ -30,11 +34,12 @@ def encode(image: Image, format: "Format", quality: int | None, file: BinaryIO) 
         quality: 1 (small) to 100 (good), for JPEG and WebP (95 where None), AVIF and HEIC (90).
         file: empty, at its beginning; must be able to seek.
 
-    PNG, TIFF and PPM take some rows at a time. With the file, the other encoders take at most 2.5 times the bytes of
-    the pixels (measured at 8 megapixels), those of WebP 5 (10 with alpha), HEIC 9 and AVIF 12 times.
+    PNG, TIFF and PPM take some rows at a time. With the file, the other encoders take at most 2.5
+    times the bytes of the pixels (measured at 8 megapixels), those of WebP 5 (10 with alpha), HEIC
+    9 and AVIF 12 times.
 
-    Raises CallError (too many pixels a side, quality), ImageError (not encodable), MemoryLimitError, and OSError
-    with an errno where the file cannot be written.
+    Raises CallError (too many pixels a side, quality), ImageError (not encodable),
+    MemoryLimitError, and OSError with an errno where the file cannot be written.
     """
     check_side(format, image.pixels.shape[:2])
     if quality is not None and not 1 <= quality <= 100:
@@ -128,7 +133,9 @@ OUTPUT_SUFFIXES = tuple(_FORMATS)
 
 
 def format_of(suffix: str) -> Format:
-    """The output format of a suffix with its dot. Raises CallError (unknown, or HEIC without pillow-heif)."""
+    """The output format of a suffix with its dot. Raises CallError (unknown, or HEIC without
+    pillow-heif).
+    """
     format = _FORMATS.get(suffix.lower())
     if format is None:
         raise CallError(f"unknown suffix {suffix!r}; use one of {' '.join(OUTPUT_SUFFIXES)}")

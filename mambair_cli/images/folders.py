@@ -15,7 +15,9 @@ Pixels = NDArray[np.uint8]
 
 
 def list_images(folder: Path) -> list[Path]:
-    """List the image files under `folder`, recursively, sorted. Raises CallError where there is none."""
+    """List the image files under `folder`, recursively, sorted. Raises CallError where there is
+    none.
+    """
     if not folder.is_dir():
         raise CallError(f"{folder} is not a folder; give a folder of images")
     files = sorted(
@@ -27,7 +29,9 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def read_rgb(path: Path) -> Pixels:
-    """Read an image as H x W x 3 uint8: gray as three equal channels, other depths rounded. Raises ImageError."""
+    """Read an image as H x W x 3 uint8: gray as three equal channels, other depths rounded. Raises
+    ImageError.
+    """
     pixels = read_image(path).pixels
     if pixels.dtype != np.uint8:
         pixels = to_uint8(pixels)

@@ -17,10 +17,11 @@ WHITE: dict[Any, float] = {
 class Image:
     """A photograph as it is seen: EXIF orientation is applied.
 
-    pixels: H x W (gray) or H x W x 3 (RGB); uint8 in 0..255, uint16 in 0..65535, or float32, where black is 0
-        and white is 1, and which may go beyond both.
+    pixels: H x W (gray) or H x W x 3 (RGB); uint8 in 0..255, uint16 in 0..65535, or float32, where
+        black is 0 and white is 1, and which may go beyond both.
     alpha: H x W, of the type and range of pixels, not premultiplied; None where the file has none.
-    icc_profile: the colour space of pixels; None where the file has none, or one that does not fit pixels.
+    icc_profile: the colour space of pixels; None where the file has none, or one that does not fit
+        pixels.
     exif: well-formed EXIF from its byte order mark on, without a thumbnail, and of orientation 1.
     xmp: Adobe's metadata, an XML packet.
     dpi: pixels an inch across and down, 1..65535.

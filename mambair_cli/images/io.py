@@ -1,4 +1,6 @@
-"""Reads and writes photographs with all that a file holds: depth, gray, alpha, profile, EXIF, texts."""
+"""Reads and writes photographs with all that a file holds: depth, gray, alpha, profile, EXIF,
+texts.
+"""
 
 import io
 import os
@@ -27,13 +29,16 @@ __all__ = [
 ]
 
 MAX_PIXELS = 512 * 2**20
-"""The largest image that is read unless the caller says otherwise: a guard against decompression bombs."""
+"""The largest image that is read unless the caller says otherwise: a guard against decompression
+bombs.
+"""
 
 
 def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image:
     """Read an image file, as decode_image does.
 
-    Raises CallError (no such file, or a folder), and ImageError (not permitted) and others as decode_image.
+    Raises CallError (no such file, or a folder), and ImageError (not permitted) and others as
+    decode_image.
     """
     try:
         data = path.read_bytes()
@@ -49,11 +54,12 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image:
 def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Image:
     """Read the first frame of an image file, upright, at its full depth.
 
-    Gray stays gray; palette, CMYK, YCbCr, LAB and the like become RGB; 1-bit becomes 8-bit gray. Gray and
-    colours deeper than 8 bits are kept in PNG, TIFF, PPM and HEIC; AVIF, JPEG 2000 and CMYK give 8 bits. HEIC
-    needs pillow-heif. name stands for the file in notes and errors.
+    Gray stays gray; palette, CMYK, YCbCr, LAB and the like become RGB; 1-bit becomes 8-bit gray.
+    Gray and colours deeper than 8 bits are kept in PNG, TIFF, PPM and HEIC; AVIF, JPEG 2000 and
+    CMYK give 8 bits. HEIC needs pillow-heif. name stands for the file in notes and errors.
 
-    Raises ImageError (no image, damaged, over max_pixels, samples out of range) and MemoryLimitError.
+    Raises ImageError (no image, damaged, over max_pixels, samples out of range) and
+    MemoryLimitError.
     """
     if not data:
         raise ImageError(f"{name}: the file is empty; fetch or export it again")
@@ -80,8 +86,8 @@ def check_writable(path: Path, size: tuple[int, int] | None = None) -> None:
     """Say before long work whether write_image could write to path; creates and alters nothing.
 
     size is the (height, width) to be written, where it is known: some formats have limits.
-    Raises CallError (unknown suffix, HEIC without pillow-heif, no such folder, path is a folder, size over the
-    limit) and ImageError (not permitted).
+    Raises CallError (unknown suffix, HEIC without pillow-heif, no such folder, path is a folder,
+    size over the limit) and ImageError (not permitted).
     """
     try:
         check_side(format_of(path.suffix), size)
@@ -104,10 +110,11 @@ def check_writable(path: Path, size: tuple[int, int] | None = None) -> None:
 
 
 def write_image(path: Path, image: Image, *, quality: int | None = None) -> list[str]:
-    """Write image in the format of the suffix, as encode_image does; return its notes, each beginning with path.
+    """Write image in the format of the suffix, as encode_image does; return its notes, each
+    beginning with path.
 
-    A new file gets the usual permissions; an existing one is replaced in one step, keeps its mode, and is
-    untouched where anything fails. Links are written through.
+    A new file gets the usual permissions; an existing one is replaced in one step, keeps its mode,
+    and is untouched where anything fails. Links are written through.
 
     Raises as check_writable and encode_image do, and ImageError (disk full).
     """
@@ -127,7 +134,8 @@ def encode_image(
 ) -> tuple[bytes, list[str]]:
     """Write the file that holds image into memory; return it and the notes of `encode`.
 
-    format_name is a suffix without its dot, such as "png". Raises CallError where it is unknown, too.
+    format_name is a suffix without its dot, such as "png". Raises CallError where it is unknown,
+    too.
     """
     file = io.BytesIO()
     notes = encode(image, format_of("." + format_name), quality, file)

@@ -14,7 +14,9 @@ _XMP_ORIENTATION = re.compile(rb'(tiff:Orientation(?:="|>))\d')
 
 
 def from_info(format: str, info: Mapping[Any, Any], turn: Any) -> dict[str, Any]:
-    """Sort what Pillow calls info by the names of Image's fields: EXIF, XMP, resolution, texts, notes."""
+    """Sort what Pillow calls info by the names of Image's fields: EXIF, XMP, resolution, texts,
+    notes.
+    """
     text: dict[str, str] = {}
     block, xmp, comment = (info.get(key) for key in ("exif", "xmp", "comment"))
     if format == "PNG":

@@ -30,7 +30,9 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Turn off the warnings of Pillow and OpenCV, and limits of Pillow; all are global, hence the lock."""
+    """Turn off the warnings of Pillow and OpenCV, and limits of Pillow; all are global, hence the
+    lock.
+    """
     with _LIBRARIES, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pixels, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None

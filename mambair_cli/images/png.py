@@ -1,4 +1,6 @@
-"""PNG files: their chunks, colours of 16 bits, which Pillow would cut to 8, and a writer of images of any size."""
+"""PNG files: their chunks, colours of 16 bits, which Pillow would cut to 8, and a writer of images
+of any size.
+"""
 
 import io
 import struct
@@ -89,7 +91,7 @@ def _deflated(image: Image) -> Iterator[bytes]:
 
 
 def _filtered(rows: np.ndarray) -> bytes:
-    """Filter all rows but the first, of 8 bits, each as suits it best: Pillow finds that quickly."""
+    """Filter all rows but the first, of 8 bits, each as suits it best; Pillow finds that fast."""
     file = io.BytesIO()
     picture = PIL.Image.fromarray(rows if rows.shape[2] > 1 else rows[..., 0])
     picture.save(file, "PNG", compress_level=0)

@@ -21,7 +21,9 @@ BAND = 2**21
 
 
 def in_bands(change: Callable[..., np.ndarray], dtype: np.dtype, *arrays: np.ndarray) -> np.ndarray:
-    """Apply change to some rows of the arrays at a time, and join the results as dtype: saves memory."""
+    """Apply change to some rows of the arrays at a time, and join the results as dtype: saves
+    memory.
+    """
     result = scratch.allocate(arrays[0].shape, dtype)
     step = band_rows(arrays[0])
     for top in range(0, len(result), step):
@@ -56,12 +58,12 @@ def channel_count(image: Image) -> int:
 
 
 def to_uint8(samples: np.ndarray) -> np.ndarray:
-    """Round floats, which are clipped to 0..1, or uint16 to 0..255. The only such conversion here."""
+    """Round floats, clipped to 0..1, or uint16 to 0..255. The one conversion of the package."""
     return reduced(samples, np.dtype(np.uint8))
 
 
 def reduced(samples: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Round samples to the nearest of a narrower type of integers; floats are clipped to 0..1."""
+    """Round samples to a narrower type of integers; floats are clipped to 0..1."""
     white = 1.0 if samples.dtype.kind == "f" else WHITE[samples.dtype]
     scale = np.float32(WHITE[dtype] / white)
     return in_bands(lambda samples: np.rint(samples.clip(0, white) * scale), dtype, samples)

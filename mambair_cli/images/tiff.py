@@ -1,4 +1,6 @@
-"""TIFF files: samples of more than 8 bits, which Pillow would cut or refuse, and a writer of images of any size."""
+"""TIFF files: samples of more than 8 bits, which Pillow would cut or refuse, and a writer of images
+of any size.
+"""
 
 import itertools
 import zlib
@@ -12,11 +14,15 @@ from .image import Image
 from .samples import Samples, band_rows, bands, channel_count, in_range, opencv, straight, upright
 
 MAX_CLASSIC = 2**32 - 2**27
-"""The most bytes of samples that leave room for the rest of a TIFF file; more of them make a BigTIFF."""
+"""The most bytes of samples that leave room for the rest of a TIFF file; more of them make a
+BigTIFF.
+"""
 
 
 def check_strips(data: bytes, tags: exif.Block) -> None:
-    """Raise ValueError where a TIFF file is truncated; libtiff finds that too, but says so on stderr."""
+    """Raise ValueError where a TIFF file is truncated; libtiff finds that too, but says so on
+    stderr.
+    """
     for offsets, sizes in (
         (exif.STRIP_OFFSETS, exif.STRIP_SIZES),
         (exif.TILE_OFFSETS, exif.TILE_SIZES),
@@ -27,7 +33,7 @@ def check_strips(data: bytes, tags: exif.Block) -> None:
 
 
 def info_of(tags: exif.Block) -> dict[Any, Any]:
-    """Collect the metadata of a TIFF file by Pillow's names; Pillow cannot open all of these files."""
+    """Collect the metadata of a TIFF file by Pillow's names; Pillow cannot open all of them."""
     kept = exif.descriptive(tags.entries)
     return {
         "exif": exif.joined(tags.order, kept) if kept else None,
@@ -43,7 +49,9 @@ def is_deep(block: exif.Block) -> bool:
 
 
 def read_deep(data: bytes, block: exif.Block) -> Samples:
-    """The samples of a TIFF file of 16, 32 or 64 bits, upright. Raises ImageError for kinds that are unknown."""
+    """The samples of a TIFF file of 16, 32 or 64 bits, upright. Raises ImageError for kinds that
+    are unknown.
+    """
     bits, photometric = block.numbers(exif.BITS), block.numbers(exif.PHOTOMETRIC)[0]
     (channels,) = block.numbers(exif.SAMPLES) or (1,)
     colours = 3 if photometric == 2 else 1
@@ -76,9 +84,11 @@ def read_deep(data: bytes, block: exif.Block) -> Samples:
 
 
 def _as_gray_tiff(data: bytes, block: exif.Block, channels: int) -> np.ndarray:
-    """H x W x channels of a TIFF file of planes, of half floats, or gray with alpha, all of which OpenCV refuses.
+    """H x W x channels of a TIFF file of planes, of half floats, or gray with alpha, all of which
+    OpenCV refuses.
 
-    It is shown copies with one more directory, in which a plane, or each row of interleaved samples, is gray.
+    It is shown copies with one more directory, in which a plane, or each row of interleaved
+    samples, is gray.
     """
     keep = (exif.HEIGHT, exif.COMPRESSION, exif.FILL_ORDER, exif.ROWS_PER_STRIP, exif.TILE_HEIGHT)
     order, big = block.order, data[2:3] == b"+" or data[3:4] == b"+"

@@ -15,7 +15,8 @@ def test_noise_is_white_gaussian_and_not_clipped(sigma):
     noise = (Noise((sigma, sigma))(image, rng()) - image) * 255
     assert noise.std() == pytest.approx(sigma, rel=0.01)
     assert abs(noise.mean()) < 0.02 * sigma
-    assert abs((noise**3).mean()) / sigma**3 < 0.05  # not skewed, so not clipped
+    # not skewed, so not clipped
+    assert abs((noise**3).mean()) / sigma**3 < 0.05
     assert (noise**4).mean() / sigma**4 == pytest.approx(3, abs=0.1)
     for a, b in (
         (noise[1:], noise[:-1]),
@@ -36,16 +37,18 @@ def test_noise_levels_are_drawn_uniformly():
 
 
 def test_published_noise_by_value():
+    # of seed 0, as is known
     drawn = [
         1.764052345967664,
         0.4001572083672233,
         0.9787379841057392,
         2.240893199201458,
-    ]  # of seed 0, as is known
+    ]
     noise = published_noise(2, 2, 25)
     assert (noise.shape, noise.dtype) == ((2, 2, 3), np.float64)
     expected = np.array(drawn) * 25 / 255
-    np.testing.assert_allclose(noise[0, 0, ::-1], expected[:3], rtol=1e-13)  # blue, green, red
+    # blue, green, red
+    np.testing.assert_allclose(noise[0, 0, ::-1], expected[:3], rtol=1e-13)
     np.testing.assert_allclose(noise[0, 1, 2], expected[3], rtol=1e-13)
     np.testing.assert_allclose(published_noise(2, 2, 50), 2 * noise, rtol=1e-13)
     assert published_noise(100, 90, 15).std() * 255 == pytest.approx(15, rel=0.02)

@@ -14,12 +14,12 @@ DATA = Path(__file__).parents[1] / "data"
 
 # One layer of thin white streaks over anything, and rain as strong as Rain100H's (13.5 dB PSNR-Y)
 PLAIN = Rain(
-    layers=(1, 1), angle=(0, 0), crossing=(0, 0), length=(30, 30), width=(1.5, 1.5), density=(0.1, 0.1),
-    brightness=(0.4, 0.4), soft=(0.2, 0.2), cover=(0, 0), veil=(0, 0),
+    layers=(1, 1), angle=(0, 0), crossing=(0, 0), length=(30, 30), width=(1.5, 1.5),
+    density=(0.1, 0.1), brightness=(0.4, 0.4), soft=(0.2, 0.2), cover=(0, 0), veil=(0, 0),
 )  # fmt: skip
 HEAVY = Rain(
-    layers=(4, 7), angle=(-17, 17), length=(30, 120), width=(0.8, 3), density=(0.1, 0.4), brightness=(0.2, 0.6),
-    cover=(0, 0.2), veil=(0, 0),
+    layers=(4, 7), angle=(-17, 17), length=(30, 120), width=(0.8, 3), density=(0.1, 0.4),
+    brightness=(0.2, 0.6), cover=(0, 0.2), veil=(0, 0),
 )  # fmt: skip
 
 
@@ -38,11 +38,12 @@ def mean_streaks(rain, seeds=8):
 
 
 def direction(image):
-    """Degrees from the vertical of the structures of an image, positive where their lower ends are on the left."""
+    """Degrees from the vertical of the structures of an image, positive where their lower ends are
+    on the left.
+    """
     down, right = np.gradient(cv2.GaussianBlur(image, (0, 0), 2))
-    across = 0.5 * np.arctan2(
-        2 * (down * right).mean(), (right**2 - down**2).mean()
-    )  # along the gradient
+    # along the gradient
+    across = 0.5 * np.arctan2(2 * (down * right).mean(), (right**2 - down**2).mean())
     return np.degrees(across)
 
 
@@ -98,7 +99,8 @@ def test_density_and_width_give_the_share_that_is_covered():
             for seed in range(8)
         ]
     )
-    assert 0.08 < hit < 0.16  # of a density of 0.1, with the soft edges
+    # of a density of 0.1, with the soft edges
+    assert 0.08 < hit < 0.16
 
 
 def test_brightness_is_that_of_the_brightest_streaks():
@@ -135,7 +137,8 @@ def test_the_veil_thickens_and_hides_contrast():
         contrast = (thick[:, ::2] - thick[:, 1::2]).mean(2)
         far.append(contrast[:20].mean())
         near.append(contrast[-20:].mean())
-    assert np.mean(near) > np.mean(far) + 0.15  # mostly farther away at the top
+    # mostly farther away at the top
+    assert np.mean(near) > np.mean(far) + 0.15
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -145,7 +148,8 @@ def test_anything_within_the_limits(seed):
 
     def drawn(name, low, high):
         if name == "layers":
-            low, high = 0, 3  # time grows with them, nothing else
+            # time grows with them, nothing else
+            low, high = 0, 3
         ends = sorted(
             rng.choice([low, high]) if rng.random() < 0.4 else rng.uniform(low, high)
             for _ in range(2)
@@ -157,7 +161,8 @@ def test_anything_within_the_limits(seed):
     result = rain(image, rng)
     assert result.shape == image.shape
     assert result.dtype == np.float32
-    assert np.array_equal(result, to_uint8(result) / np.float32(255))  # so within [0, 1] and no NaN
+    # so within [0, 1] and no NaN
+    assert np.array_equal(result, to_uint8(result) / np.float32(255))
 
 
 def test_the_steepest_angles():

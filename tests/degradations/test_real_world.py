@@ -96,8 +96,10 @@ def test_noise_is_gray_or_coloured_and_of_both_kinds():
         noise = noisy.soil(image, rng(seed)) - image
         gray += np.ptp(noise, axis=2).max() < 1e-6
         even += noise[45:].std() < 1.3 * noise[:35].std()
-    assert 12 <= gray <= 36  # two fifths
-    assert 18 <= even <= 42  # half
+    # two fifths
+    assert 12 <= gray <= 36
+    # half
+    assert 18 <= even <= 42
 
 
 def test_kernels_are_normalised_low_passes():
@@ -121,5 +123,6 @@ def test_the_sinc_kernel_cuts_frequencies_and_rings():
             (-((cutoff / 2) ** 2)) ** k / (math.factorial(k) * math.factorial(k + 1))
             for k in range(20)
         ]
-        assert ratio == pytest.approx(sum(terms), abs=1e-4)  # J1(x) / (x / 2) by its series
+        # J1(x) / (x / 2) by its series
+        assert ratio == pytest.approx(sum(terms), abs=1e-4)
         assert kernel.min() < 0

@@ -27,7 +27,9 @@ def sensor_noise(sensor, value, seeds=12, side=128):
 
 
 def test_sensor_noise_is_correlated_as_a_cameras():
-    """Of PolyU's Canon pairs, flat parts: deviation 2.9 2.6 3.0; lag 1 .71 .65 .72; lag 2 .39 .27 .42; r-g .65."""
+    """Of PolyU's Canon pairs, flat parts: deviation 2.9 2.6 3.0; lag 1 .71 .65 .72; lag 2 .39 .27
+    .42; r-g .65.
+    """
     noise = sensor_noise(Sensor(), 0.4, 40)
     deviation = np.mean([n.std((0, 1)) for n in noise], 0)
     assert deviation == pytest.approx([2.9, 2.6, 3.0], rel=0.3)
@@ -56,9 +58,8 @@ def test_sensor_noise_depends_on_light_as_photons_do():
     )
     dark, bright = (np.mean([n.std() for n in sensor_noise(plain, v)]) for v in (0.3, 0.8))
     light = np.array([0.3, 0.8]) ** 2.2
-    linear = (
-        np.array([dark, bright]) * 2.2 * light / np.array([0.3, 0.8])
-    )  # the tone curve's slope undone
+    # the tone curve's slope undone
+    linear = np.array([dark, bright]) * 2.2 * light / np.array([0.3, 0.8])
     assert (linear[1] / linear[0]) ** 2 == pytest.approx(light[1] / light[0], rel=0.15)
 
 
@@ -77,7 +78,8 @@ def test_sensor_noise_grows_with_gain_of_its_sensor():
 
 def test_the_image_of_a_sensor_stays_sharp_and_keeps_its_tones():
     clean = replace(Sensor(), shot=(1e-9, 1e-9), read=(1e-9, 1e-9), quality=(100, 100))
-    image = np.repeat(photo()[..., 1:2], 3, 2)  # gray, so that 4:2:0 takes nothing
+    # gray, so that 4:2:0 takes nothing
+    image = np.repeat(photo()[..., 1:2], 3, 2)
     for seed in range(3):
         assert np.abs(clean(image, rng(seed)) - image).max() * 255 < 3
     noisy = np.mean([Sensor()(flat(0.5), rng(seed)).mean() for seed in range(10)])
