@@ -11,9 +11,12 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import numpy as np
 from torch import nn
 
-from ..degradations.base import Degradation, Jpeg, Noise, Sensor
+from ..degradations.base import Degradation
+from ..degradations.jpeg import Jpeg
+from ..degradations.noise import Noise
 from ..degradations.rain import Rain
 from ..degradations.real_world import RealWorld
+from ..degradations.sensor import Sensor
 from ..errors import CallError
 from ..models.weights import ARCHITECTURES
 
