@@ -6,7 +6,6 @@ run in float64 and in one fixed order, so ties at .5 fall the same way on every 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -22,31 +21,6 @@ BAND_VALUES = 1 << 16
 """Rows of a large image are resized in bands of about this many output values, which stay in the cache."""
 
 RELEASE = 64  # bands after which large arrays are taken out of memory
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large a result is: `scale` times its image, or of a `width` and `height`; one alone keeps the aspect."""
-
-    scale: float = 1.0
-    width: int | None = None
-    height: int | None = None
-
-    def of(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the result of an image of these."""
-        scale = self.scale
-        if self.width and not self.height:
-            scale = self.width / width
-        elif self.height and not self.width:
-            scale = self.height / height
-        return self.height or max(1, round(height * scale)), self.width or max(
-            1, round(width * scale)
-        )
-
-    def factor(self, height: int, width: int) -> float:
-        """How many times larger the side becomes that grows more."""
-        rows, columns = self.of(height, width)
-        return max(rows / height, columns / width)
 
 
 def bicubic(image: Array, height: int, width: int, *, antialias: bool = True) -> Array:
