@@ -6,18 +6,13 @@
 
 from typing import Any
 
-from .models.catalog import MODELS, Model
+from .models.catalog import Model, list_models
 from .system.runtime import limit_spinning
 
 __version__ = "0.1.0"
 __all__ = ["Model", "Restorer", "list_models", "load_restorer"]
 
 limit_spinning()  # before anything imports torch
-
-
-def list_models() -> tuple[Model, ...]:
-    """All models that can be loaded by name."""
-    return MODELS
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from . import __version__
 from .commands import bench, models, restore, train
 from .commands.terminal import Json, print_json, print_table, say
 from .errors import MambairError
-from .models.catalog import TASKS
+from .models.tasks import TASKS
 
 SETTINGS = {
     "help_option_names": ["-h", "--help"],

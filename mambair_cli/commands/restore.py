@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from ..errors import CallError
-from ..models.catalog import MAX_SCALE, Task, model_named
+from ..models.catalog import model_named
 from ..models.choice import Choice, better_model, check_task, gain, is_here, parse_choice
+from ..models.tasks import MAX_SCALE, Task
 from .models import fetch
 from .terminal import (
     Backend,

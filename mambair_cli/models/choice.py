@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from ..errors import CallError, CheckpointError
 from .cache import cached_file, is_offline
-from .catalog import MAX_SCALE, MODELS, TASKS, Model, Task, bundled_models, model_named
+from .catalog import Model, bundled_models, list_models, model_named
+from .tasks import MAX_SCALE, TASKS, Task
 
 WORTHWHILE = 0.1  # dB that a slower model has to be better
 
@@ -23,7 +24,7 @@ def better_model(model: Model) -> Model | None:
     """The cheapest one for the same images that is worth its time, of those that are here or can be fetched."""
     better = (
         other
-        for other in MODELS
+        for other in list_models()
         if (other.task, other.scale, other.levels) == (model.task, model.scale, model.levels)
         and gain(other, model) >= WORTHWHILE
         and (is_here(other) or (other.urls and not is_offline()))

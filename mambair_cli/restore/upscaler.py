@@ -9,9 +9,9 @@ from ..degradations.estimate import jpeg_quality, noise_sigma, stored_quality
 from ..errors import CallError
 from ..images.io import Image
 from ..images.resize import Size
-from ..models.catalog import TASKS
 from ..models.choice import Choice, check_task
 from ..models.fetch import known_task
+from ..models.tasks import TASKS
 from ..ops import resolve_backend
 from ..system.devices import resolve_device
 from .restorer import Options, Progress, Restorer, load_restorer, resized

@@ -164,7 +164,7 @@ class TrainConfig:
 
     @property
     def task(self) -> str:
-        """What the network is for: a name of `registry.TASKS`."""
+        """What the network is for: a name of `models.tasks.TASKS`."""
         return (
             DEGRADATIONS[self.data.degradation["kind"]][1] if self.data.degradation else "upscale"
         )
