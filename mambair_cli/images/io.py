@@ -1,19 +1,15 @@
 """Reads and writes photographs, and keeps what a file holds: depth, gray, alpha, colour profile, EXIF, texts."""
 
-import contextlib
 import io
 import os
 import re
-import secrets
-import stat
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
 
 import PIL
 
 from ..errors import CallError, ImageError, MambairError, MemoryLimitError
+from ..system.files import replacing
 from . import decode as image_decode
 from .encode import NO_HEIC, OUTPUT_SUFFIXES, check_side, encode, format_of, reason
 from .image import Image
@@ -21,7 +17,6 @@ from .image import Image
 __all__ = [
     "MAX_PIXELS",
     "OUTPUT_SUFFIXES",
-    "TEMPORARY",
     "Image",
     "check_writable",
     "decode_image",
@@ -32,9 +27,6 @@ __all__ = [
 
 MAX_PIXELS = 512 * 2**20
 """The largest image that is read unless the caller says otherwise: a guard against decompression bombs."""
-
-TEMPORARY = ".mambair-{}.tmp"
-"""The name of a result until it is whole."""
 
 
 def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image:
@@ -119,7 +111,7 @@ def write_image(path: Path, image: Image, *, quality: int | None = None) -> list
     """
     check_writable(path, image.pixels.shape[:2])
     try:
-        with _replacing(path.resolve()) as file:
+        with replacing(path.resolve()) as file:
             notes = encode(image, format_of(path.suffix), quality, file)
     except MambairError as error:
         raise type(error)(f"{path}: {error}") from error
@@ -138,18 +130,3 @@ def encode_image(
     file = io.BytesIO()
     notes = encode(image, format_of("." + format_name), quality, file)
     return file.getvalue(), notes
-
-
-@contextlib.contextmanager
-def _replacing(target: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of target at the end, or leaves it as it is where something fails."""
-    temporary = target.with_name(TEMPORARY.format(secrets.token_hex(8)))
-    try:
-        with temporary.open("xb") as file:
-            yield file
-        if target.exists():
-            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
-        temporary.replace(target)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from ..archs import ARCHITECTURES, Architecture
 from ..errors import CallError, CheckpointError
+from ..system.files import sha256
 from .catalog import Model, list_models
-from .weights import Checkpoint, read_state, save_network, sha256
+from .weights import Checkpoint, read_state, save_network
 
 NEAR = 0.3  # share of common names of tensors from which on two networks are alike
 

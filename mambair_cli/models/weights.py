@@ -1,8 +1,6 @@
 """Checkpoint files: how they are read and written, own ones and official ones in any wrapping."""
 
-import hashlib
 import json
-import os
 import pickle
 import warnings
 import zipfile
@@ -18,14 +16,18 @@ from torch import Tensor, nn
 
 from ..archs import name_of
 from ..errors import CallError, CheckpointError
+from ..system.files import write_atomically
 
 WRAPPINGS = ("params_ema", "params", "state_dict")  # preferred first
+
 
 class Checkpoint(NamedTuple):
     """What a file holds.
 
-    state: tensors by name, on the CPU. metadata: of safetensors, else empty. wrapping: what was taken off, such as
-    "params_ema" or "params, module."; empty for none.
+    Attributes:
+        state: tensors by name, on the CPU.
+        metadata: of safetensors; else empty.
+        wrapping: what was taken off, such as "params_ema" or "params, module."; empty for none.
     """
 
     state: dict[str, Tensor]
@@ -34,18 +36,9 @@ class Checkpoint(NamedTuple):
 
 
 def bundled_folder() -> Path:
-    """The folder of the weights that ship with the package: inside the wheel, or beside it in a clone."""
+    """The folder of the bundled weights: inside the wheel, or beside the package in a clone."""
     installed = Path(__file__).parents[1] / "weights"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "weights"
-
-
-def sha256(path: Path) -> str:
-    """The file's SHA-256 as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def why_missing(path: Path) -> str | None:
@@ -54,7 +47,8 @@ def why_missing(path: Path) -> str | None:
         if path.is_file():
             return None
         return "is a folder" if path.is_dir() else "is missing"
-    except OSError as error:  # a name that is too long, a folder that is closed
+    except OSError as error:
+        # A name that is too long, a folder that may not be entered.
         return f"cannot be read ({error.strerror})"
 
 
@@ -139,10 +133,16 @@ def task_of(path: Path) -> str | None:
 def save_network(
     path: Path, model: nn.Module, state: Mapping[str, Tensor], notes: Mapping[str, Any]
 ) -> None:
-    """Write tensors as safetensors with the model's configuration and `notes` as metadata, atomically.
+    """Write tensors as safetensors, whole or not at all; the same content gives the same bytes.
 
-    With a `task` among `notes`, a name of `registry.TASKS`, only that command takes the file. The same content gives
-    the same bytes. Raises OSError.
+    Args:
+        path: of the file.
+        model: the network whose configuration the metadata tell.
+        state: the tensors.
+        notes: more metadata. With a `task`, a name of TASKS, only that command takes the file.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     config: Any = model.config
     metadata = {"mambair.arch": name_of(model), "mambair.config": json.dumps(asdict(config))}
@@ -154,13 +154,3 @@ def save_network(
     text = json.dumps(header, ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     write_atomically(path, len(text).to_bytes(8, "little") + text + content[data:])
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

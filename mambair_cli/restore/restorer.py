@@ -18,7 +18,7 @@ from ..errors import CallError, MemoryLimitError, RestorationError
 from ..images.image import WHITE, Image, in_bands
 from ..images.resize import bicubic
 from ..models.fetch import find_checkpoint
-from ..models.weights import load_network
+from ..models.recognise import load_network
 from ..ops import resolve_backend
 from ..system import runtime, scratch
 from ..system.devices import (

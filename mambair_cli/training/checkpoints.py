@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..errors import CallError, CheckpointError
-from ..models.weights import write_atomically
+from ..system.files import write_atomically
 
 KEPT = 3
 

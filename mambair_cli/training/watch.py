@@ -14,7 +14,7 @@ from ..degradations.base import to_pixels
 from ..errors import BackendError
 from ..images.folders import Pixels
 from ..images.io import Image, write_image
-from ..models.weights import write_atomically
+from ..system.files import write_atomically
 from .validation import Pair
 
 CROP = 96  # pixels a side of what is shown of a validation image
