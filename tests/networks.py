@@ -10,10 +10,10 @@ import safetensors.torch
 import torch
 from golden.fill import fill_state
 
+from mambair_cli.archs import ARCHITECTURES
 from mambair_cli.archs.mambair import MambaIRConfig
 from mambair_cli.archs.mambair_unet import MambaIRUNetConfig
 from mambair_cli.archs.vmambair import VmambaIRConfig
-from mambair_cli.archs import ARCHITECTURES
 
 GOLDEN = Path(__file__).parent / "golden"
 CLASSES = {row.config: row.network for row in ARCHITECTURES.values()}

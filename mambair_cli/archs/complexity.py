@@ -67,12 +67,13 @@ def multiply_adds(model: nn.Module, width: int, height: int) -> Macs:
     """
     ghost = copy.deepcopy(model).eval().to("meta")
     found: list[Macs] = []
-    for module in ghost.modules():
+    modules: list[Any] = list(ghost.modules())
+    for module in modules:
         if hasattr(module, "backend"):
             module.backend = "reference"
         if hasattr(module, "macs"):
             # Its kernels need values, so only the shape passes.
-            module.forward = _counted(cast(Any, module), found)  # type: ignore[method-assign]
+            module.forward = _counted(module, found)
         elif rule := _rule(module):
             module.register_forward_hook(_noting(rule, found))
     channels = cast(Any, model.config).in_chans

@@ -1,6 +1,7 @@
 """SS2D, the 2-D selective-scan module (MambaIR, section 3.5; VMamba)."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -112,6 +113,7 @@ class SS2D(SpatialScan):
 
 def use_backend(network: nn.Module, name: str) -> None:
     """Let all scans of a network, and the kernels around them, run on one back end."""
-    for module in network.modules():
-        if isinstance(module, (SpatialScan, LayerNorm)):
+    modules: list[Any] = list(network.modules())
+    for module in modules:
+        if hasattr(module, "backend"):
             module.backend = name

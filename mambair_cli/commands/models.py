@@ -15,7 +15,8 @@ from ..models.tasks import TASKS, Task
 from .terminal import Json, Offline, print_json, print_table, progress_bar, say
 
 app = typer.Typer(
-    help="Which models there are, what each is for, and which are on this machine.", no_args_is_help=True
+    help="Which models there are, what each is for, and which are on this machine.",
+    no_args_is_help=True,
 )
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="See mambair models list.", show_default=False)
@@ -213,7 +214,15 @@ def _model_row(model: Model) -> tuple[str, ...]:
 
 def _record_row(record: Record) -> tuple[str, ...]:
     tasks, size = " or ".join(_tasks(record)), _millions(record.parameters)
-    return record.name, tasks, f"x{record.scale}", size, f"imported from {record.source}", "", "here"
+    return (
+        record.name,
+        tasks,
+        f"x{record.scale}",
+        size,
+        f"imported from {record.source}",
+        "",
+        "here",
+    )
 
 
 def _step(model: Model) -> str:

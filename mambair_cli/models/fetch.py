@@ -1,5 +1,6 @@
 """From the name of a model to its file: bundled, in the cache, or fetched now; and what enters and
-leaves the cache."""
+leaves the cache.
+"""
 
 import json
 import logging

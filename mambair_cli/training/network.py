@@ -93,7 +93,7 @@ def recompute_blocks(model: nn.Module) -> None:
     kind = ARCHITECTURES[name_of(model)].block
     for block in model.modules():
         if isinstance(block, kind):
-            block.forward = _recomputed(block.forward)  # type: ignore[method-assign]
+            block.forward = _recomputed(block.forward)
 
 
 def _recomputed(forward: Any) -> Any:
