@@ -1,14 +1,11 @@
 """What a run will take: parameters, multiply-adds, memory and days, from a few steps on this machine."""
 
-import math
 import time
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
-from ..archs.ss2d import SpatialScan
+from ..archs.complexity import multiply_adds
 from . import parallel
 from .device_batch import COPIES, device_batches, step_bytes
 from .loop import Folders, Settings, add_gradients, open_data
@@ -17,40 +14,9 @@ from .network import build_optimiser, compile_network, recompute_blocks, start_w
 from .recipe import TrainConfig, build_network
 from .schedule import stages
 
-COUNTED_SIDE = 32  # pixels: the work of a network grows with the number of pixels
 STEPS = 3  # that are measured, after one to warm up
 FEW = 4  # samples, with which a step is measured on a CPU
 Rows = list[tuple[str, str]]
-
-
-def multiply_adds(model: nn.Module, channels: int) -> float:
-    """Multiply-adds a pixel of the degraded image, on a CPU: of convolutions, projections and scans.
-
-    A scan over L pixels counts L x (9 D N + D) a direction, and L D R for its step sizes.
-    """
-    found: list[int] = []
-
-    def scanned(module: SpatialScan, inputs: tuple[Tensor, ...], _: Tensor) -> None:
-        pixels = math.prod(inputs[0].shape[:3])
-        found.append(
-            pixels
-            * (9 * module.A_logs.numel() + module.Ds.numel() + module.dt_projs_weight.numel())
-        )
-
-    def convolved(image: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
-        return 2 * math.prod(out_shape) * math.prod(weight[1:])
-
-    hooks = [
-        m.register_forward_hook(scanned) for m in model.modules() if isinstance(m, SpatialScan)
-    ]
-    counter = FlopCounterMode(
-        display=False, custom_mapping={torch.ops.aten.mkldnn_convolution: convolved}
-    )
-    with torch.no_grad(), counter:
-        model.eval()(torch.zeros(1, channels, COUNTED_SIDE, COUNTED_SIDE))
-    for hook in hooks:
-        hook.remove()
-    return (counter.get_total_flops() / 2 + sum(found)) / COUNTED_SIDE**2
 
 
 def plan(config: TrainConfig, folders: Folders, settings: Settings, init: str) -> Rows:
@@ -63,7 +29,7 @@ def plan(config: TrainConfig, folders: Folders, settings: Settings, init: str) -
     model = build_network(config)
     rows: Rows = [("recipe", config.summary), ("weights", start_weights(model, config, init))]
     rows.append(("parameters", f"{sum(p.numel() for p in model.parameters()):,}"))
-    macs = multiply_adds(model, config.channels)
+    work = {patch: multiply_adds(model, patch, patch).full for patch, _ in stages(config)}
     pairs, validation, skipped = open_data(config, folders, settings)
     rows.append(
         (
@@ -104,7 +70,7 @@ def plan(config: TrainConfig, folders: Folders, settings: Settings, init: str) -
                 "  batch",
                 f"{world} {engine.device.type} x {sizes[patch]} at once x {batch // world // sizes[patch]} times",
             ),
-            ("  multiply-adds forward", f"{macs * patch**2 * batch / 1e9:,.1f} G an iteration"),
+            ("  multiply-adds forward", f"{work[patch] * batch / 1e9:,.1f} G an iteration"),
             ("  memory of a device", f"{memory / 2**30:.2f} GiB, estimated"),
             ("  time", f"{seconds:.2f} s an iteration"),
         ]

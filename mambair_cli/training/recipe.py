@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import numpy as np
 from torch import nn
 
+from ..archs import ARCHITECTURES
 from ..degradations.base import Degradation
 from ..degradations.jpeg import Jpeg
 from ..degradations.noise import Noise
@@ -18,7 +19,6 @@ from ..degradations.rain import Rain
 from ..degradations.real_world import RealWorld
 from ..degradations.sensor import Sensor
 from ..errors import CallError
-from ..models.weights import ARCHITECTURES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -167,7 +167,7 @@ class TrainConfig:
 
     @property
     def task(self) -> str:
-        """What the network is for: a name of `registry.TASKS`."""
+        """What the network is for: a name of `models.tasks.TASKS`."""
         return (
             DEGRADATIONS[self.data.degradation["kind"]][1] if self.data.degradation else "upscale"
         )
@@ -363,13 +363,13 @@ def _network(config: TrainConfig, where: str) -> tuple[type[nn.Module], Any]:
         raise CallError(f"{where}: arch must be one of {', '.join(ARCHITECTURES)}, not {arch!r}")
     if "upscale" in values:
         raise CallError(f"{where}: unknown key 'upscale'; the recipe's 'scale' sets it")
-    kind, network, _ = ARCHITECTURES[str(arch)]
-    built = _strict(kind, values | {"upscale": config.scale}, where)
+    row = ARCHITECTURES[str(arch)]
+    built = _strict(row.config, values | {"upscale": config.scale}, where)
     if config.channels == 2:
         raise CallError(f"{where}: in_chans must be 1 (gray) or 3 (RGB)")
     if hasattr(built, "upsampler") and (built.upsampler == "") != (config.scale == 1):
         raise CallError(f"{where}: upsampler must be empty where the scale is 1, and only there")
-    return network, built
+    return row.network, built
 
 
 def build_degradation(config: TrainConfig, where: str = "recipe") -> Degradation | None:
