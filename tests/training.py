@@ -9,11 +9,12 @@ from calls import DATA
 
 from mambair_cli.images.folders import read_rgb
 from mambair_cli.images.io import Image, write_image
-from mambair_cli.training import checkpoints, loop
+from mambair_cli.training import checkpoints, loop, state
+from mambair_cli.training.config import TrainConfig
 from mambair_cli.training.data import TrainingPairs
-from mambair_cli.training.loop import Folders, Settings
+from mambair_cli.training.inputs import Folders, Settings
 from mambair_cli.training.photos import find_sources
-from mambair_cli.training.recipe import TrainConfig, checked, tomllib
+from mambair_cli.training.recipe import checked, tomllib
 
 RECIPE = """
 scale = 2
@@ -121,14 +122,14 @@ def assert_equal(a, b):
 
 def before_iteration(monkeypatch, iteration, action):
     """Run `action` when this iteration begins."""
-    original = loop.learning_rate
+    original = state.learning_rate
 
     def learning_rate(config, i):
         if i == iteration:
             action()
         return original(config, i)
 
-    monkeypatch.setattr(loop, "learning_rate", learning_rate)
+    monkeypatch.setattr(state, "learning_rate", learning_rate)
 
 
 def replace_batches(monkeypatch, iterations, batch):

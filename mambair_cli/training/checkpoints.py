@@ -1,4 +1,4 @@
-"""The states of a run on disk: written whole or not at all, the last three kept, damaged ones passed over."""
+"""Checkpoints of a run: written whole or not at all, three are kept, damaged ones passed over."""
 
 import io
 import pickle
@@ -12,6 +12,7 @@ from ..errors import CallError, CheckpointError
 from ..models.weights import write_atomically
 
 KEPT = 3
+"""Checkpoints that are kept."""
 
 
 def paths(folder: Path) -> list[Path]:
@@ -20,7 +21,7 @@ def paths(folder: Path) -> list[Path]:
 
 
 def save(folder: Path, iteration: int, state: Mapping[str, Any]) -> None:
-    """Write the state after so many iterations and remove what is older than the last three. Raises OSError."""
+    """Write the state after `iteration` steps and remove all but the last three. Raises OSError."""
     buffer = io.BytesIO()
     torch.save({**state, "iteration": iteration}, buffer)
     write_atomically(folder / f"checkpoint-{iteration:08}.pt", buffer.getvalue())
@@ -32,7 +33,8 @@ def load(folder: Path, recipe: str) -> tuple[dict[str, Any], list[str]]:
     """The newest state that can be read, and for each newer one why it cannot.
 
     Raises:
-        CallError: there is none at all, or it is of another recipe. CheckpointError: all are damaged.
+        CallError: there is none at all, or it is of another recipe.
+        CheckpointError: all are damaged.
     """
     found, passed = paths(folder), []
     if not found:
@@ -54,10 +56,11 @@ def load(folder: Path, recipe: str) -> tuple[dict[str, Any], list[str]]:
             continue
         if not same:
             raise CallError(
-                f"{path} is of another recipe, or of other --set or --iterations: leave them out, and"
-                f" {folder}/recipe.json is taken; to train further than that, start another run with --init"
+                f"{path} is of another recipe, or of the same one with other changes or iterations;"
+                f" resume with {folder}/recipe.json, or start another run from these weights"
             )
         return state, passed
+    reasons = "; ".join(passed)
     raise CheckpointError(
-        f"no checkpoint of {folder} can be read: {'; '.join(passed)}; start anew with another --out"
+        f"no checkpoint of {folder} can be read: {reasons}; start anew in another folder"
     )

@@ -1,4 +1,4 @@
-"""The photographs of a training: found, paired with degraded files, and held decoded in memory up to a limit."""
+"""Photographs to train on: found, paired with degraded files, and kept decoded in memory."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -22,17 +22,21 @@ class Source(NamedTuple):
 
 
 class Photo(NamedTuple):
-    """H x W x C uint8, its sides multiples of the scale, and its degraded form where that is not made on the fly."""
+    """A decoded photograph, H x W x C uint8, with sides that are multiples of the scale.
+
+    `low` is its degraded form where that is not made on the fly.
+    """
 
     high: Pixels
     low: Pixels | None
 
 
 def find_sources(data: Path, low: Path | None, scale: int) -> list[Source]:
-    """The images of a folder, each with the file of its degraded form in the folder `low` if that is given.
+    """The images of a folder, each with the file of its degraded form where `low` is given.
 
-    That one lies in the same subfolder and has the same name but for its suffix, or that name with `x2` (the
-    scale) at its end, as in DIV2K. Raises CallError where a folder holds no image or a file is missing.
+    A degraded form lies in the same subfolder of `low` under the same name (its suffix may differ),
+    or under that name with `x2` (the scale) at its end, as in DIV2K. Raises CallError where a
+    folder holds no image or a file is missing.
     """
     files = list_images(data)
     if low is None:
@@ -43,9 +47,8 @@ def find_sources(data: Path, low: Path | None, scale: int) -> list[Source]:
         name = path.relative_to(data).with_suffix("")
         pair = found.get(name) or found.get(name.with_name(f"{name.name}x{scale}"))
         if pair is None:
-            raise CallError(
-                f"{low} holds no degraded form of {path}; its name would be {name} or {name}x{scale}"
-            )
+            names = f"{name} or {name}x{scale}"
+            raise CallError(f"{low} holds no degraded form of {path}; its name would be {names}")
         sources.append(Source(path, pair))
     return sources
 
@@ -53,25 +56,25 @@ def find_sources(data: Path, low: Path | None, scale: int) -> list[Source]:
 def split(
     data: list[Source], val: list[Source] | None, held_out: int
 ) -> tuple[list[Source], list[Source]]:
-    """Training and validation files: those of `data` and `val`, or some held out of `data`; none is both.
+    """Files to train on and files to validate with (`val`, or some of `data`); none is both.
 
     Raises CallError where no file is left for one of the two.
     """
     if val:
         chosen = val
     elif len(data) > held_out:
-        chosen = [
-            data[i] for i in np.random.default_rng(0).choice(len(data), held_out, replace=False)
-        ]
+        numbers = np.random.default_rng(0).choice(len(data), held_out, replace=False)
+        chosen = [data[i] for i in numbers]
     else:
-        fewer = ", or --set data.validation=1" if len(data) > 1 else ""
+        fewer = ", or set data.validation=1" if len(data) > 1 else ""
         raise CallError(
-            f"there are too few images to put {held_out} aside for validation; give --val{fewer}"
+            f"there are too few images to put {held_out} aside for validation;"
+            f" give a folder of others as val{fewer}"
         )
     held = {source.high.resolve() for source in chosen}
     left = [source for source in data if source.high.resolve() not in held]
     if not left:
-        raise CallError("all images of --data are in --val too; none is left to train on")
+        raise CallError("all images of data are in val too; none is left to train on")
     return left, chosen
 
 
@@ -107,8 +110,8 @@ def _in_channels(image: Pixels, channels: int) -> Pixels:
 class Photos:
     """Photographs by their number, decoded when they are first asked for. Threads may share it.
 
-    Those that cannot be read, or whose degraded form has a side shorter than `smallest`, are left out; `skipped`
-    holds the reasons of all that were found so far.
+    Those that cannot be read, or whose degraded form has a side shorter than `smallest`, are left
+    out; `skipped` holds the reasons for all that were found so far.
 
     Args:
         sources: the files.
@@ -116,7 +119,7 @@ class Photos:
         channels: 3, or 1 for luma.
         shrink: see `read_photo`.
         smallest: pixels.
-        memory: bytes that decoded images may take; those not used for longest leave first.
+        memory: bytes that decoded images may take; those not used for the longest time leave first.
 
     Raises:
         CallError: no image can be used.
@@ -148,9 +151,8 @@ class Photos:
             self.sources.append(source)
             sizes.append(sorted(size))
         if not sizes:
-            raise CallError(
-                f"none of {len(sources)} images can be used; the first: {''.join(self.skipped[:1])}"
-            )
+            first = "".join(self.skipped[:1])
+            raise CallError(f"none of {len(sources)} images can be used; the first: {first}")
         self.shorter, longer = np.array(sizes).T
         self.area = self.shorter * longer
         self._damaged: set[int] = set()

@@ -31,9 +31,9 @@ from mambair_cli.bench.quality.measure import run as measure
 from mambair_cli.errors import BackendError, CallError
 from mambair_cli.images.metrics import psnr
 from mambair_cli.models.weights import load_network, read_state
-from mambair_cli.training import checkpoints
-from mambair_cli.training import loop as module
-from mambair_cli.training.loop import Folders, Settings, open_data
+from mambair_cli.training import checkpoints, loop
+from mambair_cli.training import state as module
+from mambair_cli.training.inputs import Folders, Settings, open_data
 from mambair_cli.training.losses import PerceptualLoss
 from mambair_cli.training.recipe import build_network, read_recipe
 from mambair_cli.training.schedule import learning_rate
@@ -162,7 +162,7 @@ def test_validation_has_the_figure_of_the_benchmark(photos, tmp_path):
 def test_the_best_weights_are_kept(photos, tmp_path, monkeypatch):
     scores = iter([3.0, 9.0, 5.0, 4.0, 1.0])
     monkeypatch.setattr(module, "score", lambda *_: next(scores))
-    monkeypatch.setattr(module, "VALIDATIONS", 4)
+    monkeypatch.setattr(loop, "VALIDATIONS", 4)
     kept = []
     monkeypatch.setattr(
         module, "save_network", lambda path, model, state, notes: kept.append((path.name, state))
@@ -226,7 +226,7 @@ def test_folders_that_cannot_be_trained_on(photos, tmp_path):
     assert "is not a folder" in message(tmp_path / "absent")
     assert "holds no image" in message(photos, val=folder)
     assert (
-        "too few images to put 6 aside for validation; give --val, or --set data.validation=1"
+        "too few images to put 6 aside for validation; give a folder of others as val, or set data.validation=1"
         in message(photos, validation=6)
     )
     assert re.search(
@@ -242,7 +242,7 @@ def test_folders_that_cannot_be_trained_on(photos, tmp_path):
 
 
 def test_inputs_to_validate_with_belong_to_truths(photos, tmp_path):
-    with pytest.raises(CallError, match="--val-low holds the inputs of --val"):
+    with pytest.raises(CallError, match="val_low holds the degraded forms of val; give val too"):
         open_data(recipe(), Folders(photos, val_low=tmp_path), CPU)
 
 
@@ -284,7 +284,7 @@ def test_of_many_that_are_skipped_some_are_named(photos, tmp_path, capsys):
 )
 def test_averaged_weights(photos, tmp_path, monkeypatch, ema, decays):
     """avg <- decay avg + (1 - decay) weights after each step, from the start; the decay grows up to `ema`."""
-    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", -1)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1)
     config = recipe(iterations=2, ema=ema)
     train(config, photos, tmp_path)
     saved = [torch.load(path, weights_only=True) for path in checkpoints.paths(tmp_path)[::-1]]
@@ -372,7 +372,7 @@ def test_a_compiled_network_learns_the_same(photos, tmp_path, monkeypatch):
 
 def test_compiling_is_for_gpus(photos, tmp_path):
     with pytest.raises(
-        BackendError, match="--compile is for NVIDIA and AMD GPUs, not for cpu; leave it out"
+        BackendError, match="compile is for NVIDIA and AMD GPUs, not for cpu; leave it out"
     ):
         train(recipe(), photos, tmp_path / "out", settings=Settings("cpu", compile=True))
     assert not (tmp_path / "out").exists()
@@ -415,7 +415,7 @@ def test_given_pairs_are_trained_on(photos, tmp_path):
     for path in photos.iterdir():
         write_image(tmp_path / "X2" / f"{path.stem}x2.png", Picture(downscale(read_rgb(path), 2)))
     for name, low in (("made", None), ("given", tmp_path / "X2")):
-        module.train(
+        loop.train(
             recipe(iterations=2), Folders(photos, None, low), tmp_path / name, settings=CPU
         )
     assert [e["loss"] for e in read_log(tmp_path / "made")] == [
@@ -469,7 +469,7 @@ def test_both_stages_of_a_gan_training(photos, tmp_path):
 
 def test_a_perceptual_loss_needs_its_weights(photos, tmp_path):
     config = recipe(loss={"perceptual": 1.0})
-    with pytest.raises(CallError, match=r"needs VGG19's weights.*vgg19-dcbb9e9d\.pth with --vgg"):
+    with pytest.raises(CallError, match=r"needs VGG19's weights.*vgg19-dcbb9e9d\.pth as vgg"):
         train(config, photos, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

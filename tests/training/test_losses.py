@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from mambair_cli.errors import CallError, CheckpointError
+from mambair_cli.training.config import LossConfig
 from mambair_cli.training.losses import Adversary, Discriminator, PerceptualLoss, pixel_loss
 from mambair_cli.training.parallel import SingleProcess
-from mambair_cli.training.recipe import LossConfig
 
 CPU = SingleProcess(torch.device("cpu"), False)
 
@@ -155,6 +155,6 @@ def test_a_fresh_discriminator_tosses_a_coin():
 def test_without_weights_it_says_which(tmp_path):
     with pytest.raises(
         CallError,
-        match=r"needs VGG19's weights: give torchvision's file vgg19-dcbb9e9d\.pth with --vgg",
+        match=r"needs VGG19's weights: give torchvision's file vgg19-dcbb9e9d\.pth as vgg",
     ):
         Adversary(LossConfig(perceptual=1.0), None, CPU, torch.float32)

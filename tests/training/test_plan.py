@@ -2,7 +2,7 @@ import pytest
 import torch
 from training import recipe, write_photos
 
-from mambair_cli.training.loop import Folders, Settings
+from mambair_cli.training.inputs import Folders, Settings
 from mambair_cli.training.plan import multiply_adds, plan
 from mambair_cli.training.recipe import build_network, read_recipe
 

@@ -14,13 +14,15 @@ from mambair_cli.degradations.base import Jpeg, Noise, Sensor
 from mambair_cli.degradations.rain import Rain
 from mambair_cli.degradations.real_world import RealWorld
 from mambair_cli.errors import CallError
-from mambair_cli.training.recipe import (
-    RECIPES,
+from mambair_cli.training.config import (
     DataConfig,
     LossConfig,
     OptimiserConfig,
     ScheduleConfig,
     TrainConfig,
+)
+from mambair_cli.training.recipe import (
+    RECIPES,
     build_degradation,
     build_network,
     read_recipe,
@@ -196,12 +198,12 @@ def test_set_changes_a_recipe():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("optimiser.lr", r"--set optimiser\.lr: give SECTION\.KEY=VALUE"),
+        ("optimiser.lr", r"optimiser\.lr: give SECTION\.KEY=VALUE"),
         ("=3", "give SECTION"),
         ("optimiser..lr=3", "give SECTION"),
         (
             "optimizer.lr=3",
-            r"--set .* optimizer\.lr=3: unknown key 'optimizer'; did you mean 'optimiser'\?",
+            r"^optimiser\.ema=0\.9 optimizer\.lr=3: unknown key 'optimizer'; did you mean 'optimiser'\?",
         ),
         ("optimiser.bets=3", r"\[optimiser\]: unknown key 'bets'; did you mean 'betas'\?"),
         ("scale.x=3", "scale is no section"),
@@ -492,7 +494,7 @@ def test_no_number_is_absurd(section, kind, name, value):
         given = f"[{', '.join([value] * count)}]" if count else value
         with pytest.raises(
             CallError,
-            match=rf"^--set .*: {key} must be a (whole )?number from \S+ to \S+, not \S+$",
+            match=rf"^{section}{key}=.*: {key} must be a (whole )?number from \S+ to \S+, not \S+$",
         ):
             read_recipe(name, [f"{section}{key}={given}"])
 
@@ -526,7 +528,7 @@ def test_unreadable_recipes(tmp_path):
     with pytest.raises(CallError, match=r"no recipe 'tiny-x9'; did you mean 'tiny-x"):
         read_recipe("tiny-x9")
     with pytest.raises(
-        CallError, match=r"no recipe 'zzz'; see mambair train --list, or give a \.toml file"
+        CallError, match=r"no recipe 'zzz'; give a bundled recipe or a \.toml file"
     ):
         read_recipe("zzz")
     with pytest.raises(CallError, match="no recipe"):
