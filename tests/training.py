@@ -41,10 +41,8 @@ ema = 0.9
 iterations = 6
 warmup = 0.1
 """
-STOPPABLE = {
-    "iterations": 8,
-    "network": {"depths": [1, 1], "drop_path_rate": 0.4},
-}  # draws random numbers
+# draws random numbers
+STOPPABLE = {"iterations": 8, "network": {"depths": [1, 1], "drop_path_rate": 0.4}}
 CPU = Settings(device="cpu")
 DENOISE = {
     "scale": 1,
@@ -77,7 +75,7 @@ def write_photos(folder):
 
 
 def recipe(**changes) -> TrainConfig:
-    """RECIPE with other values; the names of keys are unique but for `network`, which is updated."""
+    """RECIPE with other values; keys have unique names except `network`, which is updated."""
     table = asdict(checked(tomllib.loads(RECIPE), "RECIPE"))
     for key, value in changes.items():
         if key == "network":

@@ -16,71 +16,76 @@ if TYPE_CHECKING:
     from ..training.inputs import Folders, Settings
 
 
+Recipe = Annotated[str | None, typer.Option(help="A recipe's name or a TOML file; see --list.")]
+Data = Annotated[Path | None, typer.Option(help="Folder of photographs to train on.")]
+Out = Annotated[Path | None, typer.Option(help="Folder of the run: log, checkpoints, weights.")]
+ListRecipes = Annotated[bool, typer.Option("--list", help="List the recipes.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: optimiser.lr=1e-4."),
+]
+Iterations = Annotated[int | None, typer.Option(min=1, help="How many, instead of the recipe's.")]
+ImportYaml = Annotated[Path | None, typer.Option(help="A BasicSR option file instead of a recipe.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on exactly where the run in --out stopped.")
+]
+Init = Annotated[str, typer.Option(help="Model or file to start from; what fits is taken.")]
+Val = Annotated[Path | None, typer.Option(help="Folder of photographs to validate with, whole.")]
+Low = Annotated[
+    Path | None, typer.Option(help="Folder with the degraded form of each image of --data.")
+]
+ValLow = Annotated[
+    Path | None, typer.Option(help="Folder with the degraded form of each image of --val.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Measure a few steps and say what the run will take.")
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(help="fp32, bf16 or fp64; default: fp32, or that of the run to resume."),
+]
+DeviceBatch = Annotated[
+    int | None, typer.Option(min=1, help="Samples at once; default: what fits.")
+]
+Workers = Annotated[int, typer.Option(min=1, max=64, help="Threads that make batches.")]
+Cache = Annotated[
+    float | None,
+    typer.Option(min=0, help="GiB for decoded images; default: half of the free memory."),
+]
+Recompute = Annotated[
+    bool,
+    typer.Option("--recompute", help="Take less memory and more time (gradient checkpointing)."),
+]
+Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Log to TensorBoard too.")]
+Vgg = Annotated[Path | None, typer.Option(help="File of VGG19's weights, for perceptual losses.")]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Fuse operations with torch.compile, on a GPU.")
+]
+
+
 def train(
-    recipe: Annotated[
-        str | None, typer.Option(help="A recipe's name or a TOML file; see --list.")
-    ] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of photographs to train on.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the run: log, checkpoints, weights.")
-    ] = None,
-    list_recipes: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: optimiser.lr=1e-4."),
-    ] = None,
-    iterations: Annotated[
-        int | None, typer.Option(min=1, help="How many, instead of the recipe's.")
-    ] = None,
-    import_yaml: Annotated[
-        Path | None, typer.Option(help="A BasicSR option file instead of a recipe.")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on exactly where the run in --out stopped.")
-    ] = False,
-    init: Annotated[
-        str, typer.Option(help="Model or file to start from; what fits is taken.")
-    ] = "",
-    val: Annotated[
-        Path | None, typer.Option(help="Folder of photographs to validate with, whole.")
-    ] = None,
-    low: Annotated[
-        Path | None, typer.Option(help="Folder with the degraded form of each image of --data.")
-    ] = None,
-    val_low: Annotated[
-        Path | None, typer.Option(help="Folder with the degraded form of each image of --val.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Measure a few steps and say what the run will take.")
-    ] = False,
+    recipe: Recipe = None,
+    data: Data = None,
+    out: Out = None,
+    list_recipes: ListRecipes = False,
+    changes: Changes = None,
+    iterations: Iterations = None,
+    import_yaml: ImportYaml = None,
+    resume: Resume = False,
+    init: Init = "",
+    val: Val = None,
+    low: Low = None,
+    val_low: ValLow = None,
+    dry_run: DryRun = False,
     device: Device = "auto",
-    precision: Annotated[
-        str | None,
-        typer.Option(help="fp32, bf16 or fp64; default: fp32, or that of the run to resume."),
-    ] = None,
-    device_batch: Annotated[
-        int | None, typer.Option(min=1, help="Samples at once; default: what fits.")
-    ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Threads that make batches.")] = 1,
-    cache: Annotated[
-        float | None,
-        typer.Option(min=0, help="GiB for decoded images; default: half of the free memory."),
-    ] = None,
-    recompute: Annotated[
-        bool,
-        typer.Option(
-            "--recompute", help="Take less memory and more time (gradient checkpointing)."
-        ),
-    ] = False,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Log to TensorBoard too.")
-    ] = False,
-    vgg: Annotated[
-        Path | None, typer.Option(help="File of VGG19's weights, for perceptual losses.")
-    ] = None,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Fuse operations with torch.compile, on a GPU.")
-    ] = False,
+    precision: Precision = None,
+    device_batch: DeviceBatch = None,
+    workers: Workers = 1,
+    cache: Cache = None,
+    recompute: Recompute = False,
+    tensorboard: Tensorboard = False,
+    vgg: Vgg = None,
+    compiled: Compile = False,
 ) -> None:
     """Train a network by a recipe."""
     from ..system.runtime import keep_freed_memory

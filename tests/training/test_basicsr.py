@@ -28,8 +28,9 @@ datasets:
     num_worker_per_gpu: 16
     batch_size_per_gpu: 4
   val: {name: Set5, dataroot_gt: /sets/Set5}
-network_g: {type: MambaIR, upscale: 3, in_chans: 3, img_size: 64, img_range: 1., embed_dim: 180, d_state: 16,
-            depths: [6, 6, 6, 6, 6, 6], mlp_ratio: 2, upsampler: pixelshuffle, resi_connection: 1conv}
+network_g: {type: MambaIR, upscale: 3, in_chans: 3, img_size: 64, img_range: 1., embed_dim: 180,
+            d_state: 16, depths: [6, 6, 6, 6, 6, 6], mlp_ratio: 2, upsampler: pixelshuffle,
+            resi_connection: 1conv}
 path: {pretrain_network_g: x2.pth, strict_load_g: false}
 train:
   ema_decay: 0.999

@@ -48,7 +48,7 @@ def test_another_recipe(tmp_path):
     checkpoints.save(tmp_path, 1, {"config": "a"})
     with pytest.raises(
         CallError,
-        match=r"of another recipe, or of the same one with other changes .*; resume with .*/recipe\.json",
+        match=r"of another recipe, or of the same one with other .*; resume with .*/recipe\.json",
     ):
         checkpoints.load(tmp_path, "b")
     with pytest.raises(CallError, match="holds no checkpoint: there is nothing to resume"):

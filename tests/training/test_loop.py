@@ -69,7 +69,8 @@ def score_of(model, config, data):
 @pytest.fixture(scope="module")
 def run(photos, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "deep" / "run"
-    config = recipe(iterations=60, batch=4, clip=0.0)  # as most published recipes
+    # as most published recipes
+    config = recipe(iterations=60, batch=4, clip=0.0)
     assert train(config, photos, out) == out / "model.safetensors"
     return config, out
 
@@ -88,7 +89,8 @@ def test_a_run_writes_its_files_and_no_others(run):
     }
     assert read_recipe(str(out / "recipe.json")) == config
     for text in ((out / "recipe.json").read_text(), *(out / "log.jsonl").read_text().splitlines()):
-        json.loads(text, parse_constant=pytest.fail)  # NaN and Infinity are no JSON
+        # NaN and Infinity are no JSON
+        json.loads(text, parse_constant=pytest.fail)
     assert "validation psnr y: " in (out / "model.md").read_text()
     assert re.search(
         r"^A network of the user\. [\d,]+ parameters\.$",
@@ -226,8 +228,8 @@ def test_folders_that_cannot_be_trained_on(photos, tmp_path):
     assert "is not a folder" in message(tmp_path / "absent")
     assert "holds no image" in message(photos, val=folder)
     assert (
-        "too few images to put 6 aside for validation; give a folder of others as val, or set data.validation=1"
-        in message(photos, validation=6)
+        "too few images to put 6 aside for validation;"
+        " give a folder of others as val, or set data.validation=1" in message(photos, validation=6)
     )
     assert re.search(
         r"none of 4 images can be used; .*smaller than 80 pixels", message(photos, patch=40)
@@ -283,7 +285,7 @@ def test_of_many_that_are_skipped_some_are_named(photos, tmp_path, capsys):
     ("ema", "decays"), [(0.999, (1 / 11, 2 / 12)), (0.1, (1 / 11, 0.1)), (0.0, (0, 0))]
 )
 def test_averaged_weights(photos, tmp_path, monkeypatch, ema, decays):
-    """avg <- decay avg + (1 - decay) weights after each step, from the start; the decay grows up to `ema`."""
+    """avg <- decay avg + (1 - decay) weights after each step; the decay grows up to `ema`."""
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1)
     config = recipe(iterations=2, ema=ema)
     train(config, photos, tmp_path)
@@ -350,7 +352,8 @@ def test_recomputing_blocks_changes_nothing_but_memory(photos, tmp_path):
     )
 
 
-@pytest.mark.filterwarnings("ignore:.*autograd:DeprecationWarning")  # torch's own
+# torch's own
+@pytest.mark.filterwarnings("ignore:.*autograd:DeprecationWarning")
 def test_a_compiled_network_learns_the_same(photos, tmp_path, monkeypatch):
     """Traced as on a GPU, in one graph for each shape, and run by the same kernels as without."""
     monkeypatch.setattr(layers, "_ONEDNN", False)
@@ -383,9 +386,8 @@ def test_bf16_is_close(photos, tmp_path):
         train(
             recipe(iterations=2), photos, tmp_path / precision, settings=Settings("cpu", precision)
         )
-    fp32, bf16 = (
-        read_log(tmp_path / name)[-1]["loss"] for name in ("fp32", "bf16")
-    )  # the first loss is before any step
+    # the first loss is before any step
+    fp32, bf16 = (read_log(tmp_path / name)[-1]["loss"] for name in ("fp32", "bf16"))
     assert fp32 != bf16
     assert fp32 == pytest.approx(bf16, rel=0.01)
     assert load_file(tmp_path / "bf16" / "model.safetensors")["norm.weight"].dtype == torch.float32
@@ -415,9 +417,7 @@ def test_given_pairs_are_trained_on(photos, tmp_path):
     for path in photos.iterdir():
         write_image(tmp_path / "X2" / f"{path.stem}x2.png", Picture(downscale(read_rgb(path), 2)))
     for name, low in (("made", None), ("given", tmp_path / "X2")):
-        loop.train(
-            recipe(iterations=2), Folders(photos, None, low), tmp_path / name, settings=CPU
-        )
+        loop.train(recipe(iterations=2), Folders(photos, None, low), tmp_path / name, settings=CPU)
     assert [e["loss"] for e in read_log(tmp_path / "made")] == [
         e["loss"] for e in read_log(tmp_path / "given")
     ]
@@ -430,7 +430,8 @@ def test_the_discriminator_stage(photos, tmp_path, monkeypatch):
     train(config, photos, tmp_path / "whole")
     train(recipe(iterations=4), photos, tmp_path / "plain")
     losses = [read_log(tmp_path / name)[0]["loss"] for name in ("whole", "plain")]
-    assert losses[0] == pytest.approx(losses[1] + 0.5 * math.log(2), abs=0.1)  # it tosses a coin
+    # it tosses a coin
+    assert losses[0] == pytest.approx(losses[1] + 0.5 * math.log(2), abs=0.1)
     with monkeypatch.context() as patch:
         before_iteration(patch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(KeyboardInterrupt):
@@ -460,9 +461,8 @@ def test_both_stages_of_a_gan_training(photos, tmp_path):
         init=str(first),
         settings=settings,
     )
-    losses = [
-        read_log(tmp_path / name)[0]["loss"] for name in ("first", "second")
-    ]  # of the same batch
+    # of the same batch
+    losses = [read_log(tmp_path / name)[0]["loss"] for name in ("first", "second")]
     assert losses[1] > losses[0] + 0.05
     assert load_network(second)[0].config == load_network(first)[0].config
 

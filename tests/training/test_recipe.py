@@ -203,7 +203,7 @@ def test_set_changes_a_recipe():
         ("optimiser..lr=3", "give SECTION"),
         (
             "optimizer.lr=3",
-            r"^optimiser\.ema=0\.9 optimizer\.lr=3: unknown key 'optimizer'; did you mean 'optimiser'\?",
+            r"^optimiser\.ema=0\.9 optimizer\.lr=3: unknown key 'optimizer'; .* 'optimiser'\?",
         ),
         ("optimiser.bets=3", r"\[optimiser\]: unknown key 'bets'; did you mean 'betas'\?"),
         ("scale.x=3", "scale is no section"),
@@ -222,9 +222,8 @@ def test_iterations_keep_the_proportions_of_stages():
     short = read_recipe("denoise-real", [], 3000)
     assert short.schedule.iterations == (920, 640, 480, 360, 360, 240)
     assert learning_rate(short, 920) == 3e-4 > learning_rate(short, 921)
-    assert (
-        sum(read_recipe("denoise-real", [], 2).schedule.iterations) == 6
-    )  # each stage has one at least
+    # each stage has one at least
+    assert sum(read_recipe("denoise-real", [], 2).schedule.iterations) == 6
 
 
 def test_a_recipe_builds_on_another(tmp_path, monkeypatch):
@@ -455,7 +454,7 @@ def test_degradations_become_typed():
 
 
 def numbers(kind):
-    """The keys of all numbers in a dataclass of recipes, and how many are in the list; 0 where it is no list."""
+    """The keys of all numbers in a dataclass of recipes, and how many a list holds (0: no list)."""
     for key, annotation in get_type_hints(kind).items():
         parts = get_args(annotation)
         if annotation in (int, float):
@@ -527,9 +526,7 @@ def test_adversarial_losses_need_colour_and_patches_of_a_multiple():
 def test_unreadable_recipes(tmp_path):
     with pytest.raises(CallError, match=r"no recipe 'tiny-x9'; did you mean 'tiny-x"):
         read_recipe("tiny-x9")
-    with pytest.raises(
-        CallError, match=r"no recipe 'zzz'; give a bundled recipe or a \.toml file"
-    ):
+    with pytest.raises(CallError, match=r"no recipe 'zzz'; give a bundled recipe or a \.toml file"):
         read_recipe("zzz")
     with pytest.raises(CallError, match="no recipe"):
         read_recipe(str(tmp_path))

@@ -73,7 +73,8 @@ def test_a_stopped_run_resumes_exactly(
     assert load_checkpoint(tmp_path)["iteration"] == iteration + 1
     assert not (tmp_path / "model.safetensors").exists()
     assert capsys.readouterr().err.endswith(f"\nsaved after iteration {iteration + 1}\n")
-    torch.rand(7)  # the state of the process is another one
+    # the state of the process is another one
+    torch.rand(7)
     train(config, photos, tmp_path, resume=True)
     assert_equal(load_checkpoint(tmp_path), load_checkpoint(unbroken))
     assert_equal(
@@ -99,9 +100,7 @@ def test_a_run_resumes_in_its_precision(photos, tmp_path, monkeypatch, precision
         before_iteration(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(KeyboardInterrupt):
             train(config, photos, stopped, settings=settings)
-    with pytest.raises(
-        CallError, match=f"is a run in {precision}; it cannot go on in fp32"
-    ):
+    with pytest.raises(CallError, match=f"is a run in {precision}; it cannot go on in fp32"):
         train(config, photos, stopped, settings=Settings("cpu", "fp32"), resume=True)
     train(config, photos, stopped, resume=True)
     assert_equal(load_checkpoint(stopped), load_checkpoint(whole))
@@ -191,7 +190,7 @@ def test_another_recipe_does_not_resume(run, photos, changes):
     other = recipe(**{"iterations": 2} | changes)
     with pytest.raises(
         CallError,
-        match=r"of another recipe, or of the same one with other changes .*; resume with .*/recipe\.json",
+        match=r"of another recipe, or of the same one with other .*; resume with .*/recipe\.json",
     ):
         train(other, photos, out, resume=True)
     assert {path: path.read_bytes() for path in out.iterdir()} == before
@@ -243,7 +242,8 @@ def test_a_run_is_not_overwritten(photos, tmp_path, name):
 def test_a_new_run_starts_a_new_log(photos, tmp_path):
     (tmp_path / "log.jsonl").write_text(
         '{"iteration": 99}\n'
-    )  # its run ended before any checkpoint
+        # its run ended before any checkpoint
+    )
     train(recipe(iterations=2), photos, tmp_path)
     assert [entry["iteration"] for entry in read_log(tmp_path)] == [1, 2]
 
@@ -307,12 +307,13 @@ def test_a_step_without_numbers_is_skipped_and_counted(photos, tmp_path, monkeyp
 
 
 def test_ten_steps_without_numbers_end_the_run(photos, tmp_path, monkeypatch):
-    handler = signal.getsignal(signal.SIGINT)  # ignored where the tests run in the background
+    # ignored where the tests run in the background
+    handler = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(module, "CHECKPOINT_SECONDS", -1)
     replace_batches(
         monkeypatch, range(3, 99), (torch.zeros(2, 3, 8, 8), torch.full((2, 3, 16, 16), math.nan))
     )
-    words = r"10 steps in a row gave NaN or infinite values, up to iteration 13; lower optimiser\.lr"
+    words = r"10 steps in a row gave NaN .*, up to iteration 13; lower optimiser\.lr"
     with pytest.raises(TrainingError, match=words):
         train(recipe(iterations=300), photos, tmp_path)
     saved = load_checkpoint(tmp_path)
