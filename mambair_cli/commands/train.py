@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 Recipe = Annotated[str | None, typer.Option(help="A recipe's name or a TOML file; see --list.")]
-Data = Annotated[Path | None, typer.Option(help="Folder of photographs to train on.")]
+Data = Annotated[Path | None, typer.Option(help="Folder of photos to train on.")]
 Out = Annotated[Path | None, typer.Option(help="Folder of the run: log, checkpoints, weights.")]
 ListRecipes = Annotated[bool, typer.Option("--list", help="List the recipes.")]
 Changes = Annotated[
@@ -30,7 +30,7 @@ Resume = Annotated[
     bool, typer.Option("--resume", help="Go on exactly where the run in --out stopped.")
 ]
 Init = Annotated[str, typer.Option(help="Model or file to start from; what fits is taken.")]
-Val = Annotated[Path | None, typer.Option(help="Folder of photographs to validate with, whole.")]
+Val = Annotated[Path | None, typer.Option(help="Folder of photos to validate with, whole.")]
 Low = Annotated[
     Path | None, typer.Option(help="Folder with the degraded form of each image of --data.")
 ]

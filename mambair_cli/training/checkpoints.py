@@ -57,10 +57,10 @@ def load(folder: Path, recipe: str) -> tuple[dict[str, Any], list[str]]:
         if not same:
             raise CallError(
                 f"{path} is of another recipe, or of the same one with other changes or iterations;"
-                f" resume with {folder}/recipe.json, or start another run from these weights"
+                f" resume with {folder}/recipe.json, or start another run with these weights as `init`"
             )
         return state, passed
     reasons = "; ".join(passed)
     raise CheckpointError(
-        f"no checkpoint of {folder} can be read: {reasons}; start anew in another folder"
+        f"no checkpoint of {folder} can be read: {reasons}; start anew with another `out`"
     )

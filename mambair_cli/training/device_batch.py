@@ -79,7 +79,7 @@ def device_batches(
         if asked:
             if share % asked:
                 raise CallError(
-                    f"device_batch {asked} does not divide the {share} samples of a process"
+                    f"`device_batch={asked}` does not divide the {share} samples of a process"
                 )
             sizes[patch] = asked
             continue

@@ -71,7 +71,7 @@ def open_data(
 ) -> tuple[TrainingPairs, list[Pair], list[str]]:
     """Pairs to train on, pairs to validate with, and why images are left out. Raises CallError."""
     if folders.val_low and not folders.val:
-        raise CallError("val_low holds the degraded forms of val; give val too")
+        raise CallError("`val_low` holds the degraded forms of `val`; give that too")
     sources = find_sources(folders.data, folders.low, config.scale)
     chosen = find_sources(folders.val, folders.val_low, config.scale) if folders.val else None
     sources, chosen = split(sources, chosen, config.data.validation)

@@ -137,7 +137,7 @@ class Adversary:
             if vgg is None:
                 raise CallError(
                     "the perceptual loss of this recipe needs VGG19's weights:"
-                    " give torchvision's file vgg19-dcbb9e9d.pth as vgg"
+                    " give torchvision's file vgg19-dcbb9e9d.pth as `vgg`"
                 )
             self.perceptual = PerceptualLoss()
             self.perceptual.load(vgg)

@@ -59,7 +59,7 @@ def start_weights(model: nn.Module, config: TrainConfig, init: str) -> str:
         if row is None or not row.bundled:
             raise CallError(
                 f"this recipe starts from weights that the recipe {init!r} makes:"
-                f" give their file as init, or {SCRATCH!r} to start from scratch"
+                f" give their file as `init`, or `init={SCRATCH}` to start from scratch"
             )
     model.start_simply()  # type: ignore[operator]
     if init in ("", SCRATCH):
@@ -88,7 +88,7 @@ def compile_network(model: nn.Module, device: torch.device) -> None:
     the networks use on a CPU.
     """
     if device.type != "cuda":
-        raise BackendError(f"compile is for NVIDIA and AMD GPUs, not for {device}; leave it out")
+        raise BackendError(f"`compile` is for NVIDIA and AMD GPUs, not for {device}; leave it out")
     model.compile()
 
 

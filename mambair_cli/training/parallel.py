@@ -58,7 +58,7 @@ def start(device: str, precision: str) -> Any:
     """
     known = get_args(Precision)
     if precision not in known:
-        raise CallError(f"precision must be one of {', '.join(known)}, not {precision!r}")
+        raise CallError(f"`precision` must be one of {', '.join(known)}, not {precision!r}")
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return SingleProcess(resolve_device(device), precision == "bf16")
     try:

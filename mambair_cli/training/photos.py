@@ -69,12 +69,12 @@ def split(
         fewer = ", or set data.validation=1" if len(data) > 1 else ""
         raise CallError(
             f"there are too few images to put {held_out} aside for validation;"
-            f" give a folder of others as val{fewer}"
+            f" give `val`, a folder of others{fewer}"
         )
     held = {source.high.resolve() for source in chosen}
     left = [source for source in data if source.high.resolve() not in held]
     if not left:
-        raise CallError("all images of data are in val too; none is left to train on")
+        raise CallError("all images of `data` are in `val` too; none is left to train on")
     return left, chosen
 
 

@@ -145,7 +145,7 @@ class Run:
         config = checked(asdict(config), "recipe")
         started = checkpoints.paths(out) or (out / "model.safetensors").exists()
         if started and not resume:
-            raise CallError(f"{out} holds a run already; resume it, or choose another folder")
+            raise CallError(f"{out} holds a run already; give `resume`, or another `out`")
         recipe = json.dumps(asdict(config))
         saved, passed = checkpoints.load(out, recipe) if resume else ({}, [])
         run = cls(config, folders, out, settings, saved, init)
@@ -237,7 +237,7 @@ class Run:
         if self.bad == BAD_STEPS:
             raise TrainingError(
                 f"{BAD_STEPS} steps in a row gave NaN or infinite values, up to iteration"
-                f" {self.iteration}; lower optimiser.lr and start from {self.out}/best.safetensors"
+                f" {self.iteration}; lower optimiser.lr and give {self.out}/best.safetensors as `init`"
             )
         return loss, stop > 0
 

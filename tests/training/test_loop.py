@@ -229,7 +229,7 @@ def test_folders_that_cannot_be_trained_on(photos, tmp_path):
     assert "holds no image" in message(photos, val=folder)
     assert (
         "too few images to put 6 aside for validation;"
-        " give a folder of others as val, or set data.validation=1" in message(photos, validation=6)
+        " give `val`, a folder of others, or set data.validation=1" in message(photos, validation=6)
     )
     assert re.search(
         r"none of 4 images can be used; .*smaller than 80 pixels", message(photos, patch=40)
@@ -244,7 +244,9 @@ def test_folders_that_cannot_be_trained_on(photos, tmp_path):
 
 
 def test_inputs_to_validate_with_belong_to_truths(photos, tmp_path):
-    with pytest.raises(CallError, match="val_low holds the degraded forms of val; give val too"):
+    with pytest.raises(
+        CallError, match="`val_low` holds the degraded forms of `val`; give that too"
+    ):
         open_data(recipe(), Folders(photos, val_low=tmp_path), CPU)
 
 
@@ -375,7 +377,7 @@ def test_a_compiled_network_learns_the_same(photos, tmp_path, monkeypatch):
 
 def test_compiling_is_for_gpus(photos, tmp_path):
     with pytest.raises(
-        BackendError, match="compile is for NVIDIA and AMD GPUs, not for cpu; leave it out"
+        BackendError, match="`compile` is for NVIDIA and AMD GPUs, not for cpu; leave it out"
     ):
         train(recipe(), photos, tmp_path / "out", settings=Settings("cpu", compile=True))
     assert not (tmp_path / "out").exists()
@@ -469,7 +471,7 @@ def test_both_stages_of_a_gan_training(photos, tmp_path):
 
 def test_a_perceptual_loss_needs_its_weights(photos, tmp_path):
     config = recipe(loss={"perceptual": 1.0})
-    with pytest.raises(CallError, match=r"needs VGG19's weights.*vgg19-dcbb9e9d\.pth as vgg"):
+    with pytest.raises(CallError, match=r"needs VGG19's weights.*vgg19-dcbb9e9d\.pth as `vgg`"):
         train(config, photos, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -151,6 +151,6 @@ def test_a_fresh_discriminator_tosses_a_coin():
 def test_without_weights_it_says_which(tmp_path):
     with pytest.raises(
         CallError,
-        match=r"needs VGG19's weights: give torchvision's file vgg19-dcbb9e9d\.pth as vgg",
+        match=r"needs VGG19's weights: give torchvision's file vgg19-dcbb9e9d\.pth as `vgg`",
     ):
         Adversary(LossConfig(perceptual=1.0), None, CPU, torch.float32)

@@ -234,7 +234,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
 @pytest.mark.parametrize("name", ["checkpoint-00000003.pt", "model.safetensors"])
 def test_a_run_is_not_overwritten(photos, tmp_path, name):
     (tmp_path / name).write_bytes(b"precious")
-    with pytest.raises(CallError, match="holds a run already; resume it"):
+    with pytest.raises(CallError, match="holds a run already; give `resume`"):
         train(recipe(), photos, tmp_path)
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [(name, b"precious")]
 
