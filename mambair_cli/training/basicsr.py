@@ -192,7 +192,7 @@ def _data(options: _Options, scale: int, notes: list[str]) -> tuple[dict[str, An
     elif scale == 1:
         data["degradation"] = {"kind": "sensor"}
         notes.append(
-            "datasets.train names no noise: give degraded forms as `low`, or a camera's noise is made"
+            "datasets.train names no noise: give degraded forms as `low`, else a camera's is made"
         )
     for name in ("use_hflip", "use_rot", "geometric_augs"):
         if options.left.get(f"{train}{name}") is False:

@@ -10,7 +10,6 @@ from ..errors import TrainingError
 from .config import TrainConfig
 from .inputs import Folders, Settings
 from .state import Run
-from .watch import say
 
 CHECKPOINT_SECONDS = 300
 """Time between two checkpoints."""
@@ -19,7 +18,7 @@ LOG_ENTRIES, VALIDATIONS = 500, 25
 
 
 class Stopped(KeyboardInterrupt):
-    """SIGINT or SIGTERM came, and the state of the run is saved."""
+    """SIGINT or SIGTERM came; the state of the run and its weights so far are saved."""
 
 
 def train(
@@ -34,9 +33,9 @@ def train(
     """Train a network and return the file of its averaged weights, `out`/model.safetensors.
 
     Writes to `out`: recipe.json, log.jsonl, the last three checkpoints (all that a resumed run
-    needs to go on exactly; every few minutes and when interrupted), best.safetensors (by
-    validation), and at the end model.safetensors, its card, curves and validation crops. Of several
-    processes only the first writes.
+    needs to go on exactly; every few minutes and when stopped), best.safetensors (by validation),
+    model.safetensors (at the end and when stopped), and at the end its card, curves and validation
+    crops. Of several processes only the first writes.
 
     Args:
         config: the recipe.
@@ -52,7 +51,7 @@ def train(
         BackendError: the device, or what a setting needs, is missing.
         TrainingError: ten steps in a row gave NaN or infinite values, or `out` cannot be written;
             the checkpoints are as they were.
-        Stopped: SIGINT or SIGTERM came; the state is saved.
+        Stopped: SIGINT or SIGTERM came; the state and the weights so far are saved.
     """
     settings = settings or Settings()
     run = Run.prepare(config, folders, out, settings, resume=resume, init=init)
@@ -75,7 +74,7 @@ def train(
                         saved_at = time.perf_counter()
                 if stop:
                     if run.main:
-                        say(f"saved after iteration {run.iteration}")
+                        run.stop()
                     raise Stopped
             if run.main:
                 run.export()

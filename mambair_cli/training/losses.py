@@ -145,9 +145,7 @@ class Adversary:
         self.discriminator = Discriminator().to(engine.device, dtype)
         # its gradients are those of all processes
         self._shared = engine.prepare(self.discriminator)
-        self.optimiser = torch.optim.Adam(
-            self.discriminator.parameters(), config.discriminator_lr, (0.9, 0.99)
-        )
+        self.optimiser = build_discriminator_optimiser(self.discriminator, config)
 
     def generator_loss(self, output: Tensor, truth: Tensor) -> Tensor:
         """The network's loss beyond pixels: for features that differ, and for not looking real."""
@@ -177,6 +175,13 @@ class Adversary:
         """Go on from a saved state."""
         self.discriminator.load_state_dict(state["discriminator"])
         self.optimiser.load_state_dict(state["optimiser"])
+
+
+def build_discriminator_optimiser(
+    discriminator: Discriminator, config: LossConfig
+) -> torch.optim.Adam:
+    """Adam over all parameters of the discriminator."""
+    return torch.optim.Adam(discriminator.parameters(), config.discriminator_lr, (0.9, 0.99))
 
 
 def build_adversary(

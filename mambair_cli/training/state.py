@@ -146,8 +146,7 @@ class Run:
         started = checkpoints.paths(out) or (out / "model.safetensors").exists()
         if started and not resume:
             raise CallError(f"{out} holds a run already; give `resume`, or another `out`")
-        recipe = json.dumps(asdict(config))
-        saved, passed = checkpoints.load(out, recipe) if resume else ({}, [])
+        saved, passed = checkpoints.load(out, config) if resume else ({}, [])
         run = cls(config, folders, out, settings, saved, init)
         if saved:
             run.restore(saved)
@@ -237,7 +236,7 @@ class Run:
         if self.bad == BAD_STEPS:
             raise TrainingError(
                 f"{BAD_STEPS} steps in a row gave NaN or infinite values, up to iteration"
-                f" {self.iteration}; lower optimiser.lr and give {self.out}/best.safetensors as `init`"
+                f" {self.iteration}; lower optimiser.lr; {self.out}/best.safetensors can be `init`"
             )
         return loss, stop > 0
 
@@ -314,21 +313,36 @@ class Run:
         results = restored(self.averaged, self.validation, self.engine.device)
         return results, score(results, self.validation, self.config.scale, self.metric)
 
+    def write_weights(self, facts: Mapping[str, Any]) -> None:
+        """Write the averaged weights as model.safetensors, with facts. Raises OSError."""
+        self.averaged.load_state_dict(self.ema)
+        path = self.out / "model.safetensors"
+        save_network(path, self.averaged, self.averaged.state_dict(), facts)
+
+    def stop(self) -> None:
+        """Write the weights as they are and mark them as unfinished; say so. Raises OSError."""
+        facts = self._facts() | {"unfinished": f"{self.iteration} of {self.config.iterations}"}
+        self.write_weights(facts)
+        path = self.out / "model.safetensors"
+        say(f"saved after iteration {self.iteration}; {path} has the weights so far")
+
+    def _facts(self) -> dict[str, Any]:
+        """What there is to know of the weights, but for their score."""
+        return {
+            "task": self.config.task,
+            "scale": self.config.scale,
+            "iterations": self.iteration,
+            "images": len(self.pairs.photos.sources),
+        }
+
     def export(self) -> None:
         """Write the weights, a card that says what they are, curves and validation crops.
 
         Raises OSError.
         """
         results, found = self._restored()
-        facts = {
-            "task": self.config.task,
-            "scale": self.config.scale,
-            "iterations": self.iteration,
-            "images": len(self.pairs.photos.sources),
-            f"validation_{self.metric}": f"{found:.3f}",
-        }
-        state = self.averaged.state_dict()
-        save_network(self.out / "model.safetensors", self.averaged, state, facts)
+        facts = self._facts() | {f"validation_{self.metric}": f"{found:.3f}"}
+        self.write_weights(facts)
         parameters = sum(p.numel() for p in self.averaged.parameters())
         write_card(self.out, self.config.summary, parameters, facts)
         if not write_curves(self.out / "log.jsonl", self.out / "curves.png"):

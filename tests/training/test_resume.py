@@ -24,6 +24,7 @@ from training import (
 )
 
 from mambair_cli.errors import CallError, CheckpointError, TrainingError
+from mambair_cli.models.weights import read_state
 from mambair_cli.training import checkpoints
 from mambair_cli.training import loop as module
 from mambair_cli.training.inputs import Settings
@@ -71,8 +72,12 @@ def test_a_stopped_run_resumes_exactly(
             train(config, photos, tmp_path)
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert load_checkpoint(tmp_path)["iteration"] == iteration + 1
-    assert not (tmp_path / "model.safetensors").exists()
-    assert capsys.readouterr().err.endswith(f"\nsaved after iteration {iteration + 1}\n")
+    so_far = read_state(tmp_path / "model.safetensors")
+    assert_equal(so_far.state, load_checkpoint(tmp_path)["ema"])
+    assert so_far.metadata["mambair.unfinished"] == f"{iteration + 1} of 8"
+    assert so_far.metadata["mambair.task"] == "upscale"
+    line = f"saved after iteration {iteration + 1}; {tmp_path}/model.safetensors has the weights"
+    assert capsys.readouterr().err.endswith(f"\n{line} so far\n")
     # the state of the process is another one
     torch.rand(7)
     train(config, photos, tmp_path, resume=True)
@@ -80,6 +85,7 @@ def test_a_stopped_run_resumes_exactly(
     assert_equal(
         load_file(tmp_path / "model.safetensors"), load_file(unbroken / "model.safetensors")
     )
+    assert "mambair.unfinished" not in read_state(tmp_path / "model.safetensors").metadata
     logs = [
         [e | {"it_per_s": 0, "wait": 0, "outside": 0} for e in read_log(out)]
         for out in (tmp_path, unbroken)
@@ -190,7 +196,7 @@ def test_another_recipe_does_not_resume(run, photos, changes):
     other = recipe(**{"iterations": 2} | changes)
     with pytest.raises(
         CallError,
-        match=r"of another recipe, or of the same one with other .*; resume with .*/recipe\.json",
+        match=r"of another recipe, or of this one with other .*; resume with .*/recipe\.json",
     ):
         train(other, photos, out, resume=True)
     assert {path: path.read_bytes() for path in out.iterdir()} == before
