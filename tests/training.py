@@ -84,7 +84,9 @@ def recipe(**changes) -> TrainConfig:
             table[key] = value
         else:
             (section,) = (
-                name for name in ("data", "loss", "optimiser", "schedule") if key in table[name]
+                name
+                for name in ("data", "loss", "teacher", "optimiser", "schedule")
+                if key in table[name]
             )
             table[section][key] = value
     return checked(table, "RECIPE")

@@ -37,6 +37,9 @@ Low = Annotated[
 ValLow = Annotated[
     Path | None, typer.Option(help="Folder with the degraded form of each image of --val.")
 ]
+Teacher = Annotated[
+    Path | None, typer.Option(help="Folder of targets for --data, or a model, to learn from too.")
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Measure a few steps and say what the run will take.")
 ]
@@ -76,6 +79,7 @@ def train(
     val: Val = None,
     low: Low = None,
     val_low: ValLow = None,
+    teacher: Teacher = None,
     dry_run: DryRun = False,
     device: Device = "auto",
     precision: Precision = None,
@@ -115,7 +119,7 @@ def train(
     settings = Settings(
         device, precision, device_batch, workers, gib, recompute, tensorboard, vgg, compiled
     )
-    folders = Folders(data, val, low, val_low)
+    folders = Folders(data, val, low, val_low, teacher)
     if dry_run:
         print_table(("", ""), plan.plan(config, folders, settings, init))
         return

@@ -61,6 +61,20 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class TeacherConfig:
+    """What a teacher counts: another network, or targets that one made.
+
+    What nobody can predict from a degraded image is noise to a learner; a teacher's targets have
+    none of it.
+
+    Attributes:
+        weight: of the teacher in the targets, the truth having the rest; 0: there is no teacher.
+    """
+
+    weight: float = field(default=0.0, metadata={"limits": (0, 1)})
+
+
+@dataclass(frozen=True)
 class OptimiserConfig:
     """AdamW, which is Adam without weight decay; only matrices decay.
 
@@ -119,6 +133,7 @@ class TrainConfig:
     optimiser: OptimiserConfig
     schedule: ScheduleConfig
     loss: LossConfig = LossConfig()
+    teacher: TeacherConfig = TeacherConfig()
     summary: str = ""
     init: str = ""
 

@@ -48,12 +48,19 @@ class TrainingPairs:
         seed: of everything random.
         mixup: parameter of the Beta distribution of the shares in which samples are mixed; 0: none
             is.
+        teacher: weight of the photographs' targets, where they have any, beside the truth.
     """
 
     def __init__(
-        self, photos: Photos, degradation: Degradation | None, seed: int, mixup: float = 0.0
+        self,
+        photos: Photos,
+        degradation: Degradation | None,
+        seed: int,
+        mixup: float = 0.0,
+        teacher: float = 0.0,
     ):
-        self.photos, self.degradation, self.seed, self.mixup = photos, degradation, seed, mixup
+        self.photos, self.degradation, self.seed = photos, degradation, seed
+        self.mixup, self.teacher = mixup, teacher
         self._drawn_by: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
 
     def check(self, patch: int) -> None:
@@ -67,10 +74,11 @@ class TrainingPairs:
             )
         self._drawn_by[patch] = fit, np.cumsum(self.photos.area[fit])
 
-    def sample(self, iteration: int, index: int, patch: int) -> tuple[NDArray[Any], Pixels]:
-        """A degraded patch (p,p,C) and its truth (s*p,s*p,C) uint8.
+    def sample(self, iteration: int, index: int, patch: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """A degraded patch (p,p,C) and what to make of it (s*p,s*p,C).
 
-        The first is uint8 too, or float32 where it was degraded on the fly.
+        Both are uint8; the first is float32 where it was degraded on the fly, the second where a
+        teacher has its share in it.
         Raises CallError where photographs are damaged, time and again.
         """
         rng, s = np.random.default_rng((self.seed, iteration, index)), self.photos.scale
@@ -89,10 +97,14 @@ class TrainingPairs:
         rows = slice(top * s, (top + patch) * s)
         columns = slice(left * s, (left + patch) * s)
         high = _flipped(photo.high[rows, columns], flips)
+        wanted: NDArray[Any] = high
+        if photo.target is not None:
+            target = _flipped(photo.target[rows, columns], flips)
+            wanted = _blended(high, target, self.teacher)
         if self.degradation:
-            return degraded(high, self.degradation, rng), high
+            return degraded(high, self.degradation, rng), wanted
         assert photo.low is not None
-        return _flipped(photo.low[top : top + patch, left : left + patch], flips), high
+        return _flipped(photo.low[top : top + patch, left : left + patch], flips), wanted
 
     def batch(
         self, iteration: int, indices: range, patch: int, total: int
@@ -117,6 +129,12 @@ class TrainingPairs:
 def _flipped(image: Pixels, flips: NDArray[Any]) -> Pixels:
     image = image[:: 1 - 2 * flips[0], :: 1 - 2 * flips[1]]
     return image.swapaxes(0, 1) if flips[2] else image
+
+
+def _blended(truth: Pixels, target: Pixels, weight: float) -> NDArray[np.float32]:
+    """Truth and a teacher's target in the shares 1 - weight and weight, where 1 is white."""
+    share = np.float32(weight)
+    return (1 - share) * from_pixels(truth) + share * from_pixels(target)
 
 
 def to_tensor(images: NDArray[Any]) -> Tensor:

@@ -10,7 +10,7 @@ from ..system.devices import free_memory
 from . import parallel
 from .config import TrainConfig
 from .data import TrainingPairs
-from .photos import Photos, find_sources, split
+from .photos import Photos, add_targets, find_sources, split
 from .recipe import build_degradation
 from .schedule import stages
 from .validation import Pair, validation_pairs
@@ -30,12 +30,26 @@ class Folders:
         val: photographs to validate with; None: some of `data`.
         low: degraded forms of `data`; None: they are made.
         val_low: degraded forms of `val`; None: they are made.
+        teacher: folder of targets for `data`, with the same names, or a model's name or file; None:
+            no teacher.
     """
 
     data: Path
     val: Path | None = None
     low: Path | None = None
     val_low: Path | None = None
+    teacher: Path | None = None
+
+    @property
+    def targets(self) -> Path | None:
+        """The folder of targets, where the teacher is one.
+
+        The folder of a run is that of a model.
+        """
+        folder = self.teacher
+        if folder and folder.is_dir() and not (folder / "model.safetensors").is_file():
+            return folder
+        return None
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,8 @@ def open_data(
     sources = find_sources(folders.data, folders.low, config.scale)
     chosen = find_sources(folders.val, folders.val_low, config.scale) if folders.val else None
     sources, chosen = split(sources, chosen, config.data.validation)
+    if folders.targets:
+        sources = add_targets(sources, folders.data, folders.targets)
     degradation = build_degradation(config)
     memory = settings.cache
     if memory is None:
@@ -88,7 +104,7 @@ def open_data(
         memory=memory,
     )
     on_the_fly = None if folders.low else degradation
-    pairs = TrainingPairs(photos, on_the_fly, config.seed, config.data.mixup)
+    pairs = TrainingPairs(photos, on_the_fly, config.seed, config.data.mixup, config.teacher.weight)
     for stage in stages(config):
         pairs.check(stage.patch)
     crop = None if folders.val else VALIDATION_CROP

@@ -15,20 +15,23 @@ from ..images.resize import downscale, modcrop
 
 
 class Source(NamedTuple):
-    """A photograph's file, and the file of its degraded form where that is given."""
+    """A photograph's file, and if given those of its degraded form and a teacher's target."""
 
     high: Path
     low: Path | None = None
+    target: Path | None = None
 
 
 class Photo(NamedTuple):
     """A decoded photograph, H x W x C uint8, with sides that are multiples of the scale.
 
-    `low` is its degraded form where that is not made on the fly.
+    `low` is its degraded form where that is not made on the fly, `target` what a teacher made of
+    that form, of the size of the photograph.
     """
 
     high: Pixels
     low: Pixels | None
+    target: Pixels | None = None
 
 
 def find_sources(data: Path, low: Path | None, scale: int) -> list[Source]:
@@ -51,6 +54,24 @@ def find_sources(data: Path, low: Path | None, scale: int) -> list[Source]:
             raise CallError(f"{low} holds no degraded form of {path}; its name would be {names}")
         sources.append(Source(path, pair))
     return sources
+
+
+def add_targets(sources: Sequence[Source], data: Path, targets: Path) -> list[Source]:
+    """Images of the folder `data`, each with the teacher's target of the same name in `targets`.
+
+    A target lies in the same subfolder; its suffix may differ.
+    Raises CallError where one is missing.
+    """
+    found = {path.relative_to(targets).with_suffix(""): path for path in list_images(targets)}
+    with_targets = []
+    for source in sources:
+        name = source.high.relative_to(data).with_suffix("")
+        if name not in found:
+            raise CallError(
+                f"{targets} holds no target for {source.high}; its name would be {name}"
+            )
+        with_targets.append(source._replace(target=found[name]))
+    return with_targets
 
 
 def split(
@@ -79,7 +100,7 @@ def split(
 
 
 def read_photo(source: Source, scale: int, channels: int, *, shrink: bool) -> Photo:
-    """Decode a photograph and its degraded form.
+    """Decode a photograph, its degraded form and its target.
 
     Args:
         source: the files.
@@ -88,19 +109,27 @@ def read_photo(source: Source, scale: int, channels: int, *, shrink: bool) -> Ph
         shrink: make the degraded form as the benchmarks do where no file has it.
 
     Raises:
-        ImageError: a file cannot be read, or both do not fit together.
+        ImageError: a file cannot be read, or they do not fit together.
     """
     high = modcrop(_in_channels(read_rgb(source.high), channels), scale)
+    target = None
+    if source.target:
+        target = modcrop(_in_channels(read_rgb(source.target), channels), scale)
+        if target.shape != high.shape:
+            sizes = f"{_size(target)} pixels, but {_size(high)} belong to {source.high}"
+            raise ImageError(f"{source.target}: has {sizes}")
     if source.low is None:
-        return Photo(high, downscale(high, scale) if shrink else None)
+        return Photo(high, downscale(high, scale) if shrink else None, target)
     low = _in_channels(read_rgb(source.low), channels)
     height, width = (side // scale for side in high.shape[:2])
     if low.shape[:2] != (height, width):
-        found = f"{low.shape[1]}x{low.shape[0]}"
-        raise ImageError(
-            f"{source.low}: has {found} pixels, but {width}x{height} belong to {source.high}"
-        )
-    return Photo(high, low)
+        sizes = f"{_size(low)} pixels, but {width}x{height} belong to {source.high}"
+        raise ImageError(f"{source.low}: has {sizes}")
+    return Photo(high, low, target)
+
+
+def _size(image: Pixels) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"
 
 
 def _in_channels(image: Pixels, channels: int) -> Pixels:
@@ -186,4 +215,4 @@ class Photos:
 
 
 def _bytes(photo: Photo) -> int:
-    return photo.high.nbytes + (0 if photo.low is None else photo.low.nbytes)
+    return sum(image.nbytes for image in photo if image is not None)

@@ -16,6 +16,7 @@ from .inputs import Folders, Settings
 from .losses import network_loss
 from .schedule import Stage, stages
 from .state import Run, add_gradients
+from .teacher import with_teacher
 
 COUNTED_SIDE = 32
 """Pixels a side of the image whose multiply-adds are counted."""
@@ -62,6 +63,7 @@ def plan(config: TrainConfig, folders: Folders, settings: Settings, init: str) -
 
     On a CPU a step is measured with few samples and multiplied. Raises as `train`.
     """
+    config = with_teacher(config, folders)
     run = Run(config, folders, Path(), settings, {}, init)
     parameters = sum(p.numel() for p in run.model.parameters())
     images, held_out = len(run.pairs.photos.sources), len(run.validation)
@@ -85,11 +87,11 @@ def step_seconds(run: Run, stage: Stage) -> float:
     device = run.engine.device
     size = run.sizes[patch] if device.type == "cuda" else min(run.sizes[patch], FEW)
     part = run.pairs.batch(0, range(size), patch, batch)
-    low, high = (x.to(device, run.dtype) for x in part)
     run.model.train()
     times = []
     for _ in range(STEPS + 1):
         began = time.perf_counter()
+        low, high = run.on_device(part)
         losses = add_gradients(run.model, low, high, 1.0, run.config, run.engine, run.adversary)
         run.optimiser.zero_grad(set_to_none=True)
         # waits for the device

@@ -24,6 +24,7 @@ from .losses import build_adversary, network_loss
 from .network import build_optimiser, compile_network, recompute_blocks, start_weights
 from .recipe import build_network, checked
 from .schedule import learning_rate, stage_at, stages
+from .teacher import load_teacher, taught, with_teacher
 from .validation import metric_of, restored, score
 from .watch import Pace, Watch, say, write_card, write_crops, write_curves
 
@@ -106,12 +107,17 @@ class Run:
         self.metric = metric_of(config)
         images, held_out = len(self.pairs.photos.sources), len(self.validation)
         self.notes.append(f"{images} images to train on, {held_out} to validate")
+        if folders.teacher:
+            self.notes.append(f"{config.teacher.weight:.0%} of the targets by {folders.teacher}")
         self.notes += [f"skipped: {reason}" for reason in skipped[:SHOWN]]
         self.skipped = len(skipped)
         if skipped:
             self.notes.append(f"images skipped in all: {self.skipped}")
         self.told = len(self.pairs.photos.skipped)
 
+        self.folders, self.teacher = folders, None
+        if folders.teacher and not folders.targets:
+            self.teacher = load_teacher(str(folders.teacher), config)
         self._move_to_device(saved.get("sizes", {}))
         self.optimiser = build_optimiser(self.model, config.optimiser)
         # the optimisers and their highest rates
@@ -142,7 +148,7 @@ class Run:
 
         Takes the arguments of `train`, and raises as it.
         """
-        config = checked(asdict(config), "recipe")
+        config = with_teacher(checked(asdict(config), "recipe"), folders)
         started = checkpoints.paths(out) or (out / "model.safetensors").exists()
         if started and not resume:
             raise CallError(f"{out} holds a run already; give `resume`, or another `out`")
@@ -163,6 +169,8 @@ class Run:
         if settings.recompute:
             recompute_blocks(self.model)
         self.model = self.model.to(engine.device, self.dtype)
+        if self.teacher:
+            self.teacher = self.teacher.to(engine.device, self.dtype)
         self.adversary = build_adversary(config.loss, settings.vgg, engine, self.dtype)
 
         def loss_of(low: Tensor, high: Tensor) -> Tensor:
@@ -240,6 +248,14 @@ class Run:
             )
         return loss, stop > 0
 
+    def on_device(self, part: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Degraded patches and targets of a part on the device, a teacher's share in the latter."""
+        low, high = (x.to(self.engine.device, self.dtype, non_blocking=True) for x in part)
+        if self.teacher:
+            with self.engine.autocast():
+                high = taught(self.teacher, self.config.teacher.weight, low, high)
+        return low, high
+
     def _sum_gradients(self) -> Tensor:
         """Forward and backward pass of this process's share of the batch; both losses, (2)."""
         patch, batch = stage_at(self.config, self.iteration)
@@ -250,7 +266,7 @@ class Run:
         for start in starts:
             part = self.loader.next()
             with self.pace.computing():
-                low, high = (x.to(self.engine.device, self.dtype, non_blocking=True) for x in part)
+                low, high = self.on_device(part)
                 # what the network draws depends on the place in the batch alone
                 place = self.engine.process_index * share + start
                 seed = np.random.SeedSequence((self.config.seed, self.iteration, place))
@@ -328,12 +344,16 @@ class Run:
 
     def _facts(self) -> dict[str, Any]:
         """What there is to know of the weights, but for their score."""
+        teaching = {}
+        if self.folders.teacher:
+            weight = self.config.teacher.weight
+            teaching = {"teacher": str(self.folders.teacher), "teacher_weight": weight}
         return {
             "task": self.config.task,
             "scale": self.config.scale,
             "iterations": self.iteration,
             "images": len(self.pairs.photos.sources),
-        }
+        } | teaching
 
     def export(self) -> None:
         """Write the weights, a card that says what they are, curves and validation crops.

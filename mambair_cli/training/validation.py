@@ -71,7 +71,7 @@ def validation_pairs(
             continue
         photos.append(photo)
     for i, photo in enumerate(photos):
-        high, low = photo if crop is None else _centre(photo, crop, scale)
+        high, low, _ = photo if crop is None else _centre(photo, crop, scale)
         if low is not None:
             pairs.append(Pair(low, high))
         elif degradation is None:
@@ -88,7 +88,7 @@ def validation_pairs(
 
 def _centre(photo: Photo, crop: int, scale: int) -> Photo:
     """The middle of a photograph, at most `crop` degraded pixels a side."""
-    high, low = photo
+    high, low, _ = photo
     top, left = (max(0, side // scale - crop) // 2 for side in high.shape[:2])
     rows = slice(top * scale, (top + crop) * scale)
     columns = slice(left * scale, (left + crop) * scale)
