@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CallError, ImageError, MambairError
 from ..images.io import (
     MAX_PIXELS,
-    TEMPORARY,
     Image,
     check_writable,
     decode_image,
@@ -26,6 +25,7 @@ from ..images.io import (
     write_image,
 )
 from ..models.catalog import MAX_SCALE, Model
+from ..system.files import TEMPORARY
 from .jobs import Job
 from .manifest import Manifest, Record
 from .peers import Peers

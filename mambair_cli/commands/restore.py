@@ -184,7 +184,7 @@ def command(task: Task) -> Callable[..., None]:
         manifest = None
         if folder:
             from ..models.fetch import find_checkpoint
-            from ..models.weights import sha256
+            from ..system.files import sha256
 
             settings = {
                 "models": [

@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import CallError, CheckpointError, DownloadError
+from ..system.files import sha256, write_atomically
 from .cache import (
     NAME,
     Record,
@@ -29,10 +30,8 @@ from .weights import (
     check_row,
     describe,
     load_network,
-    sha256,
     task_of,
     why_missing,
-    write_atomically,
 )
 
 log = logging.getLogger(__name__)

@@ -1,8 +1,6 @@
 """How a checkpoint is read and written: own files and official ones in any wrapping, recognised by their tensors."""
 
-import hashlib
 import json
-import os
 import pickle
 import re
 import warnings
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 
 from ..archs import mambair, mambair_unet, vmambair
 from ..errors import CallError, CheckpointError
+from ..system.files import sha256, write_atomically
 from .catalog import MODELS, Model
 
 WRAPPINGS = ("params_ema", "params", "state_dict")  # preferred first
@@ -45,15 +44,6 @@ def bundled_folder() -> Path:
     """The folder of the weights that ship with the package: inside the wheel, or beside it in a clone."""
     installed = Path(__file__).parents[1] / "weights"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "weights"
-
-
-def sha256(path: Path) -> str:
-    """The file's SHA-256 as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def why_missing(path: Path) -> str | None:
@@ -375,13 +365,3 @@ def save_network(
     text = json.dumps(header, ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     write_atomically(path, len(text).to_bytes(8, "little") + text + content[data:])
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CallError, CheckpointError
-from ..models.weights import write_atomically
+from ..system.files import write_atomically
 from .config import TrainConfig
 from .losses import Discriminator, build_discriminator_optimiser
 from .network import build_optimiser

@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..degradations.base import Jpeg, Noise, Sensor
+from ..degradations.jpeg import Jpeg
+from ..degradations.noise import Noise
 from ..degradations.rain import Rain
 from ..degradations.real_world import RealWorld
+from ..degradations.sensor import Sensor
 
 DEGRADATIONS: dict[str, tuple[type[Any], str]] = {
     "noise": (Noise, "denoise"),

@@ -9,11 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..degradations.base import Degradation, to_pixels
+from ..degradations.base import Degradation
 from ..errors import CallError, ImageError
 from ..images.folders import Pixels
 from ..images.metrics import psnr, psnr_y
 from ..images.resize import downscale
+from ..images.samples import to_uint8
 from ..restore.restorer import Options, Restorer
 from .config import TrainConfig
 from .data import degraded
@@ -121,7 +122,7 @@ def restored(model: nn.Module, pairs: Sequence[Pair], device: torch.device) -> l
     for pair in pairs:
         low = pair.low[:, :, 0] if pair.low.shape[2] == 1 else pair.low
         out = restorer.restore(np.ascontiguousarray(low), squeeze=False)
-        out = out if out.dtype == np.uint8 else to_pixels(out)
+        out = out if out.dtype == np.uint8 else to_uint8(out)
         results.append(out.reshape(pair.high.shape))
     return results
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ..degradations.base import to_pixels
 from ..errors import BackendError
 from ..images.folders import Pixels
 from ..images.io import Image, write_image
-from ..models.weights import write_atomically
+from ..images.samples import to_uint8
+from ..system.files import write_atomically
 from .validation import Pair
 
 CROP = 96
@@ -165,7 +165,7 @@ def side_by_side(results: Sequence[Pixels], pairs: Sequence[Pair]) -> Pixels:
     """Middles of some validation images, a row each: degraded, restored, true; pixels doubled."""
     rows = []
     for out, pair in list(zip(results, pairs, strict=True))[:SHOWN]:
-        low = pair.low if pair.low.dtype == np.uint8 else to_pixels(pair.low)
+        low = pair.low if pair.low.dtype == np.uint8 else to_uint8(pair.low)
         scale = pair.high.shape[0] // low.shape[0]
         crops = []
         for image in (low.repeat(scale, 0).repeat(scale, 1), out, pair.high):

@@ -14,7 +14,8 @@ from networks import network
 from mambair_cli.images.io import read_image
 from mambair_cli.models import catalog as registry
 from mambair_cli.models import fetch as checkpoints
-from mambair_cli.models.weights import save_network, sha256
+from mambair_cli.models.weights import save_network
+from mambair_cli.system.files import sha256
 
 PIXELS = read_image(DATA / "dragonfly.png").pixels[:96, :96]
 

@@ -10,7 +10,8 @@ import mambair_cli
 from mambair_cli.archs.complexity import complexity
 from mambair_cli.models.cache import NAME
 from mambair_cli.models.catalog import MODELS, TASKS, Score, model_named, published_scores
-from mambair_cli.models.weights import ARCHITECTURES, bundled_folder, check_row, describe, sha256
+from mambair_cli.models.weights import ARCHITECTURES, bundled_folder, check_row, describe
+from mambair_cli.system.files import sha256
 from mambair_cli.training.recipe import RECIPES, build_network, read_recipe
 
 BUNDLED = [row for row in MODELS if row.bundled]

@@ -18,7 +18,8 @@ from mambair_cli.models import weights
 from mambair_cli.models.cache import cached_file, list_records, models_folder, read_record
 from mambair_cli.models.catalog import MODELS, Model, model_named
 from mambair_cli.models.fetch import find_checkpoint, import_file, known_task, pull, remove, verify
-from mambair_cli.models.weights import bundled_folder, load_network, sha256
+from mambair_cli.models.weights import bundled_folder, load_network
+from mambair_cli.system.files import sha256
 
 CONTENT = saved({"params": STATE})
 OTHER = saved({"params": {key: 2 * value for key, value in STATE.items()}})  # as good a network

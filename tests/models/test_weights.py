@@ -1,9 +1,7 @@
 import json
-import os
 import re
 from collections import OrderedDict
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -27,8 +25,8 @@ from mambair_cli.models.weights import (
     read_state,
     save_network,
     task_of,
-    write_atomically,
 )
+from mambair_cli.system.files import sha256
 
 # Files that are right
 
@@ -188,7 +186,7 @@ def test_a_file_is_described(tmp_path):
         "wrapping": "params_ema, module.",
         "metadata": {},
         "bytes": path.stat().st_size,
-        "sha256": weights.sha256(path),
+        "sha256": sha256(path),
         "like": [],
     }
 
@@ -325,38 +323,5 @@ def test_files_that_cannot_be_converted(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pth", "bad.pth"]
 
 
-@pytest.mark.parametrize("existing", [None, b"old"], ids=["new", "replaced"])
-@pytest.mark.parametrize("place", ["write_bytes", "replace"])
-def test_a_failed_write_leaves_everything_as_it_was(tmp_path, monkeypatch, place, existing):
-    path, write = tmp_path / "file", Path.write_bytes
-
-    def full(self, content):
-        if place == "write_bytes":
-            write(self, content[:2])
-        raise OSError(28, "No space left on device")
-
-    if existing:
-        path.write_bytes(existing)
-    monkeypatch.setattr(Path, place, full)
-    with pytest.raises(OSError, match="No space"):
-        write_atomically(path, b"new content")
-    assert [entry.name for entry in tmp_path.iterdir()] == (["file"] if existing else [])
-    assert not existing or path.read_bytes() == existing
-
-
-def test_a_write_replaces_the_whole_file(tmp_path):
-    path = tmp_path / "file"
-    for content in (b"long content", b"short"):
-        write_atomically(path, content)
-        assert path.read_bytes() == content
-    assert os.listdir(tmp_path) == ["file"]  # noqa: PTH208
-
-
-def test_sha256(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"abc")
-    digest = weights.sha256(path)
-    assert (
-        digest == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    )  # FIPS 180-2, B.1
+def test_known_digests_are_written_whole():
     assert all(re.fullmatch("[0-9a-f]{64}", row.sha256) for row in MODELS if row.verified)

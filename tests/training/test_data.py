@@ -6,7 +6,8 @@ import pytest
 import torch
 from training import noise, save, sources
 
-from mambair_cli.degradations.base import Jpeg, Noise
+from mambair_cli.degradations.jpeg import Jpeg
+from mambair_cli.degradations.noise import Noise
 from mambair_cli.errors import CallError
 from mambair_cli.images.folders import read_rgb
 from mambair_cli.images.resize import downscale

@@ -10,9 +10,11 @@ from training import RECIPE, recipe
 from mambair_cli.archs.mambair import MambaIRConfig, detect
 from mambair_cli.archs.mambair_unet import MambaIRUNetConfig
 from mambair_cli.archs.vmambair import VmambaIRConfig
-from mambair_cli.degradations.base import Jpeg, Noise, Sensor
+from mambair_cli.degradations.jpeg import Jpeg
+from mambair_cli.degradations.noise import Noise
 from mambair_cli.degradations.rain import Rain
 from mambair_cli.degradations.real_world import RealWorld
+from mambair_cli.degradations.sensor import Sensor
 from mambair_cli.errors import CallError
 from mambair_cli.training.config import (
     DataConfig,

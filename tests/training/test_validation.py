@@ -7,7 +7,8 @@ from torch import nn
 from training import DENOISE, noise, recipe, save, sources
 
 from mambair_cli.archs.mambair import MambaIR, MambaIRConfig
-from mambair_cli.degradations.base import Jpeg, Noise
+from mambair_cli.degradations.jpeg import Jpeg
+from mambair_cli.degradations.noise import Noise
 from mambair_cli.errors import CallError
 from mambair_cli.images.resize import downscale
 from mambair_cli.training import validation as module
