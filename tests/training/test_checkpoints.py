@@ -105,7 +105,7 @@ def moment(state):
         (lambda s: s.update(config="{}"), "recipe: missing scale"),
         (lambda s: s["model"].pop("norm.bias"), "model lacks norm.bias"),
         (lambda s: s["ema"].update(more=torch.ones(1)), "ema lacks more or should not have it"),
-        (lambda s: s["ema"].update({"norm.bias": torch.ones(3)}), "norm.bias is .* (3,)"),
+        (lambda s: s["ema"].update({"norm.bias": torch.ones(3)}), r"norm\.bias is .* \(3,\)"),
         (lambda s: s["ema"].update({"norm.bias": torch.ones(16).int()}), "norm.bias is torch.int"),
         (lambda s: s["optimiser"].pop("param_groups"), "'param_groups'"),
         (lambda s: s["optimiser"]["param_groups"].pop(), "different number"),
