@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..degradations.jpeg import Jpeg
+from ..degradations.mixed import Clean, Mixed
 from ..degradations.noise import Noise
 from ..degradations.rain import Rain
 from ..degradations.real_world import RealWorld
@@ -15,8 +16,13 @@ DEGRADATIONS: dict[str, tuple[type[Any], str]] = {
     "rain": (Rain, "derain"),
     "sensor": (Sensor, "denoise"),
     "real": (RealWorld, "upscale"),
+    "mixed": (Mixed, ""),
+    "clean": (Clean, ""),
 }
-"""The kinds that a recipe may name: each one's class, and the task that undoes it."""
+"""The kinds that a recipe may name: each one's class, and the task that undoes it.
+
+That of `mixed` is the task of its parts; `clean` is for its parts alone.
+"""
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,9 @@ class DataConfig:
         patch: pixels a side of the degraded image.
         batch: samples of an iteration, on all devices together.
         validation: how many images are held out where no folder of them is given.
-        degradation: `kind`, a name of DEGRADATIONS, and fields of that class other than the scale.
-            Empty: photographs are shrunk as the benchmarks do.
+        degradation: `kind`, a name of DEGRADATIONS, and fields of that class other than the scale;
+            `then` holds another one that comes after it. Kind `mixed` has a list `of` them instead
+            of fields, each with its `share`. Empty: photographs are shrunk as the benchmarks do.
         mixup: half of the batches mix each sample with another, in shares drawn from Beta(mixup,
             mixup).
     """
@@ -152,6 +159,8 @@ class TrainConfig:
     @property
     def task(self) -> str:
         """What the network is for, a name of TASKS."""
-        if not self.data.degradation:
+        degradation = self.data.degradation
+        if not degradation:
             return "upscale"
-        return DEGRADATIONS[self.data.degradation["kind"]][1]
+        tasks = [DEGRADATIONS[part["kind"]][1] for part in degradation.get("of", [degradation])]
+        return next(task for task in tasks if task)

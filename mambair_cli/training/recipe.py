@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -12,6 +13,7 @@ import numpy as np
 from torch import nn
 
 from ..degradations.base import Degradation
+from ..degradations.mixed import Chain, Mixed
 from ..errors import CallError
 from ..models.weights import ARCHITECTURES
 from . import strict
@@ -189,26 +191,67 @@ def _network(config: TrainConfig, where: str) -> tuple[type[nn.Module], Any]:
 
 def build_degradation(config: TrainConfig, where: str = "recipe") -> Degradation | None:
     """What degrades the recipe's photographs; None where they are only shrunk. Raises CallError."""
-    values = dict(config.data.degradation)
-    kind = values.pop("kind", None)
     where = f"{where}, [data], degradation"
-    kinds = ", ".join(DEGRADATIONS)
-    if kind is None and not values:
-        if config.scale == 1:
-            raise CallError(f"{where}: missing, but the scale is 1; give a kind of {kinds}")
-        return None
+    values = config.data.degradation
+    if values.get("kind") == "clean":
+        raise CallError(f"{where}: 'clean' leaves nothing to learn; it can be a part of 'mixed'")
+    if values:
+        return _degradation(values, config.scale, where)
+    if config.scale == 1:
+        kinds = ", ".join(DEGRADATIONS)
+        raise CallError(f"{where}: missing, but the scale is 1; give a kind of {kinds}")
+    return None
+
+
+def _degradation(table: Any, scale: int, where: str) -> Degradation:
+    """The degradation in a table, for networks of this scale. Raises CallError."""
+    if not isinstance(table, Mapping):
+        raise CallError(f"{where}: must be a table, not {table!r}")
+    values = dict(table)
+    kind, then = values.pop("kind", None), values.pop("then", None)
     if kind not in list(DEGRADATIONS):
-        raise CallError(f"{where}: kind must be one of {kinds}, not {kind!r}")
-    degrades, _ = DEGRADATIONS[kind]
-    shrinks = "scale" in {f.name for f in fields(degrades)}
-    if shrinks != (config.scale > 1):
-        raise CallError(f"{where}: {kind!r} does not fit the scale {config.scale}")
-    if "scale" in values:
-        raise CallError(f"{where}: unknown key 'scale'; the recipe's 'scale' sets it")
-    if shrinks:
-        values["scale"] = config.scale
-    degradation: Degradation = strict.build(degrades, values, where)
-    return degradation
+        raise CallError(f"{where}: kind must be one of {', '.join(DEGRADATIONS)}, not {kind!r}")
+    built: Degradation
+    if kind == "mixed":
+        built = _mixed(values, scale, where)
+    else:
+        degrades, _ = DEGRADATIONS[kind]
+        shrinks = "scale" in {f.name for f in fields(degrades)}
+        if shrinks != (scale > 1):
+            raise CallError(f"{where}: {kind!r} does not fit the scale {scale}")
+        if "scale" in values:
+            raise CallError(f"{where}: unknown key 'scale'; the recipe's 'scale' sets it")
+        if shrinks:
+            values["scale"] = scale
+        built = strict.build(degrades, values, where)
+    if then is None:
+        return built
+    return Chain((built, _degradation(then, 1, f"{where}, then")))
+
+
+def _mixed(values: dict[str, Any], scale: int, where: str) -> Mixed:
+    """One of several degradations, which the same task undoes. Raises CallError."""
+    parts = values.pop("of", None)
+    if values or not isinstance(parts, list) or not parts:
+        raise CallError(f"{where}: 'mixed' needs a list `of` degradations, and nothing else")
+    built, shares, tasks = [], [], set()
+    for number, part in enumerate(parts, 1):
+        place = f"{where}, of, {number}"
+        share = part.get("share") if isinstance(part, Mapping) else None
+        if not isinstance(share, (int, float)) or not 0 < share < math.inf:
+            raise CallError(f"{place}: share must be a number above 0, not {share!r}")
+        rest = {key: value for key, value in part.items() if key != "share"}
+        if rest.get("kind") == "mixed":
+            raise CallError(f"{place}: 'mixed' cannot hold itself")
+        built.append(_degradation(rest, scale, place))
+        shares.append(float(share))
+        tasks.add(DEGRADATIONS[rest["kind"]][1])
+    named = sorted(tasks - {""})
+    if len(named) != 1:
+        raise CallError(
+            f"{where}: the parts must be for one task, not {' and '.join(named) or 'none'}"
+        )
+    return Mixed(tuple(built), tuple(shares))
 
 
 def build_network(config: TrainConfig) -> nn.Module:

@@ -1,7 +1,7 @@
 """Validation: whole images or their middles, by the restorer and the metrics of `bench`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -100,13 +100,12 @@ def _centre(photo: Photo, crop: int, scale: int) -> Photo:
 
 def _at(degradation: Any, position: float) -> Any:
     """The degradation at a position, 0 to 1, in its range if it has just one; else as it is."""
-    names = [f.name for f in fields(degradation)]
-    ranges = [name for name in names if isinstance(getattr(degradation, name), tuple)]
-    if len(ranges) != 1:
+    if len(degradation.LIMITS) != 1:
         return degradation
-    low, high = getattr(degradation, ranges[0])
+    (name,) = degradation.LIMITS
+    low, high = getattr(degradation, name)
     level = type(low)(low + position * (high - low))
-    return replace(degradation, **{ranges[0]: (level, level)})
+    return replace(degradation, **{name: (level, level)})
 
 
 def metric_of(config: TrainConfig) -> str:
