@@ -23,7 +23,7 @@ from mambair_cli.models.catalog import TASKS, model_named
 from mambair_cli.models.choice import Choice, gain
 from mambair_cli.models.weights import bundled_folder
 from mambair_cli.restore import upscaler
-from mambair_cli.restore.restorer import Options
+from mambair_cli.restore.options import Options
 
 
 def rotated():

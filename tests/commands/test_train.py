@@ -47,7 +47,7 @@ def test_train(call, pictures):
     assert (recipe["data"]["batch"], recipe["data"]["patch"]) == ([1], [8])
     assert recipe["schedule"]["iterations"] == [2]
     before = contents(Path("run"))
-    fails(call(*line), 2, "run holds a run already; give")
+    fails(call(*line), 2, "run holds a run already; give --resume, or another --out")
     assert contents(Path("run")) == before
     assert call("train", "--resume", "--data", pictures, "--out", "run")[:2] == (
         0,
@@ -259,10 +259,10 @@ def test_options_of_basicsr(call, pictures):
     (
         "train  --recipe  tiny-x2  --data  .  --out  run  --precision  fp8",
         2,
-        "precision",
+        "--precision",
         "fp8",
     ),
-    ("train  --recipe  classic-x3  --data  .  --out  run", 2, "'classic-x2'", "init"),
+    ("train  --recipe  classic-x3  --data  .  --out  run", 2, "'classic-x2'", "--init none"),
     ("train  --recipe  tiny-x2  --data  .  --out  run  --low  empty", 2, "empty holds no image"),
     ("train  --import-yaml  recipe.toml  --data  .  --out  run", 2, "recipe.toml"),
     ("train  --recipe  recipe.toml  --data  empty  --out  run", 2, "recipe.toml", "missing"),

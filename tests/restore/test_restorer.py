@@ -174,7 +174,9 @@ def test_samples_that_are_no_numbers(tiny, value):
     image[3, 4, 1] = value
     for squeeze in (True, False):
         fails(
-            lambda squeeze=squeeze: tiny.restore(image, squeeze=squeeze), ValueError, "no numbers"
+            lambda squeeze=squeeze: tiny.restore(image, squeeze=squeeze),
+            ValueError,
+            "NaN or infinite values",
         )
 
 
@@ -385,7 +387,7 @@ def test_transparent_black_leaves_no_dark_fringe(alpha, gray):
 
 
 def test_unknown_way_with_alpha():
-    fails(lambda: load(alpha="sharp"), CallError, "'sharp'", "--alpha", "bicubic")
+    fails(lambda: load(alpha="sharp"), CallError, "'sharp'", "`alpha`", "bicubic")
 
 
 def test_a_picture_reports_progress():
