@@ -6,7 +6,7 @@ Omni Selective Scan: over the pixels in four directions and over the channels in
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -30,10 +30,10 @@ class VmambaIRConfig(UNetConfig):
     `ffn_expand` is the width of the feed-forward network, in widths of the block.
     """
 
-    blocks: tuple[int, int, int, int] = (3, 5, 7, 9)
-    refinement: int = 2
-    expand: float = 1.0
-    ffn_expand: float = 2.66
+    blocks: tuple[int, int, int, int] = field(default=(3, 5, 7, 9), metadata={"limits": (1, 100)})
+    refinement: int = field(default=2, metadata={"limits": (0, 100)})
+    expand: float = field(default=1.0, metadata={"limits": (0.25, 8)})
+    ffn_expand: float = field(default=2.66, metadata={"limits": (0.25, 16)})
     channel_inner: Literal[1, 2, 4] = 4
 
     @property
