@@ -94,7 +94,7 @@ def no_user_cache(tmp_path_factory, monkeypatch):
 @pytest.fixture
 def load(tmp_path):
     """Load the network of a file that has this content."""
-    from mambair_cli.models.weights import load_network
+    from mambair_cli.models.recognise import load_network
 
     def load_bytes(content, name="file.pth"):
         path = tmp_path / name

@@ -25,7 +25,8 @@ from ..images.io import (
     read_image,
     write_image,
 )
-from ..models.catalog import MAX_SCALE, Model
+from ..models.catalog import Model
+from ..models.tasks import MAX_SCALE
 from ..system.files import TEMPORARY
 from .jobs import Job
 from .manifest import Manifest, Record

@@ -22,7 +22,7 @@ from ..images.image import WHITE, Image
 from ..images.resize import bicubic
 from ..images.samples import in_bands
 from ..models.fetch import find_checkpoint
-from ..models.weights import load_network
+from ..models.recognise import load_network
 from ..ops import resolve_backend
 from ..system import runtime, scratch
 from ..system.devices import (

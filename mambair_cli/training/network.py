@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..archs.mambair import VSSBlock
-from ..archs.vmambair import OSSBlock
+from ..archs import ARCHITECTURES, name_of
 from ..errors import BackendError, CallError
 from ..models.catalog import model_named
 from ..models.fetch import find_checkpoint
@@ -18,20 +17,20 @@ SCRATCH = "none"
 """In place of a model: start from scratch."""
 
 
-def decays(name: str, parameter: Tensor) -> bool:
-    """Whether weight decay is for this parameter: for matrices, but no bias and no A of a scan.
-
-    (The bias of a scan's step sizes has two axes.)
-    """
-    return parameter.ndim > 1 and not name.endswith(("bias", "A_logs", "Ac_logs"))
+def decays(name: str, parameter: Tensor, undecayed: tuple[str, ...]) -> bool:
+    """Whether weight decay is for a parameter: for matrices, except where its name ends in `undecayed`."""
+    return parameter.ndim > 1 and not name.endswith(undecayed)
 
 
 def build_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
     """AdamW over all parameters, decaying those that `decays` names."""
-    named = list(model.named_parameters())
+    undecayed = ARCHITECTURES[name_of(model)].undecayed
+    decaying: dict[bool, list[Tensor]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        decaying[decays(name, parameter, undecayed)].append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": [p for n, p in named if decays(n, p)]},
-        {"params": [p for n, p in named if not decays(n, p)], "weight_decay": 0.0},
+        {"params": decaying[True]},
+        {"params": decaying[False], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
         groups, config.lr, config.betas, weight_decay=config.weight_decay, fused=True
@@ -73,9 +72,11 @@ def start_weights(model: nn.Module, config: TrainConfig, init: str) -> str:
     if not fitting:
         raise CallError(f"no tensor of {init} fits this network")
     model.load_state_dict(fitting, strict=False)
+    kind = ARCHITECTURES[name_of(model)].block
     for name, block in model.named_modules():
-        if isinstance(block, VSSBlock) and not any(key.startswith(f"{name}.") for key in fitting):
-            block.start_as_identity()
+        given_to_it = any(key.startswith(f"{name}.") for key in fitting)
+        if isinstance(block, kind) and not given_to_it:
+            block.start_as_identity()  # type: ignore[operator]
     new = ", ".join(sorted(own.keys() - fitting.keys())) or "nothing"
     unused = ", ".join(sorted(given.keys() - fitting.keys())) or "nothing"
     return f"from {init}: {len(fitting)} of {len(own)} tensors; new: {new}; not taken: {unused}"
@@ -94,10 +95,11 @@ def compile_network(model: nn.Module, device: torch.device) -> None:
 
 def recompute_blocks(model: nn.Module) -> None:
     """Let blocks compute what the backward pass needs again, instead of keeping it."""
+    kind = ARCHITECTURES[name_of(model)].block
     for block in model.modules():
-        if isinstance(block, (VSSBlock, OSSBlock)):
-            block.forward = _recomputed(block.forward)  # type: ignore[method-assign]
+        if isinstance(block, kind):
+            block.forward = _recomputed(block.forward)
 
 
 def _recomputed(forward: Any) -> Any:
-    return lambda tokens: checkpoint(forward, tokens, use_reentrant=False)
+    return lambda *inputs: checkpoint(forward, *inputs, use_reentrant=False)

@@ -1,15 +1,11 @@
 """What a run will take, from a few steps on this machine: multiply-adds, memory and time."""
 
-import math
 import time
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
-from ..archs.ss2d import SpatialScan
+from ..archs.complexity import multiply_adds
 from .config import TrainConfig
 from .device_batch import COPIES, step_bytes
 from .inputs import Folders, Settings
@@ -18,44 +14,11 @@ from .schedule import Stage, stages
 from .state import Run, add_gradients
 from .teacher import with_teacher
 
-COUNTED_SIDE = 32
-"""Pixels a side of the image whose multiply-adds are counted."""
 STEPS = 3
 """Steps that are measured, after one to warm up."""
 FEW = 4
 """Samples with which a step is measured on a CPU."""
 Rows = list[tuple[str, str]]
-
-
-def multiply_adds(model: nn.Module, channels: int) -> float:
-    """Multiply-adds on a CPU for a pixel of the degraded image.
-
-    Convolutions, projections and scans count. A scan over L pixels counts L x (9 D N + D) a
-    direction, and L D R for its step sizes.
-    """
-    found: list[int] = []
-
-    def scanned(module: SpatialScan, inputs: tuple[Tensor, ...], _: Tensor) -> None:
-        pixels = math.prod(inputs[0].shape[:3])
-        found.append(
-            pixels
-            * (9 * module.A_logs.numel() + module.Ds.numel() + module.dt_projs_weight.numel())
-        )
-
-    def convolved(image: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
-        return 2 * math.prod(out_shape) * math.prod(weight[1:])
-
-    hooks = [
-        m.register_forward_hook(scanned) for m in model.modules() if isinstance(m, SpatialScan)
-    ]
-    counter = FlopCounterMode(
-        display=False, custom_mapping={torch.ops.aten.mkldnn_convolution: convolved}
-    )
-    with torch.no_grad(), counter:
-        model.eval()(torch.zeros(1, channels, COUNTED_SIDE, COUNTED_SIDE))
-    for hook in hooks:
-        hook.remove()
-    return (counter.get_total_flops() / 2 + sum(found)) / COUNTED_SIDE**2
 
 
 def plan(config: TrainConfig, folders: Folders, settings: Settings, init: str) -> Rows:
@@ -104,7 +67,7 @@ def step_seconds(run: Run, stage: Stage) -> float:
 def _stage_rows(run: Run, stage: Stage, iterations: int, seconds: float) -> Rows:
     patch, batch = stage
     world, size = run.engine.num_processes, run.sizes[patch]
-    macs = multiply_adds(run.averaged, run.config.channels) * patch**2 * batch
+    macs = multiply_adds(run.averaged, patch, patch).full * batch
 
     def loss_of(low: Tensor, high: Tensor) -> Tensor:
         return network_loss(run.config.loss, run.adversary, run.model(low), high)

@@ -1,6 +1,5 @@
 """Recipes: reading and changing them, and building the network and degradation they describe."""
 
-import difflib
 import json
 import math
 import sys
@@ -12,10 +11,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from ..archs import ARCHITECTURES
 from ..degradations.base import Degradation
 from ..degradations.mixed import Chain, Mixed
-from ..errors import CallError
-from ..models.weights import ARCHITECTURES
+from ..errors import CallError, did_you_mean
 from . import strict
 from .config import DEGRADATIONS, TrainConfig
 
@@ -109,8 +108,7 @@ def _find(name_or_file: str) -> Path:
     names = recipe_names()
     path = RECIPES / f"{name_or_file}.toml" if name_or_file in names else Path(name_or_file)
     if not path.is_file():
-        near = difflib.get_close_matches(name_or_file, names, 1)
-        hint = f"did you mean {near[0]!r}?" if near else "give a bundled recipe or a .toml file"
+        hint = did_you_mean(name_or_file, names, "give a bundled recipe or a .toml file")
         raise CallError(f"no recipe {name_or_file!r}; {hint}")
     return path
 
@@ -180,13 +178,13 @@ def _network(config: TrainConfig, where: str) -> tuple[type[nn.Module], Any]:
         raise CallError(f"{where}: arch must be one of {', '.join(ARCHITECTURES)}, not {arch!r}")
     if "upscale" in values:
         raise CallError(f"{where}: unknown key 'upscale'; the recipe's 'scale' sets it")
-    kind, network, _ = ARCHITECTURES[str(arch)]
-    built = strict.build(kind, values | {"upscale": config.scale}, where)
+    row = ARCHITECTURES[str(arch)]
+    built = strict.build(row.config, values | {"upscale": config.scale}, where)
     if config.channels == 2:
         raise CallError(f"{where}: in_chans must be 1 (gray) or 3 (RGB)")
     if hasattr(built, "upsampler") and (built.upsampler == "") != (config.scale == 1):
         raise CallError(f"{where}: upsampler must be empty where the scale is 1, and only there")
-    return network, built
+    return row.network, built
 
 
 def build_degradation(config: TrainConfig, where: str = "recipe") -> Degradation | None:

@@ -28,7 +28,8 @@ from mambair_cli.bench.quality.measure import open_benchmark
 from mambair_cli.bench.quality.measure import run as measure
 from mambair_cli.errors import CallError
 from mambair_cli.images.metrics import psnr
-from mambair_cli.models.weights import load_network, read_state
+from mambair_cli.models.recognise import load_network
+from mambair_cli.models.weights import read_state
 from mambair_cli.training import loop
 from mambair_cli.training import state as module
 from mambair_cli.training.inputs import Folders, Settings, open_data

@@ -17,7 +17,7 @@ from training import (
 
 from mambair_cli.archs import layers
 from mambair_cli.errors import BackendError
-from mambair_cli.models.weights import load_network
+from mambair_cli.models.recognise import load_network
 from mambair_cli.training import checkpoints, loop
 from mambair_cli.training import state as module
 from mambair_cli.training.inputs import Settings
