@@ -18,7 +18,7 @@ SCRATCH = "none"
 
 
 def decays(name: str, parameter: Tensor, undecayed: tuple[str, ...]) -> bool:
-    """Whether weight decay is for a parameter: for matrices, except where its name ends in `undecayed`."""
+    """Whether weight decay is for a parameter: a matrix whose name does not end in `undecayed`."""
     return parameter.ndim > 1 and not name.endswith(undecayed)
 
 
