@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from mambair_cli.training.recipe import (
     build_network,
     read_recipe,
     recipe_names,
+    tomllib,
 )
 from mambair_cli.training.schedule import learning_rate, stages
 
@@ -521,3 +523,20 @@ def test_one_of_several_degradations(tmp_path):
 def test_mixed_degradations_are_strict(degradation, words):
     with pytest.raises(CallError, match=rf"RECIPE, \[data\], degradation.*{words}"):
         recipe(scale=1, network={"upsampler": ""}, degradation=degradation)
+
+
+GUIDE = Path(__file__).parents[2] / "docs" / "training.md"
+
+
+@pytest.mark.skipif(not GUIDE.is_file(), reason="the documentation is in the repository alone")
+def test_the_recipes_of_the_guide_are_right(tmp_path):
+    """One that builds on another, and degradations."""
+    texts = re.findall(r"```toml\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
+    own, *degradations = texts
+    (tmp_path / "own.toml").write_text(own)
+    assert read_recipe(str(tmp_path / "own.toml")).data.batch == (16,)
+    assert len(degradations) == 3
+    for text in degradations:
+        degradation = tomllib.loads(text)["data"]["degradation"]
+        config = recipe(scale=1, network={"upsampler": ""}, degradation=degradation)
+        assert build_degradation(config)
