@@ -74,6 +74,11 @@ class FullPrecisionConv(nn.Conv2d):
             return super().forward(image)
 
 
+def linear(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """The weight and the bias of a layer, for `ops.fused`."""
+    return layer.weight, layer.bias  # type: ignore[return-value]
+
+
 class Pointwise(nn.Conv2d):
     """A 1x1 convolution that runs as `pointwise`."""
 
@@ -155,6 +160,11 @@ class ChannelAttention(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """(B,C,H,W) -> (B,C,H,W)."""
         return image * self.attention(image)
+
+    def of_means(self, means: Tensor) -> Tensor:
+        """The factors (B,C) for an image of these means (B,C)."""
+        factors: Tensor = self.attention[1:](means[:, :, None, None])
+        return factors.flatten(1)
 
 
 def pixel_shuffle(channels: int, scale: int) -> nn.Sequential:
