@@ -74,9 +74,9 @@ class FullPrecisionConv(nn.Conv2d):
             return super().forward(image)
 
 
-def linear(layer: nn.Module) -> tuple[Tensor, Tensor]:
-    """The weight and the bias of a layer, for `ops.fused`."""
-    return layer.weight, layer.bias  # type: ignore[return-value]
+def linear(layer: nn.Module) -> tuple[Any, Any]:
+    """The weight and the bias, if any, of a layer, for `ops.fused`."""
+    return layer.weight, layer.bias
 
 
 class Pointwise(nn.Conv2d):
@@ -187,6 +187,10 @@ def scale_of_pixel_shuffle(state: Mapping[str, Tensor], prefix: str) -> int:
     """The scale of the `pixel_shuffle` of this name in a state dict."""
     steps = [state[key] for i in (0, 2, 4) if (key := f"{prefix}.{i}.weight") in state]
     return math.prod(math.isqrt(weight.shape[0] // weight.shape[1]) for weight in steps)
+
+
+class Block(nn.Module):
+    """A block of a network around one scan: most of the work is done in these, and progress counts them."""
 
 
 class DropPath(nn.Module):

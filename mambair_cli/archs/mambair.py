@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..ops import fused
 from .layers import (
+    Block,
     ChannelAttention,
     DilatedDepthwise,
     DropPath,
@@ -102,7 +103,7 @@ def _residual_conv(form: str, C: int) -> nn.Module:
     )
 
 
-class VSSBlock(nn.Module):
+class VSSBlock(Block):
     """Residual State-Space Block, RSSB (section 3.3, equations 4 and 5).
 
     Args:

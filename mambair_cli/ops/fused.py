@@ -26,7 +26,9 @@ Array = NDArray[np.float32]
 def takes(tokens: Tensor, backend: str) -> bool:
     """Whether these functions can compute a block of these tokens, beside a scan on this back end."""
     plain = tokens.device.type == "cpu" and tokens.dtype == torch.float32 and tokens.is_contiguous()
-    if not plain or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+    # A mode, as that which counts operations, wants to see PyTorch's.
+    watched = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    if not plain or watched or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return False
     return tokens.numel() > 0 and resolve_backend(backend, "cpu").name == "numba"
 

@@ -25,8 +25,10 @@ from .simd import (
     load_channels,
     mul,
     multiply,
+    put,
     run_in_threads,
-    sigmoid,
+    scalar,
+    silu,
     splat,
     store,
     store_channels,
@@ -61,24 +63,33 @@ def _write(tile, Cp, pixels, C, plane, at):  # type: ignore[no-untyped-def]
 
 @inline
 def _normalise(tile, Cp, pixels, C, weight, bias, eps, out):  # type: ignore[no-untyped-def]
-    """Layer norm of a tile, whose padding is zero; that of `out` becomes zero."""
-    inside = C - (Cp - LANES)
+    """Layer norm of a tile, whose padding is zero; that of `out` becomes zero.
+
+    Step by step for all pixels, as each step takes long to give its result for one.
+    """
+    means, scales = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    share, padding = np.float32(1) / np.float32(C), np.float32(Cp - C)
     for t in range(pixels):
-        i = t * Cp
-        total, squares = splat(np.float32(0)), splat(np.float32(0))
+        total = load(tile, t * Cp)
+        for c in range(LANES, Cp, LANES):
+            total = add(total, load(tile, t * Cp + c))
+        put(means, t, lane_sum(total) * share)
+    for t in range(pixels):
+        minus, squares = splat(-scalar(means, t)), splat(np.float32(0))
         for c in range(0, Cp, LANES):
-            total = add(total, load(tile, i + c))
-        mean = lane_sum(total) / np.float32(C)
-        minus = splat(-mean)
-        for c in range(0, Cp, LANES):
-            d = add(load(tile, i + c), minus)
+            d = add(load(tile, t * Cp + c), minus)
             squares = fma(d, d, squares)
+        put(scales, t, lane_sum(squares))
+    for t in range(pixels):
+        mean = scalar(means, t)
         # The padding counted as 0 - mean.
-        variance = (lane_sum(squares) - mean * mean * np.float32(LANES - inside)) / np.float32(C)
-        scale = splat(np.float32(1) / np.sqrt(max(variance, np.float32(0)) + eps))
+        variance = (scalar(scales, t) - mean * mean * padding) * share
+        put(scales, t, np.float32(1) / np.sqrt(max(variance, np.float32(0)) + eps))
+    for t in range(pixels):
+        minus, scale = splat(-scalar(means, t)), splat(scalar(scales, t))
         for c in range(0, Cp, LANES):
-            v = mul(add(load(tile, i + c), minus), scale)
-            store(out, i + c, fma(v, load(weight, c), load(bias, c)))
+            v = mul(add(load(tile, t * Cp + c), minus), scale)
+            store(out, t * Cp + c, fma(v, load(weight, c), load(bias, c)))
 
 
 @inline
@@ -143,7 +154,7 @@ def _activate(tile, Sp, pixels, kind):  # type: ignore[no-untyped-def]
     """Apply an activation to a tile, in place."""
     for i in range(0, pixels * Sp, LANES):
         v = load(tile, i)
-        store(tile, i, mul(v, sigmoid(v)) if kind == SILU else gelu(v))
+        store(tile, i, silu(v) if kind == SILU else gelu(v))
 
 
 @kernel("f4[::1]," * 6 + "f4" + ",i8" * 6)
@@ -186,8 +197,7 @@ def _gate(y, second, at, pixels, D, Dp, norm, norm_bias, eps, z, v):  # type: ig
             store(v, t * Dp + c, add(load_channels(y, i, count), load_channels(y, second + i, count)))
     _normalise(v, Dp, pixels, D, norm, norm_bias, eps, v)
     for i in range(0, pixels * Dp, LANES):
-        g = load(z, i)
-        store(v, i, mul(load(v, i), mul(g, sigmoid(g))))
+        store(v, i, mul(load(v, i), silu(load(z, i))))
 
 
 @kernel("f4[::1]," * 20 + "f4" + ",i8" * 10)

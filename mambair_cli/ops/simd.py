@@ -221,6 +221,20 @@ def sigmoid(typing_context, x):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def silu(typing_context, x):  # type: ignore[no-untyped-def]
+    """x / (1 + exp(-x)); about 0 below -87."""
+
+    def build(ctx, b, sig, args):  # type: ignore[no-untyped-def]
+        lowest, highest = _const(-126 / _LOG2E), _const(126 / _LOG2E)
+        bounded = b.select(b.fcmp_ordered("<", args[0], lowest), lowest, args[0])
+        bounded = b.select(b.fcmp_ordered("<", highest, bounded), highest, bounded)
+        e = _exp2_of_product(b, bounded, _const(-_LOG2E))
+        return b.fdiv(args[0], b.fadd(e, _const(1.0)))
+
+    return vec(vec), build
+
+
+@intrinsic
 def gelu(typing_context, x):  # type: ignore[no-untyped-def]
     """x times the normal distribution function of x, within 2e-7 of max(|x|, 1).
 
