@@ -173,7 +173,7 @@ class VSSBlock(Block):
         rest = scanned, (norm1, (into_z, None), norm), linear(ss2d.out_proj), self.skip_scale
         if not self.has_conv_blk:
             return fused.leave(tokens, *rest)[0]
-        layers = list(self.conv_blk.get_submodule("cab"))
+        layers = list(self.conv_blk.get_submodule("cab").children())
         first = linear(layers[0]) if isinstance(layers[0], Pointwise) else None
         u, v = fused.leave(tokens, *rest, (linear(self.ln_2), first))
         if self.conv_block == "mlp":

@@ -225,7 +225,7 @@ def test_other_vector_widths(lanes):
     here = str(Path(__file__).parents[1])
     environment = os.environ | {
         "MAMBAIR_SIMD_LANES": str(lanes),
-        "PYTHONPATH": os.pathsep.join([here, *sys.path]),
+        "PYTHONPATH": os.pathsep.join([here, str(Path(__file__).parent), *sys.path]),
     }
     ran = subprocess.run(
         [sys.executable, "-c", _IN_ANOTHER_WIDTH],
