@@ -379,8 +379,10 @@ def outcome(row):
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     answers, files, samples = [run(line) for line in row], {}, {}
     by_own_net = any(re.search(r"-m (net|gray|my-)", line) for line in row)
-    # Locks are no results.
-    left = [path for path in Path().rglob("*") if path.is_file() and path.suffix != ".lock"]
+    # The lock of a manifest is no result.
+    left = [
+        path for path in Path().rglob("*") if path.is_file() and path.name != ".mambair.jsonl.lock"
+    ]
     for path in sorted(left):
         if before.pop(path, None) != path.read_bytes():
             files[path.as_posix()] = held(path)
