@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import layer_norm
 
+# How sides are filled up.
+Padding = Literal["reflect", "symmetric"]
 _ONEDNN = torch.backends.mkldnn.is_available()
 
 
@@ -183,6 +186,19 @@ def scale_of_pixel_shuffle(state: Mapping[str, Tensor], prefix: str) -> int:
     """The scale of the `pixel_shuffle` of this name in a state dict."""
     steps = [state[key] for i in (0, 2, 4) if (key := f"{prefix}.{i}.weight") in state]
     return math.prod(math.isqrt(weight.shape[0] // weight.shape[1]) for weight in steps)
+
+
+def padded(image: Tensor, multiple: int, mode: Padding) -> Tensor:
+    """(B,C,H,W) with sides made multiples by mirroring at the bottom and the right, as often as it takes.
+
+    The mode is numpy's: `reflect` leaves the edge out, `symmetric` repeats it.
+    """
+    for axis in (2, 3):
+        side = image.shape[axis]
+        if excess := side % multiple:
+            source = np.pad(np.arange(side), (0, multiple - excess), mode=mode)
+            image = image.index_select(axis, torch.from_numpy(source).to(image.device))
+    return image
 
 
 class DropPath(nn.Module):
