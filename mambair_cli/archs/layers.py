@@ -77,6 +77,15 @@ class FullPrecisionConv(nn.Conv2d):
             return super().forward(image)
 
 
+class Linear(nn.Linear):
+    """A linear layer of tokens that runs as `pointwise`."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(...,C) -> (...,M)."""
+        rows = tokens.reshape(1, 1, -1, tokens.shape[-1])
+        return pointwise(rows, self.weight, self.bias).view(*tokens.shape[:-1], -1)
+
+
 class Pointwise(nn.Conv2d):
     """A 1x1 convolution that runs as `pointwise`."""
 
