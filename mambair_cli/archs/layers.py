@@ -81,9 +81,8 @@ class Linear(nn.Linear):
     """A linear layer of tokens that runs as `pointwise`."""
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(...,C) -> (...,M)."""
-        rows = tokens.reshape(1, 1, -1, tokens.shape[-1])
-        return pointwise(rows, self.weight, self.bias).view(*tokens.shape[:-1], -1)
+        """(B,H,W,C) -> (B,H,W,M)."""
+        return pointwise(tokens, self.weight, self.bias)
 
 
 class Pointwise(nn.Conv2d):

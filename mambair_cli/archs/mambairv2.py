@@ -13,13 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops import window_attention
 from .frame import Frame, ResidualConv, Upsampler, read_frame, residual_conv, tail_floats
 from .layers import LayerNorm, Linear, Padding, Pointwise, pointwise, to_image, to_tokens
 from .ss2d import SelectiveScan
 
 FeedForward = Literal["conv", "gated"]
-# Between pixels that are no neighbours in the image: what the published net adds to their scores.
-APART = -100.0
 
 
 @dataclass(frozen=True)
@@ -75,57 +74,12 @@ def relative_positions(window: int) -> Tensor:
     return down * (2 * window - 1) + right
 
 
-def window_attention(qkv: Tensor, bias: Tensor, shifted: bool) -> Tensor:
-    """Attention among the pixels of each window.
-
-    In a shifted layer the windows lie half a window further down and to the right, cyclically; pixels that only
-    meet across an edge of the image do not see each other.
-
-    Args:
-        qkv: (B,H,W,3C), sides multiples of the window; queries, keys and values one after the other, of all heads.
-        bias: (h,n,n), of pairs of the n pixels of a window.
-        shifted: whether the layer is.
-
-    Returns:
-        (B,H,W,C).
-    """
-    B, H, W, _ = qkv.shape
-    h, n, _ = bias.shape
-    side = math.isqrt(n)
-    if shifted:
-        qkv = qkv.roll((-(side // 2), -(side // 2)), (1, 2))
-    windows = qkv.view(B, H // side, side, W // side, side, 3, h, -1)
-    windows = windows.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6)  # (3,B,H/side,W/side,h,n,C/h)
-
-    def attend(rows: slice, columns: slice, bias: Tensor) -> Tensor:
-        q, k, v = windows[:, :, rows, columns].flatten(1, 3)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype)[None])
-        return out.view(windows[0, :, rows, columns].shape)
-
-    if shifted:
-        second = torch.arange(side, device=qkv.device) >= side // 2
-        below, beyond = second.repeat_interleave(side), second.repeat(side)
-        rows_apart, columns_apart = (half[:, None] != half for half in (below, beyond))
-        inner, last = slice(0, -1), slice(-1, None)
-        by_rows = []
-        for rows, cut in ((inner, torch.zeros_like(rows_apart)), (last, rows_apart)):
-            parts = [
-                attend(rows, inner, bias + APART * cut),
-                attend(rows, last, bias + APART * (cut | columns_apart)),
-            ]
-            by_rows.append(torch.cat(parts, 2))
-        out = torch.cat(by_rows, 1)
-    else:
-        out = attend(slice(None), slice(None), bias)
-    out = out.unflatten(4, (side, side)).permute(0, 1, 4, 2, 5, 3, 6).reshape(B, H, W, -1)
-    return out.roll((side // 2, side // 2), (1, 2)) if shifted else out
-
-
 class WindowAttention(nn.Module):
     """Multi-head attention within windows, its result mixed by `proj` (section 3.1; Swin)."""
 
     def __init__(self, C: int, window: int, heads: int):
         super().__init__()
+        self.backend = "auto"
         table = torch.empty((2 * window - 1) ** 2, heads)
         self.relative_position_bias_table = nn.Parameter(table)
         nn.init.trunc_normal_(table, std=0.02)
@@ -135,7 +89,7 @@ class WindowAttention(nn.Module):
         """(B,H,W,3C), `relative_positions` -> (B,H,W,C)."""
         bias = self.relative_position_bias_table[positions.flatten()]
         bias = bias.t().unflatten(1, positions.shape)  # (h,n,n)
-        return self.proj(window_attention(qkv, bias, shifted))
+        return self.proj(window_attention(qkv, bias, shifted, backend=self.backend))
 
 
 class ConvFFN(nn.Module):
@@ -155,6 +109,19 @@ class ConvFFN(nn.Module):
         return self.fc2(u + to_tokens(self.dwconv(to_image(u))))
 
 
+class SpatialGate(nn.Module):
+    """Layer norm and depthwise convolution."""
+
+    def __init__(self, C: int, kernel: int):
+        super().__init__()
+        self.norm = LayerNorm(C)
+        self.conv = nn.Conv2d(C, C, kernel, padding=kernel // 2, groups=C)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B,H,W,C) -> (B,H,W,C)."""
+        return to_tokens(self.conv(to_image(self.norm(tokens))))
+
+
 class GatedFFN(nn.Module):
     """Feed-forward network whose one half gates the other after a depthwise convolution.
 
@@ -167,15 +134,15 @@ class GatedFFN(nn.Module):
             raise ValueError(f"a gated feed-forward network needs two halves, not {inner} channels")
         half = inner // 2
         self.fc1 = Linear(C, inner)
-        depthwise = nn.Conv2d(half, half, kernel, padding=kernel // 2, groups=half)
-        self.sg = nn.Sequential(OrderedDict(norm=LayerNorm(half), conv=depthwise))
+        self.sg = SpatialGate(half, kernel)
         self.fc2 = Linear(half, C)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B,H,W,C) -> (B,H,W,C)."""
-        a, b = F.gelu(self.fc1(tokens)).chunk(2, -1)
-        gate = to_tokens(self.sg.conv(to_image(self.sg.norm(b))))
-        return self.fc2(a * gate)
+        # Two products instead of one that is split: both halves come out contiguous.
+        halves = zip(self.fc1.weight.chunk(2), self.fc1.bias.chunk(2), strict=True)
+        a, b = (F.gelu(pointwise(tokens, *half)) for half in halves)
+        return self.fc2(a * self.sg(b))
 
 
 class PromptedScan(SelectiveScan):
@@ -223,34 +190,42 @@ class AttentiveScan(nn.Module):
             (B,H,W,C).
         """
         B, H, W, _ = tokens.shape
-        labels, prompts = self.routed(tokens.flatten(1, 2), factor, noise)
+        labels, prompts = self.routed(tokens, factor, noise)
         image = self.in_proj(to_image(tokens))
         x = to_tokens(image * torch.sigmoid(self.CPE(image))).flatten(1, 2)
         order = labels.sort(dim=1, stable=True).indices
-        y = self.selectiveScan(_rows(x, order)[:, None], prompts[:, None])[:, 0]
+        y = self.selectiveScan(_rows(x, order)[:, None], prompts[:, None])  # (B,1,L,D)
+        y = self.out_proj(self.out_norm(y))[:, 0]
         places = torch.arange(H * W, device=order.device).expand_as(order)
         back = torch.empty_like(order).scatter_(1, order, places)
-        return _rows(self.out_proj(self.out_norm(y)), back).view(B, H, W, -1)
+        return _rows(y, back).view(B, H, W, -1)
 
     def routed(
         self, tokens: Tensor, factor: Tensor, noise: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """The label of each token and its prompt: (B,L,C) -> (B,L), (B,L,N); in full precision.
+        """The label of each token and its prompt: (B,H,W,C) -> (B,L), (B,L,N); in full precision.
 
         In training labels are drawn by their probability and gradients go through to it (straight-through
         Gumbel-softmax, arXiv:1611.01144).
         """
         with torch.autocast(tokens.device.type, enabled=False):
             prompts = self.embeddingB.weight @ factor  # (T,N)
-            logits = F.log_softmax(self.route(tokens.to(prompts.dtype)), -1)  # (B,L,T)
+            logits = self.route(tokens.to(prompts.dtype)).flatten(1, 2)  # (B,L,T)
             if self.training:
-                policy = F.gumbel_softmax(logits, hard=True)
+                policy = F.gumbel_softmax(F.log_softmax(logits, -1), hard=True)
                 return policy.argmax(-1), policy @ prompts
             if noise is not None:
                 drawn = torch.empty_like(logits, memory_format=torch.contiguous_format)
-                logits = logits - drawn.exponential_(generator=noise).log_()
-            labels = logits.argmax(-1)
+                logits = F.log_softmax(logits, -1) - drawn.exponential_(generator=noise).log_()
+            labels = _argmax(logits)
             return labels, F.embedding(labels, prompts)
+
+
+def _argmax(logits: Tensor) -> Tensor:
+    """Over the last axis, without gradients; on a CPU by numpy, which is five times as fast."""
+    if logits.device.type == "cpu":
+        return torch.from_numpy(logits.detach().numpy().argmax(-1))
+    return logits.argmax(-1)
 
 
 def _rows(tokens: Tensor, order: Tensor) -> Tensor:
@@ -305,7 +280,7 @@ class AttentiveGroup(nn.Module):
     def forward(self, tokens: Tensor, positions: Tensor, noise: torch.Generator | None) -> Tensor:
         """(B,H,W,C), `relative_positions`, what draws labels -> (B,H,W,C)."""
         x = tokens
-        for layer in self.residual_group["layers"]:
+        for layer in self.residual_group.get_submodule("layers").children():
             x = layer(x, positions, noise)
         return to_tokens(self.conv(to_image(x))) + tokens
 
