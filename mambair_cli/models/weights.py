@@ -154,7 +154,6 @@ def build_network(checkpoint: Checkpoint, path: Path) -> tuple[nn.Module, str]:
             config = _detected(detect, state)
             if config is None:
                 continue
-            _check_values(state)
             if metadata.get("mambair.arch") == arch:
                 stored = {
                     k: tuple(v) if isinstance(v, list) else v
@@ -174,6 +173,7 @@ def build_network(checkpoint: Checkpoint, path: Path) -> tuple[nn.Module, str]:
             ):  # before it takes all the memory
                 raise ValueError(f"its tensors are too small for a network of width {widest}")
             model = network(config)
+            state = _checked(state, model)
             if off := _differences(state, model.state_dict()):
                 raise ValueError(off)
             model.load_state_dict(state, strict=True)
@@ -212,14 +212,23 @@ def _detected(detect: Callable[..., Any], state: Mapping[str, Tensor]) -> Any:
         raise ValueError(_closest(state)) from None
 
 
-def _check_values(state: Mapping[str, Tensor]) -> None:
+def _checked(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The state with the integers that the network computes itself, which a file may lack.
+
+    Raises ValueError where they are others, or where another tensor holds anything but finite floating-point numbers.
+    """
+    constants = {k: v for k, v in model.state_dict().items() if not v.is_floating_point()}
     for key, value in state.items():
-        if not value.is_floating_point():
-            raise ValueError(f"{key} is no tensor of floating-point numbers, but of {value.dtype}")
         if value.layout != torch.strided or value.is_meta:
             raise ValueError(f"{key} is no plain tensor: it is sparse or has no values")
-        if not value.isfinite().all():
+        if key in constants:
+            if not torch.equal(value.to(constants[key].dtype), constants[key]):
+                raise ValueError(f"{key} does not hold the numbers that such a network counts with")
+        elif not value.is_floating_point():
+            raise ValueError(f"{key} is no tensor of floating-point numbers, but of {value.dtype}")
+        elif not value.isfinite().all():
             raise ValueError(f"{key} holds values that are not finite")
+    return constants | dict(state)
 
 
 def _closest(state: Mapping[str, Tensor]) -> str:
