@@ -18,6 +18,7 @@ from .frame import Frame, ResidualConv, Upsampler, read_frame, residual_conv, ta
 from .layers import LayerNorm, Linear, Padding, Pointwise, pointwise, to_image, to_tokens
 from .ss2d import SelectiveScan
 
+LARGEST_WINDOW = 64
 FeedForward = Literal["conv", "gated"]
 
 
@@ -292,7 +293,7 @@ class MambaIRv2(Frame):
         seed: of the noise that draws the labels of tokens at evaluation, anew for each call, in the way of the
             published net. None: each token has its most probable label, and nothing is random.
 
-    Raises as `Frame`, and ValueError where the heads do not divide the channels.
+    Raises as `Frame`.
     """
 
     relative_position_index_SA: Tensor
@@ -300,6 +301,10 @@ class MambaIRv2(Frame):
     def __init__(self, config: MambaIRv2Config):
         if config.embed_dim % config.heads:
             raise ValueError(f"{config.heads} heads do not divide {config.embed_dim} channels")
+        # A window's pairs of pixels, whose numbers are kept, are the fourth power of it.
+        if config.window % 2 or not 2 <= config.window <= LARGEST_WINDOW:
+            limits = f"from 2 to {LARGEST_WINDOW}"
+            raise ValueError(f"window must be an even number {limits}, not {config.window}")
         super().__init__(config, lambda g: AttentiveGroup(config, config.depths[g]))
         self.register_buffer("relative_position_index_SA", relative_positions(config.window))
         self.seed: int | None = None

@@ -17,13 +17,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..archs import mambair, mambair_unet, vmambair
+from ..archs import mambair, mambair_unet, mambairv2, vmambair
 from ..errors import CallError, CheckpointError
 from .catalog import MODELS, Model
 
 WRAPPINGS = ("params_ema", "params", "state_dict")  # preferred first
 ARCHITECTURES: dict[str, tuple[type[Any], type[nn.Module], Callable[..., Any]]] = {
     "mambair": (mambair.MambaIRConfig, mambair.MambaIR, mambair.detect),
+    "mambairv2": (mambairv2.MambaIRv2Config, mambairv2.MambaIRv2, mambairv2.detect),
     "mambair_unet": (mambair_unet.MambaIRUNetConfig, mambair_unet.MambaIRUNet, mambair_unet.detect),
     "vmambair": (vmambair.VmambaIRConfig, vmambair.VmambaIR, vmambair.detect),
 }
@@ -190,10 +191,8 @@ def build_network(checkpoint: Checkpoint, path: Path) -> tuple[nn.Module, str]:
         return model.float().eval(), arch
     if closest := _closest(state):
         raise CheckpointError(f"{path} fits no network known here; {closest}")
-    v2 = any("embeddingA" in k or "win_mhsa" in k for k in state)
-    hint = "; it looks like MambaIRv2, which is not supported yet" if v2 else ""
     raise CheckpointError(
-        f"{path} is a checkpoint of another architecture than {', '.join(ARCHITECTURES)}{hint}"
+        f"{path} is a checkpoint of another architecture than {', '.join(ARCHITECTURES)}"
     )
 
 
