@@ -5,6 +5,7 @@ and all work that is no module's: the projections to step sizes, B and C, and th
 """
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from .layers import LayerNorm
-from .ss2d import SS2D, SpatialScan, use_backend
+from .mambairv2 import AttentiveScan, GatedFFN, PromptedScan, WindowAttention
+from .ss2d import SS2D, SelectiveScan, use_backend
 from .vmambair import EFFN, OmniSelectiveScan
 
 OUTPUT = (1280, 720)  # width and height of the image that the papers count for
@@ -37,7 +39,8 @@ def complexity(model: nn.Module) -> Complexity:
     4 an element for LayerNorm, H x W + 1 a channel for global pooling, nothing for all else and for biases. In all,
     as fvcore counts: the same for convolutions and linear layers, 5 an element for LayerNorm, 1 for pooling, and for
     each of K directions of a scan over L pixels the projections L x D x (R + 2N) and L x R x D and the recurrence
-    L x (9 x D x N + D).
+    L x (9 x D x N + D). Attention in windows of n pixels counts 2 x n x C a pixel, and to choose among T prompts of
+    N numbers T x N, as in the table of the MambaIRv2 paper.
     """
     config = cast(Any, model.config)
     ghost = copy.deepcopy(model).to("meta")
@@ -45,7 +48,7 @@ def complexity(model: nn.Module) -> Complexity:
     found: list[Counts] = []
     for module in ghost.modules():
         if isinstance(module, UNITS):  # their kernels need values, so only shapes pass
-            module.forward = lambda tokens, unit=module: _pass(tokens, unit, found)  # type: ignore[method-assign, misc]
+            module.forward = lambda tokens, *_, unit=module: _pass(tokens, unit, found)  # type: ignore[method-assign, misc]
         elif count := next(
             (count for kind, count in COUNTS.items() if isinstance(module, kind)), None
         ):
@@ -91,15 +94,29 @@ def _pooling(layer: Any, image: Tensor, out: Tensor) -> Counts:
     return image.numel() + image.shape[1], image.numel()
 
 
+def _attention(layer: Any, qkv: Tensor, out: Tensor) -> Counts:
+    side = (math.isqrt(len(layer.relative_position_bias_table)) + 1) // 2
+    return 0, 2 * out.numel() * side**2
+
+
+def _prompts(module: Any, tokens: Tensor, out: Tensor) -> Counts:
+    pool, rank = module.embeddingB.weight.shape
+    states = module.selectiveScan.A_logs.shape[1]
+    return 0, pool * rank * states + out.shape[:3].numel() * pool * states
+
+
 COUNTS: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], Counts]] = {
     nn.Conv2d: _convolution,
     nn.Linear: _linear,
     LayerNorm: _norm,
     nn.AdaptiveAvgPool2d: _pooling,
+    WindowAttention: _attention,
+    AttentiveScan: _prompts,
 }
 
 
-UNITS = (SS2D, OmniSelectiveScan, EFFN)  # call their layers as functions, so that no hook sees them
+# They call their layers as functions, so that no hook sees them.
+UNITS = (SS2D, OmniSelectiveScan, EFFN, PromptedScan, GatedFFN)
 
 
 def unit_macs(unit: nn.Module, pixels: int) -> Counts:
@@ -118,7 +135,7 @@ def unit_macs(unit: nn.Module, pixels: int) -> Counts:
                 leaf + 4 * tokens * layer.weight.numel(),
                 full + 5 * tokens * layer.weight.numel(),
             )
-    if isinstance(unit, SpatialScan):
+    if isinstance(unit, SelectiveScan):
         full += pixels * _scan(unit.x_proj_weight, unit.dt_projs_weight, unit.A_logs)
     if isinstance(unit, OmniSelectiveScan):
         length = unit.dt_projs_bias.shape[1]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -61,6 +62,12 @@ def pointwise(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     return F.linear(tokens, weight, bias)
 
 
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Where autocast rests."""
+    # The device that counts operations knows none.
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
 class FullPrecisionConv(nn.Conv2d):
     """A convolution in the precision of its weights also under autocast: the first and the last of a network.
 
@@ -71,9 +78,7 @@ class FullPrecisionConv(nn.Conv2d):
     def forward(self, image: Tensor) -> Tensor:
         """(B,C,H,W) -> (B,M,H',W')."""
         image = image.to(self.weight.dtype)
-        if image.device.type == "meta":  # which counts operations and knows no autocast
-            return super().forward(image)
-        with torch.autocast(image.device.type, enabled=False):
+        with without_autocast(image.device):
             return super().forward(image)
 
 

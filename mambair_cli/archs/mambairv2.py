@@ -15,7 +15,16 @@ from torch import Tensor, nn
 
 from ..ops import window_attention
 from .frame import Frame, ResidualConv, Upsampler, read_frame, residual_conv, tail_floats
-from .layers import LayerNorm, Linear, Padding, Pointwise, pointwise, to_image, to_tokens
+from .layers import (
+    LayerNorm,
+    Linear,
+    Padding,
+    Pointwise,
+    pointwise,
+    to_image,
+    to_tokens,
+    without_autocast,
+)
 from .ss2d import SelectiveScan
 
 LARGEST_WINDOW = 64
@@ -209,7 +218,7 @@ class AttentiveScan(nn.Module):
         In training labels are drawn by their probability and gradients go through to it (straight-through
         Gumbel-softmax, arXiv:1611.01144).
         """
-        with torch.autocast(tokens.device.type, enabled=False):
+        with without_autocast(tokens.device):
             prompts = self.embeddingB.weight @ factor  # (T,N)
             logits = self.route(tokens.to(prompts.dtype)).flatten(1, 2)  # (B,L,T)
             if self.training:
