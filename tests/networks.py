@@ -68,7 +68,9 @@ def assert_golden(config, path, single):
     image, expected = (torch.from_numpy(stored[name]).double() for name in ("input", "output"))
     model = CLASSES[type(config)](config).double().eval()
     fill_state(model.state_dict())
-    keys = [f"{k}:{tuple(v.shape)}" for k, v in model.state_dict().items()]
+    state = model.state_dict()
+    # The integers that a network computes itself are no part of the files.
+    keys = [f"{k}:{tuple(v.shape)}" for k, v in state.items() if v.is_floating_point()]
     assert sorted(keys) == sorted(str(k) for k in stored["keys"])
     for dtype, limit in ((torch.float64, 1e-6), (torch.float32, single)):
         with torch.no_grad():

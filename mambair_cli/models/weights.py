@@ -221,13 +221,14 @@ def _checked(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]
         if value.layout != torch.strided or value.is_meta:
             raise ValueError(f"{key} is no plain tensor: it is sparse or has no values")
         if key in constants:
-            if not torch.equal(value.to(constants[key].dtype), constants[key]):
+            known = constants[key]
+            if value.shape != known.shape or (value != known).any():
                 raise ValueError(f"{key} does not hold the numbers that such a network counts with")
         elif not value.is_floating_point():
             raise ValueError(f"{key} is no tensor of floating-point numbers, but of {value.dtype}")
         elif not value.isfinite().all():
             raise ValueError(f"{key} holds values that are not finite")
-    return constants | dict(state)
+    return dict(state) | constants
 
 
 def _closest(state: Mapping[str, Tensor]) -> str:
