@@ -10,15 +10,15 @@ import safetensors.torch
 import torch
 from golden.fill import fill_state
 
+from mambair_cli.archs import ARCHITECTURES
 from mambair_cli.archs.mambair import MambaIRConfig
 from mambair_cli.archs.mambair_unet import MambaIRUNetConfig
 from mambair_cli.archs.mambairv2 import MambaIRv2Config
 from mambair_cli.archs.unet import UNetConfig
 from mambair_cli.archs.vmambair import VmambaIRConfig
-from mambair_cli.models.weights import ARCHITECTURES
 
 GOLDEN = Path(__file__).parent / "golden"
-CLASSES = {config: network for config, network, _ in ARCHITECTURES.values()}
+CLASSES = {row.config: row.network for row in ARCHITECTURES.values()}
 SMALL = MambaIRConfig(embed_dim=12, depths=(1, 2), d_state=2)
 SMALL_V2 = MambaIRv2Config(
     embed_dim=12, depths=(1, 2), heads=2, d_state=2, inner_rank=3, tokens=5, window=8

@@ -7,6 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from failing import fails
 
@@ -26,28 +27,32 @@ every_module = pytest.mark.parametrize(
     "path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE))
 )
 
-# Each part imports only from the layers before its own; folders also from themselves.
+# Each folder imports only from the layers before its own; and from itself.
 LAYERS = (
-    {"errors", "exif"},
-    {"scratch", "cache", "download"},
-    {"image"},
-    {"image_decode"},
-    {"image_encode", "transparency"},
-    {"ops", "tiling", "metrics", "resize", "registry", "runtime", "image_io", "devices"},
-    {"choice", "degrade", "estimate", "graphs"},
-    {"rain", "real_world"},
-    {"archs", "datasets", "jobs", "advice"},
-    {"weights", "manifest", "runner"},
-    {"checkpoints"},
-    {"engine", "peers"},
-    {"upscaler", "training"},
-    {"batch", "bench", "doctor"},
+    {"errors"},
+    {"system", "ops"},
+    {"archs", "images"},
+    {"degradations", "models"},
+    {"restore"},
+    {"batch", "training"},
+    {"bench"},
     {"commands"},
     {"cli"},
     {"__main__"},
 )
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
-LIGHT = ("cli", "choice", "registry", "cache", "errors", "runtime")  # loaded by `mambair --help`
+LIGHT = (
+    "cli",
+    "errors",
+    "commands",
+    "models.catalog",
+    "models.choice",
+    "models.cache",
+    "system.runtime",
+    "restore.options",
+    "restore.size",
+    "batch.restore_files",
+)  # loaded by `mambair --help`
 HEAVY = {"torch", "numpy", "numba", "cv2", "PIL", "safetensors", "tqdm"}
 
 
@@ -100,15 +105,17 @@ def test_imports_are_read_right(tmp_path, monkeypatch):
 @every_module
 def test_dependencies_point_downwards(path):
     part = part_of(path)
-    if part == "__init__":
-        assert own_parts(path) == {
-            "registry",
-            "runtime",
-            "engine",
-        }  # engine only when it is asked for
+    if path == PACKAGE / "__init__.py":
+        # restore and images only when they are asked for
+        assert own_parts(path) == {"models", "system", "restore", "images"}
         return
     above = {other for other in own_parts(path) if LAYER[other] >= LAYER[part]}
     assert above <= ({part} if path.parent != PACKAGE else set())
+
+
+def test_few_modules_lie_at_the_top():
+    top = {path.stem for path in PACKAGE.glob("*.py")}
+    assert top == {"__init__", "__main__", "cli", "errors"}
 
 
 @pytest.mark.parametrize("name", ["mambair_cli", *(f"mambair_cli.{part}" for part in LIGHT)])
@@ -145,7 +152,7 @@ def test_the_package_imports_its_dependencies_and_nothing_else():
 
 def test_nothing_of_triton_is_imported_where_it_does_not_run():
     program = "import sys; sys.modules |= dict.fromkeys(['triton', 'mamba_ssm'])\n"  # both fail to be imported
-    program += "from mambair_cli.ops import BACKENDS, resolve_backend\nfrom mambair_cli.doctor import report\n"
+    program += "from mambair_cli.ops import BACKENDS, resolve_backend\nfrom mambair_cli.commands.doctor import report\n"
     program += "report(); print(resolve_backend('auto', 'cpu').name, 'mambair_cli.ops.scan_triton' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
@@ -154,24 +161,29 @@ def test_nothing_of_triton_is_imported_where_it_does_not_run():
 
 
 def test_the_public_names():
-    assert set(mambair_cli.__all__) == {"Model", "Restorer", "list_models", "load_restorer"}
+    functions = {"list_models", "load_restorer", "read_image", "write_image"}
+    assert set(mambair_cli.__all__) == functions | {"Image", "Model", "Restorer"}
     assert all(callable(getattr(mambair_cli, name)) for name in mambair_cli.__all__)
+
+
+def test_files_are_read_and_written_from_the_root(tmp_path):
+    image = mambair_cli.Image(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+    assert mambair_cli.write_image(tmp_path / "a.png", image) == []
+    assert np.array_equal(mambair_cli.read_image(tmp_path / "a.png").pixels, image.pixels)
+
+
+def test_other_names_are_not_public():
     fails(lambda: mambair_cli.load_model, AttributeError, "mambair_cli", "load_model")
 
 
 @every_module
 def test_every_module_has_its_tests(path):
-    names = {"__init__": "package", "__main__": "cli"}
+    names = {"mambair_cli/__init__.py": "package", "mambair_cli/__main__.py": "cli"}
+    relative = path.relative_to(PACKAGE)
     if path.stem == "__init__" and path.parent != PACKAGE:
         return  # only names what the folder offers
-    prefixes = {
-        "commands": "commands_",
-        "training": "training_",
-        "bench": "bench_",
-        "figures": "bench_",
-    }
-    prefix = prefixes.get(path.parent.name, "")  # as other modules have the same names
-    assert (ROOT / "tests" / f"test_{prefix}{names.get(path.stem, path.stem)}.py").is_file()
+    name = names.get(path.relative_to(ROOT).as_posix(), path.stem.strip("_"))
+    assert (ROOT / "tests" / relative.parent / f"test_{name}.py").is_file()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ All published forms, with the official tensor names. Attribute names are the che
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import window_attention
+from .complexity import Macs, layer_macs
 from .frame import Frame, ResidualConv, Upsampler, read_frame, residual_conv, tail_floats
 from .layers import (
     LayerNorm,
@@ -38,21 +39,22 @@ class MambaIRv2Config:
     `tokens` are the prompts of the pool and `inner_rank` that of their factors; `ffn` is the convolutional
     feed-forward network of the base form or the gated one of the light form, with depthwise convolutions of
     `kernel` pixels a side. Attention has `heads` and windows of `window` pixels a side.
+    `limits` of a number's metadata are what a recipe may ask for.
     """
 
-    embed_dim: int = 174
-    depths: tuple[int, ...] = (6, 6, 6, 6, 6, 6)
-    heads: int = 6
-    d_state: int = 16
-    expand: float = 2.0
-    inner_rank: int = 64
-    tokens: int = 128
+    embed_dim: int = field(default=174, metadata={"limits": (6, 1024)})
+    depths: tuple[int, ...] = field(default=(6, 6, 6, 6, 6, 6), metadata={"limits": (1, 100)})
+    heads: int = field(default=6, metadata={"limits": (1, 64)})
+    d_state: int = field(default=16, metadata={"limits": (1, 256)})
+    expand: float = field(default=2.0, metadata={"limits": (0.25, 8)})
+    inner_rank: int = field(default=64, metadata={"limits": (1, 1024)})
+    tokens: int = field(default=128, metadata={"limits": (1, 1024)})
     ffn: FeedForward = "conv"
-    window: int = 16
-    kernel: int = 5
+    window: int = field(default=16, metadata={"limits": (2, LARGEST_WINDOW)})
+    kernel: int = field(default=5, metadata={"limits": (1, 15)})
     upsampler: Upsampler = "pixelshuffle"
-    upscale: int = 2
-    in_chans: int = 3
+    upscale: int = field(default=2, metadata={"limits": (1, 8)})
+    in_chans: int = field(default=3, metadata={"limits": (1, 3)})
     resi_connection: ResidualConv = "1conv"
     padding: ClassVar[Padding] = "symmetric"
 
@@ -89,7 +91,7 @@ class WindowAttention(nn.Module):
 
     def __init__(self, C: int, window: int, heads: int):
         super().__init__()
-        self.backend = "auto"
+        self.window, self.backend = window, "auto"
         table = torch.empty((2 * window - 1) ** 2, heads)
         self.relative_position_bias_table = nn.Parameter(table)
         nn.init.trunc_normal_(table, std=0.02)
@@ -276,6 +278,23 @@ class AttentiveLayer(nn.Module):
         a = tokens + self.assm(self.norm3(tokens), self.embeddingA.weight, noise)
         a = a + self.convffn2(self.norm4(a))
         return torch.addcmul(a, tokens, self.scale2)
+
+    def start_as_identity(self) -> None:
+        """Begin by returning the tokens as they are: for a new layer in a trained net."""
+        last = self.win_mhsa.proj, self.convffn1.fc2, self.assm.out_proj, self.convffn2.fc2
+        for parameter in (p for layer in last for p in layer.parameters()):
+            nn.init.zeros_(parameter)
+        nn.init.zeros_(self.scale1)
+        nn.init.zeros_(self.scale2)
+
+    def macs(self, pixels: int) -> Macs:
+        """The multiply-adds on so many pixels, as the paper counts them: also T x N a pixel for its prompt."""
+        rank, states = self.embeddingA.weight.shape
+        prompts = self.assm.embeddingB.num_embeddings * states
+        attention = 2 * self.win_mhsa.window**2 * len(self.norm1.weight)
+        own = Macs(0, pixels * (attention + prompts) + rank * prompts)
+        scan = self.assm.selectiveScan.scan_macs(pixels)
+        return layer_macs(self.modules(), pixels) + scan + own
 
 
 class AttentiveGroup(nn.Module):

@@ -1,11 +1,13 @@
 """Modules around the selective scan, and SS2D, the 2-D one (MambaIR, section 3.5; VMamba)."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..ops import silu, ss2d_scan
+from .complexity import Macs, layer_macs, scan_macs
 from .layers import LayerNorm, pointwise, to_image, to_tokens
 
 DIRECTIONS = 4
@@ -75,6 +77,10 @@ class SelectiveScan(nn.Module):
             backend=self.backend,
         )
 
+    def scan_macs(self, pixels: int) -> Macs:
+        """The multiply-adds of the scan over so many pixels."""
+        return scan_macs(self.x_proj_weight, self.dt_projs_weight, self.A_logs, pixels)
+
 
 class SpatialScan(SelectiveScan):
     """What the modules share that scan an image: depthwise convolution, SiLU, scan in four directions.
@@ -117,9 +123,14 @@ class SS2D(SpatialScan):
         y = self.scan(pointwise(tokens, into_x))
         return pointwise(self.out_norm(y, pointwise(tokens, into_z)), self.out_proj.weight)
 
+    def macs(self, pixels: int) -> Macs:
+        """The multiply-adds on so many pixels."""
+        return layer_macs(self.modules(), pixels) + self.scan_macs(pixels)
+
 
 def use_backend(network: nn.Module, name: str) -> None:
     """Let all scans of a network, and the kernels around them, run on one back end."""
-    for module in network.modules():
+    modules: list[Any] = list(network.modules())
+    for module in modules:
         if hasattr(module, "backend"):
-            module.backend = name  # type: ignore[assignment]
+            module.backend = name

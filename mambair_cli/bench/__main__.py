@@ -11,9 +11,9 @@ A session on a lent GPU (torch, Triton, nvcc, ninja, einops, pytest and typer ar
 2. First call, about 5 minutes: are the kernels right, and does mamba-ssm build?
 
        pip install --no-index --no-deps --target /tmp/site .gpu/*.whl; export PYTHONPATH=/tmp/site
-       python3 -m pytest -W default -k "gpu" tests/test_scan_triton.py tests/test_runner.py tests/test_graphs.py
-       python3 -m mambair_cli.bench.mamba_ssm_build .gpu/mamba_ssm-*.tar.gz /tmp/site
-       python3 -m pytest -W default -k "gpu" tests/test_scan_mamba_ssm.py
+       python3 -m pytest -W default -k "gpu" tests/ops/test_scan_triton.py tests/restore
+       python3 scripts/mamba_ssm_build.py .gpu/mamba_ssm-*.tar.gz /tmp/site
+       python3 -m pytest -W default -k "gpu" tests/ops/test_scan_mamba_ssm.py
 
    and, as the machine is still there, a first table: `python3 -m mambair_cli.bench --out $OUT --quick`.
 3. Second call, less than 10 minutes (the third and fourth pass only where a failure has left the GPU unusable):

@@ -13,6 +13,7 @@ import types
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from ...archs.mambair import MambaIR, MambaIRConfig
 from ...archs.ss2d import SS2D, use_backend
 from ...models.catalog import bundled_models
 from ...models.fetch import find_checkpoint
-from ...models.weights import load_network
+from ...models.recognise import load_network
 from ...ops import ss2d_scan
 from ...ops.scan_reference import ss2d_scan_sequential, ss2d_scan_vectorised
 from ...system import runtime
@@ -201,9 +202,8 @@ def _tiny_rows(quick: bool) -> list[Facts]:
         )
         with torch.inference_mode():
             turns = [
-                [_seconds(lambda n=net: n(image), 1) for net in nets]
-                for _ in range(3 if quick else 7)
-            ]  # type: ignore[misc]
+                [_seconds(partial(net, image), 1) for net in nets] for _ in range(3 if quick else 7)
+            ]
         theirs, ours = (statistics.median(seconds) * 1e3 for seconds in zip(*turns, strict=True))
         ratio = statistics.median(light / tiny for light, tiny in turns)
         value = f"{ratio:.1f} ({theirs:.0f} / {ours:.0f} ms)"

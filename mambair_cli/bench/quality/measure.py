@@ -18,8 +18,8 @@ from ...errors import CallError, ImageError
 from ...images.folders import Pixels, image_size
 from ...images.io import Image, read_image, write_image
 from ...images.metrics import scores
+from ...models.published import published
 from ...restore.restorer import Progress
-from ..published import published
 from .candidates import Candidate
 from .intervals import interval
 from .pairing import Sample, Source, find_sources, load_sample

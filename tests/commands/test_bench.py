@@ -1,0 +1,282 @@
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+from calls import DATA, LONG, check_bad, each_call, works
+from calls import fails as failing
+from reports import facts, result
+
+from mambair_cli.bench.cost import gpu, memory, speed
+from mambair_cli.bench.quality import report, sets
+from mambair_cli.models.catalog import list_models
+
+
+@pytest.fixture(autouse=True)
+def no_results(tmp_path_factory, monkeypatch):
+    """No result of another test is kept."""
+    monkeypatch.setenv("MAMBAIR_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+def test_bench(call, pictures):
+    facts = json.loads(works(call("bench", "--dataset", pictures, "-s", 2, "--json")))
+    assert (facts["dataset"], facts["setting"]) == (pictures, "x2")
+    assert [r["name"] for r in facts["results"]] == ["bicubic", "tiny-x2"]
+    assert [row["image"] for row in facts["results"][1]["images"]] == ["[red]a", "b b", "c"]
+    lines = works(call("bench", "--dataset", pictures, "-s", 2)).splitlines()
+    assert lines[0] == report.headline(facts)
+    table = report.images_table(facts)[1]
+    for row, line in zip(table, lines[2:], strict=False):
+        assert line.split() == " ".join(row).split()
+    assert lines[3 + len(table)].split()[:3] == ["bicubic", *table[3][1:3]]
+    assert "this run, numba on cpu" in lines[4 + len(table)]
+    assert re.match(
+        r"\d+\.\d s, of these 0\.0 s \(0 %\) in networks", lines[5 + len(table)]
+    )  # the first call kept them
+
+
+def test_bench_writes_its_reports(call, pictures):
+    options = ["--csv", "r.csv", "--markdown", "r.md", "--html", "r.html", "--save", "out"]
+    models = ["-m", "tiny-x2", "-m", "tiny-x4"]
+    out = works(
+        call("bench", "--dataset", pictures, "-s", 2, *models, "--images", 2, *options, "--json")
+    )
+    facts = json.loads(out)
+    assert Path("r.csv").read_text("utf-8") == report.csv_rows(facts)
+    assert Path("r.md").read_text("utf-8") == report.markdown(facts)
+    assert "data:image/webp;base64," in Path("r.html").read_text("utf-8")
+    saved = sorted(path.as_posix() for path in Path("out").rglob("*.png"))
+    assert saved == [
+        f"out/{pictures}-x2/{name}/{image}.png"
+        for name in ("bicubic", "tiny-x2", "tiny-x4")
+        for image in ("[red]a", "b b")
+    ]
+
+
+def test_bench_fails_below_a_bar(call, pictures):
+    facts = json.loads(works(call("bench", "--dataset", pictures, "-s", 2, "--json")))
+    reached = facts["results"][1]["mean"]["psnr"]
+    for bar, expected in (
+        (reached - 0.01, (0, "")),
+        (reached + 0.01, (1, f"mambair: below {reached + 0.01:g} dB: tiny-x2\n")),
+    ):
+        code, out, err = call(
+            "bench", "--dataset", pictures, "-s", 2, "--fail-below", bar, "--json"
+        )
+        assert (code, err) == expected
+        assert json.loads(out)["results"][1]["mean"]["psnr"] == reached
+
+
+def test_bench_keeps_results_unless_they_shall_be_fresh(call, pictures, monkeypatch):
+    arguments = ["bench", "--dataset", pictures, "-s", 2, "--images", 1, "--json"]
+    first = json.loads(works(call(*arguments)))
+    again = json.loads(works(call(*arguments)))
+    assert again["network_seconds"] == 0 < first["network_seconds"]
+    assert json.loads(works(call(*arguments, "--fresh")))["network_seconds"] > 0
+    other = json.loads(
+        works(
+            call(
+                *arguments, "--tiler", "published", "--ensemble", "--channel", "rgb", "--border", 0
+            )
+        )
+    )
+    assert other["network_seconds"] > 0
+    assert (other["channel"], other["border"], other["tiler"], other["results"][1]["name"]) == (
+        "rgb",
+        0,
+        "published",
+        "tiny-x2+",
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "arguments"),
+    [
+        ("denoise", "tiny-denoise", ("--noise", 25, "--seed", 3)),
+        ("dejpeg", "tiny-dejpeg", ("--jpeg", 10)),
+        ("derain", "tiny-derain", ("--clean", "derain")),
+    ],
+)
+def test_bench_of_other_tasks(call, pictures, task, model, arguments):
+    """The options reach the protocol, and the bundled model of the task is taken."""
+    facts = json.loads(
+        works(call("bench", "--dataset", pictures, "--images", 1, *arguments, "--json"))
+    )
+    assert (facts["task"], facts["results"][1]["name"]) == (task, model)
+    assert facts["seed"] == (3 if task == "denoise" else None)
+
+
+def test_bench_of_pairs_that_are_none(call, pictures):
+    failing(call("bench", "--dataset", pictures, "--pairs", "derain"), 2, "no inputs")
+
+
+def test_bench_without_scikit_image(call, pictures, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *more: None if name == "skimage" else find(name, *more),
+    )
+    visual = "figure", "visual", DATA / "osprey.png", "-s", 2, "-o", "visual.png"
+    for arguments in (("--dataset", pictures, "-s", 2), visual):
+        failing(
+            call("bench", *arguments),
+            2,
+            "SSIM needs one more package: pip install 'mambair[bench]'",
+        )
+
+
+def test_bench_download(call, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        sets, "download_set", lambda name, progress: asked.append(name) or Path("cache/Kodak24")
+    )
+    assert works(call("bench", "download", "Kodak24")) == "cache/Kodak24\n"
+    assert asked == ["Kodak24"]
+
+
+def test_bench_compare(call, folder):
+    baseline = result("bicubic", {"[red]a": 28.0, "b": 30.0})
+    for name, gain in (("A", 0.0), ("B", 0.252)):
+        network = result(
+            f"net{name}", {"[red]a": 31 + gain, "b": 33 + 2 * gain}, seconds=2.0 + gain
+        )
+        Path(f"{name}.json").write_text(json.dumps(facts(baseline, network)))
+    (gain,) = json.loads(works(call("bench", "compare", "A.json", "B.json", "--json")))
+    assert gain["mean"]["psnr"] == pytest.approx(0.378)
+    lines = [
+        line.split() for line in works(call("bench", "compare", "A.json", "B.json")).splitlines()
+    ]
+    assert lines[0] == ["netB", "-", "netA", "PSNR", "SSIM"]
+    assert lines[1] == ["[red]a", "+0.2520", "+0.0025"]
+    assert lines[3] == ["mean", "+0.3780", "+0.0038"]
+    assert lines[4][:3] == ["95", "%", "of"]
+    assert lines[5] == ["time", "x1.13,", "peak", "memory", "x1.00"]
+
+
+def test_bench_speed(call, monkeypatch):
+    row = {"model": "tiny-x2", "backend": "numba", "graphs": False, "device": "cpu"}
+    row |= {"width": 64, "height": 64, "seconds": 0.12345}
+    row |= {"seconds_per_megapixel": 7.534, "growth": 1.0, "process": 2**28}
+    asked = []
+
+    def measured(models, backends, device, dtype, sides, progress):
+        asked.append((models, tuple(backends), device, dtype, sides))
+        return [row]
+
+    monkeypatch.setattr(speed, "speed", measured)
+    assert json.loads(works(call("bench", "speed", "-m", "tiny-x2", "--quick", "--json"))) == [row]
+    lines = works(
+        call("bench", "speed", "--backend", "numba", "--device", "cpu", "--dtype", "fp32")
+    ).splitlines()
+    assert lines[1].split() == ["tiny-x2", "numba", "cpu", "64x64", "0.123", "7.53", "1.00", "256"]
+    bundled = [model.name for model in list_models() if model.bundled]
+    assert asked == [
+        (["tiny-x2"], (), "auto", "auto", speed.QUICK_SIDES),
+        (bundled, ("numba",), "cpu", "fp32", speed.SIDES),
+    ]
+
+
+def test_bench_tiling(call, pictures):
+    rows = json.loads(
+        works(call("bench", "tiling", DATA / "osprey.png", "-m", "tiny-x2", "--json"))
+    )
+    assert all(
+        {"tile", "overlap", "tiles", "max", "mean", "psnr", "border", "inside"} == row.keys()
+        for row in rows
+    )
+    assert len(rows) > 3
+    # All tiles hold this one whole: equal to the untiled result, so that its PSNR is no number of JSON.
+    *_, last = json.loads(works(call("bench", "tiling", "set/c.png", "--json")))
+    assert (last["max"], last["psnr"]) == (0, None)
+    lines = works(call("bench", "tiling", "set/c.png")).splitlines()
+    assert len(lines) == 1 + len(rows)
+    assert lines[-1].split() == ["256", "64", "1", "0.00", "0.0000", "inf", "0.00", "0.00"]
+
+
+def test_bench_memory(call, monkeypatch):
+    row = {
+        "model": "tiny-x2",
+        "megapixels": 0.25,
+        "limit": 2**30,
+        "tiles": 3,
+        "predicted": 2**29,
+        "measured": 2**28,
+    }
+    row |= {"process": 3 * 2**28, "seconds": 1.26}
+    asked = []
+    monkeypatch.setattr(
+        memory, "memory", lambda name: asked.append(name) or [row, row | {"limit": 0}]
+    )
+    assert json.loads(works(call("bench", "memory", "-m", "tiny-x2", "--json"))) == [
+        row,
+        row | {"limit": 0},
+    ]
+    lines = works(call("bench", "memory")).splitlines()
+    assert asked == ["tiny-x2", "tiny-x4"]
+    assert lines[1].split() == ["tiny-x2", "0.25", "3", "512", "256", "2.00", "768", "1024", "1.3"]
+    assert lines[2].split() == ["tiny-x2", "0.25", "3", "512", "256", "2.00", "768", "none", "1.3"]
+
+
+@pytest.mark.parametrize(
+    ("command", "report"),
+    [
+        ("scan", "mambair_cli.bench.cost.cpu.scan_report"),
+        ("train", "mambair_cli.bench.cost.train_step.step_report"),
+    ],
+)
+def test_bars(call, monkeypatch, command, report):
+    rows = [
+        {"what": "[red]one", "value": "1.5 (3 / 2 ms)", "bar": "<= 2", "met": True},
+        {"what": "two", "value": "3.0", "bar": "<= 2", "met": False},
+        {"what": "three", "value": "4", "bar": "", "met": None},
+    ]
+    asked = []
+    monkeypatch.setattr(report, lambda quick: asked.append(quick) or rows)
+    assert json.loads(works(call("bench", command, "--quick", "--json"))) == rows
+    lines = works(call("bench", command)).splitlines()
+    assert asked == [True, False]
+    assert [line.split() for line in lines] == [
+        ["what", "measured", "bar"],
+        ["[red]one", "1.5", "(3", "/", "2", "ms)", "<=", "2", "met"],
+        ["two", "3.0", "<=", "2", "MISSED"],
+        ["three", "4"],
+    ]
+
+
+def test_bench_scan_on_a_gpu(call, monkeypatch):
+    row, asked = {"what": "core", "value": "3.5", "bar": ">= 3", "met": True}, []
+    monkeypatch.setattr(gpu, "scan_report", lambda *given: asked.append(given) or [row])
+    assert works(call("bench", "scan", "--device", "cuda:1", "--quick")).splitlines()[1].split() == [
+        "core", "3.5", ">=", "3", "met"
+    ]  # fmt: skip
+    assert asked == [("cuda:1", True)]
+
+
+@each_call(
+    ("bench", 2, "--dataset", "mambair bench --help"),
+    ("bench  --dataset  missing", 2, "missing is no data set and not a folder", "Set5"),
+    ("bench  --dataset  Set5", 2, "Set5 is not in", "EDSR", "--data-root"),
+    ("bench  --dataset  Set5  --data-root  missing", 2, "missing is not a folder"),
+    ("bench  --dataset  empty  -s  2  --noise  25", 2, "exclude each other"),
+    ("bench  --dataset  .  -s  2  --tiler  64", 2, "--tiler", "'64'"),
+    ("bench  --dataset  .  -s  5", 2, "--scale", "mambair bench --help"),
+    ("bench  --dataset  .  --channel  z", 2, "--channel", "'z'"),
+    ("bench  --dataset  .  -s  2  --html  missing/r.html", 2, "missing/r.html", "no folder"),
+    ("bench  --dataset  .  -s  2", 1, "not an image"),
+    ("bench  download  Urban100", 2, "Urban100 cannot be fetched", "SelfExSR"),
+    ("bench  download  nothing", 2, "nothing is no data set"),
+    ("bench  compare  missing.json  missing.json", 2, "missing.json", "mambair bench --json"),
+    ("bench  compare  recipe.toml  recipe.toml", 2, "recipe.toml", "mambair bench --json"),
+    ("bench  speed  --backend  nothing", 2, "no back end is called 'nothing'"),
+    ("bench  speed  -m  missing.pth  --quick", 1, "missing.pth"),
+    ("bench  --dataset  empty", 2, "empty holds no image"),
+    (f"bench  --dataset  {LONG}", 1, LONG, "too long"),
+    ("bench  tiling  missing.png", 2, "missing.png: no such file"),
+    ("bench  tiling", 2, "IMAGE", "mambair bench tiling --help"),
+    ("bench  scan  --device  gpu", 2, "'gpu'", "cuda:N"),
+    ("bench  nonsense", 2, "'nonsense'", "mambair bench --help"),
+)
+def test_bad_calls(call, bad, line, code, words):
+    check_bad(call, bad, line.split("  "), code, words)

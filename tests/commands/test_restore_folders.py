@@ -1,0 +1,296 @@
+"""`mambair upscale` of folders and in pipes, mostly with the stand-in for networks."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import PIL.ImageCms
+import pytest
+from calls import TAIL, program
+from doubler import Doubler, doubled
+from folders import files_in, full_disk, make, pixels_of
+
+from mambair_cli.batch import restore_files
+from mambair_cli.batch.manifest import MANIFEST
+from mambair_cli.images.io import Image, read_image
+from mambair_cli.models.catalog import model_named
+from mambair_cli.restore import upscaler
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
+
+@pytest.fixture
+def call(call, monkeypatch):
+    """As `call`, with the stand-in for networks."""
+
+    def call_with_stand_in(*arguments, restorer=None):
+        stand_in = restorer or Doubler()
+
+        def upscaler_of(choice, options):
+            stand_in.choice = choice
+            return stand_in
+
+        monkeypatch.setattr(upscaler, "Upscaler", upscaler_of)
+        return call(*arguments)
+
+    return call_with_stand_in
+
+
+def test_the_summary(call):
+    make("in/a.png", "in/b.png")
+    code, out, err = call("upscale", "in", "-o", "out", "-s", 2)
+    assert (code, err) == (0, "")
+    header, ok, skipped, failed, last = (line.split() for line in out.splitlines())
+    assert header == ["files", "seconds", "megapixels"]
+    assert (ok[:2], skipped, failed) == (
+        ["ok", "2"],
+        ["skipped", "0", "0.0", "0.0"],
+        ["failed", "0", "0.0", "0.0"],
+    )
+    assert re.fullmatch(f"out: tiny-x2, {TAIL}", " ".join(last) + "\n")
+    Path("in/two\nlines.png").write_text("no image")
+    code, out, err = call("upscale", "in", "-o", "out", "-s", 2)
+    assert code == 1
+    assert (
+        err
+        == "mambair: in/two\\nlines.png: not an image that can be read; convert it to PNG or JPEG\n"
+    )
+    assert [line.split()[:2] for line in out.splitlines()[1:4]] == [
+        ["ok", "0"],
+        ["skipped", "2"],
+        ["failed", "1"],
+    ]
+
+
+def test_what_would_have_been_better_is_said_of_whole_runs(call, monkeypatch):
+    make("in/a.png", "in/b.png")
+    facts = json.loads(call("upscale", "in", "-o", "out", "-s", 2, "--json")[1])
+    assert facts["better"]["model"] == "mambair-light-c-x2"
+    facts = json.loads(call("upscale", "in", "-o", "out", "-s", 2, "--json")[1])
+    assert (facts["skipped"], facts["better"]) == (2, None)
+    better = {
+        "model": "large",
+        "here": True,
+        "gain": 1.25,
+        "dataset": "Set14",
+        "scale": 2,
+        "seconds": 72000,
+    }
+    monkeypatch.setattr(restore_files, "_better", lambda *_: better)
+    out = call("upscale", "in", "-o", "out", "-s", 2)[1]
+    assert out.endswith("; 1.2 dB better on Set14 x2: -m large, about 1,200 min\n")
+
+
+def test_json(call):
+    make("in/a.png")
+    Path("in/b.png").touch()
+    code, out, err = call("upscale", "in", "-o", "out", "-s", 2, "--json")
+    assert code == 1
+    assert "b.png: the file is empty" in err
+    facts = json.loads(out)
+    good, bad = facts.pop("files")
+    assert facts["better"].pop("seconds") >= facts.pop("seconds") > 0
+    light, tiny = (model_named(name).scores[0].psnr for name in ("mambair-light-c-x2", "tiny-x2"))
+    gain = pytest.approx(light - tiny, abs=0.005)
+    assert facts == {
+        "output": "out", "ok": 1, "skipped": 0, "failed": 1, "not_tried": 0,
+        "scale": 2, "model": "tiny-x2", "backend": "numba", "device": "cpu",
+        "better": {"model": "mambair-light-c-x2", "here": False, "gain": gain, "dataset": "Set5", "scale": 2},
+    }  # fmt: skip
+    bad, good = sorted((good, bad), key=lambda record: record["status"])
+    assert good.pop("seconds") > 0
+    assert good == {
+        "input": "in/a.png", "output": "out/a.png", "status": "ok", "size_in": [16, 16], "size_out": [32, 32],
+        "tiles": 1, "level": None, "models": ["tiny-x2"], "error": None, "notes": [],
+    }  # fmt: skip
+    assert bad["error"] in err
+    assert (
+        json.loads(call("upscale", "in/a.png", "-o", "out/", "-s", 2, "--json")[1])["skipped"] == 1
+    )
+    assert (
+        json.loads(call("upscale", "in/a.png", "-o", "out/", "-s", 2, "--json", "--overwrite")[1])[
+            "ok"
+        ]
+        == 1
+    )
+
+
+def test_what_decides_whether_a_result_is_finished(call):
+    make("in/a.png")
+    for options, done in [
+        (["-s", 2], "ok"),
+        (["-m", "tiny-x2"], "skipped"),
+        (["-s", 2, "--tile", 64, "--device", "cpu"], "skipped"),
+        (["-m", "tiny-x4", "-s", 2], "ok"),
+        (["-m", "tiny-x4"], "ok"),
+        (["-s", 4], "skipped"),
+    ]:
+        assert json.loads(call("upscale", "in", "-o", "out", "--json", *options)[1])[done] == 1
+
+
+def test_options_of_names(call):
+    make("in/a.png", "in/b.bmp")
+    assert (
+        call(
+            "upscale",
+            "in",
+            "-o",
+            "out",
+            "-s",
+            2,
+            "--format",
+            "webp",
+            "--suffix",
+            "_big",
+            "--glob",
+            "a*",
+        )[0]
+        == 0
+    )
+    assert files_in() == [MANIFEST, "a_big.webp"]
+    assert call("upscale", "in/a.png", "-s", 2, "--format", "tiff")[0] == 0
+    assert call("upscale", "in/a.png", "-s", 2, "--suffix", "-big")[0] == 0
+    assert files_in("in") == ["a-big.png", "a.png", "a_x2.tiff", "b.bmp"]
+    code, out, err = call("upscale", "in", "-o", "in", "-s", 2)
+    assert (code, out) == (2, "")
+    assert err.startswith("mambair: in: is the folder of the inputs as well")
+
+
+def test_a_width_that_some_files_exceed(call):
+    make("in/a.png")
+    make("in/b.png", size=64)
+    code, out, err = call("upscale", "in", "-o", "out", "--width", 32)
+    assert code == 1
+    assert err == "mambair: in/b.png: would become 0.5 times as large; possible is 1 to 16 times\n"
+    assert [line.split()[:2] for line in out.splitlines()[1:4]] == [
+        ["ok", "1"],
+        ["skipped", "0"],
+        ["failed", "1"],
+    ]
+
+
+def test_what_was_finished_otherwise_is_restored_again(call):
+    make("in/a.png")
+    options = [
+        (),
+        ("-s", 3),
+        ("-s", 1.5),
+        ("--width", 32),
+        ("--height", 32),
+        ("--width", 32, "--height", 32),
+    ]
+    options += [("--ensemble",), ("--alpha", "bicubic"), ("--quality", 50), ("-m", "tiny-x2")]
+    for asked in options:
+        for status in ("ok", "skipped"):
+            facts = json.loads(call("upscale", "in", "-o", "out", *asked, "--json")[1])
+            assert facts[status] == 1, (asked, status)
+    assert (
+        json.loads(call("upscale", "in", "-o", "out", "-s", 2, "-m", "tiny-x2", "--json")[1])[
+            "skipped"
+        ]
+        == 1
+    )
+
+
+def test_notes_are_said(call):
+    PIL.Image.fromarray(pixels_of(0)).save(
+        "a.png",
+        icc_profile=PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB")).tobytes(),
+    )
+    make("b.png")
+    restorer = Doubler()
+    restorer.restore_image = lambda image, *rest: Image(
+        doubled(image.pixels), icc_profile=image.icc_profile
+    )
+    code, _, err = call(
+        "upscale", "a.png", "b.png", "-o", "out", "--format", "bmp", restorer=restorer
+    )
+    assert code == 0
+    assert re.fullmatch(r"mambair: out/a\.bmp: BMP has no [^\n]*colour profile[^\n]*\n", err)
+
+
+def test_an_interrupted_command_says_what_is_done(call):
+    def at_work(image):
+        if image.pixels.tobytes() == pixels_of(1).tobytes():
+            raise KeyboardInterrupt
+
+    make(*(f"in/{i}.png" for i in range(5)))
+    code, out, err = call("upscale", "in", "-o", "out", "-s", 2, restorer=Doubler(at_work))
+    assert (code, err) == (130, "mambair: interrupted\n")
+    assert [line.split()[:2] for line in out.splitlines()[1:4]] == [
+        ["ok", "1"],
+        ["skipped", "0"],
+        ["failed", "0"],
+    ]
+    assert out.splitlines()[4].split() == ["not", "tried", "4"]
+    code, out, err = call(
+        "upscale", "in", "-o", "out", "-s", 2, "--json", restorer=Doubler(at_work)
+    )
+    assert (code, err) == (130, "mambair: interrupted\n")
+    facts = json.loads(out)
+    assert (facts["skipped"], facts["ok"], facts["not_tried"]) == (1, 0, 4)
+
+
+def test_a_full_disk_in_the_command(call, monkeypatch):
+    make("a.png", "b.png", "c.png")
+    monkeypatch.setattr(Path, "replace", full_disk)
+    code, _, err = call("upscale", "a.png", "b.png", "c.png", "-o", "out")
+    assert code == 1
+    assert "mambair: out/a.png: cannot be written: No space left on device\n" in err
+    assert err.endswith(
+        "mambair: stopped, as nothing more can be written; make room and run it again\n"
+    )
+    assert files_in() == [MANIFEST]
+
+
+def pipe(call, monkeypatch, data, *arguments):
+    """Run the program with `data` on stdin: exit code, bytes on stdout, text on stderr."""
+    out, err = io.TextIOWrapper(io.BytesIO()), io.StringIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(sys, "stderr", err)
+        code, *_ = call(*arguments)
+    out.flush()
+    return code, out.buffer.getvalue(), err.getvalue()
+
+
+def test_stdin_and_stdout(call, monkeypatch):
+    make("a.png")
+    data = Path("a.png").read_bytes()
+    code, out, err = pipe(
+        call, monkeypatch, data, "upscale", "-", "-o", "-", "--format", "tif", "-s", 2
+    )
+    assert code == 0
+    assert re.fullmatch(f"-: 16x16 -> 32x32, tiny-x2, {TAIL}", err)
+    Path("piped.tif").write_bytes(out)
+    np.testing.assert_array_equal(read_image(Path("piped.tif")).pixels, doubled(pixels_of(0)))
+    code, out, err = pipe(call, monkeypatch, data, "upscale", "-", "-o", "-", "-s", 2, "--json")
+    assert (code, out[:4], json.loads(err)["output"]) == (0, b"\x89PNG", "-")
+    code, out, err = pipe(call, monkeypatch, data, "upscale", "-", "-o", "b.png", "-s", 2)
+    assert (code, err, out[:8]) == (0, "", b"b.png: 1")
+    assert read_image(Path("b.png")).pixels.shape == (32, 32, 3)
+    code, out, err = pipe(call, monkeypatch, b"", "upscale", "a.png", "-o", "-", "-s", 2)
+    assert (code, out[:4]) == (0, b"\x89PNG")
+    for data, words in ((b"", "stdin: the file is empty"), (b"text", "stdin: not an image")):
+        code, out, err = pipe(call, monkeypatch, data, "upscale", "-", "-o", "-")
+        assert (code, out) == (1, b"")
+        assert re.fullmatch(rf"mambair: {words}[^\n]*\n", err)
+    assert files_in(".") == ["a.png", "b.png", "piped.tif"]
+
+
+@pytest.mark.long
+def test_the_real_program_in_a_pipe():
+    make("a.png")
+    command = program("upscale", "-", "-o", "-", "-s", "2", "--format", "ppm")
+    done = subprocess.run(
+        **command, input=Path("a.png").read_bytes(), capture_output=True, check=True, timeout=120
+    )
+    assert done.stdout[:13] == b"P6 32 32 255\n"
+    assert len(done.stdout) == 13 + 32 * 32 * 3
+    assert done.stderr.startswith(b"-: 16x16 -> 32x32, tiny-x2")
