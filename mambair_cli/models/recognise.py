@@ -46,10 +46,8 @@ def build_network(checkpoint: Checkpoint, path: Path) -> tuple[nn.Module, str]:
             raise CheckpointError(f"{path} looks like {arch}, but does not fit: {reason}") from None
     if closest := _closest(checkpoint.state):
         raise CheckpointError(f"{path} fits no network known here; {closest}")
-    v2 = any("embeddingA" in key or "win_mhsa" in key for key in checkpoint.state)
-    hint = "; it looks like MambaIRv2, which is not supported yet" if v2 else ""
     known = ", ".join(ARCHITECTURES)
-    raise CheckpointError(f"{path} is a checkpoint of another architecture than {known}{hint}")
+    raise CheckpointError(f"{path} is a checkpoint of another architecture than {known}")
 
 
 def _detected(row: Architecture, state: Mapping[str, Tensor]) -> Any:
@@ -64,17 +62,24 @@ def _detected(row: Architecture, state: Mapping[str, Tensor]) -> Any:
 
 def _built(arch: str, row: Architecture, config: Any, checkpoint: Checkpoint) -> nn.Module:
     """The network with the tensors of a file. Raises any of OFF and ValueError where they do not fit."""
-    state = checkpoint.state
-    _check_values(state)
     if checkpoint.metadata.get("mambair.arch") == arch:
         config = _stored(row, config, checkpoint.metadata["mambair.config"])
     # Shapes first, on tensors without values: a file may claim a net of any size.
     with torch.device("meta"):
         expected = row.network(config).state_dict()
-    if off := _differences(state, expected):
+    # Integers are none of the weights: the network computes them itself, and a file may lack them.
+    constants = {key for key, value in expected.items() if not value.is_floating_point()}
+    weights = {key: value for key, value in checkpoint.state.items() if key not in constants}
+    _check_values(weights)
+    if off := _differences(weights, {k: v for k, v in expected.items() if k not in constants}):
         raise ValueError(off)
     model = row.network(config)
-    model.load_state_dict(state, strict=True)
+    own = {key: value for key, value in model.state_dict().items() if key in constants}
+    for key in constants & checkpoint.state.keys():
+        found = checkpoint.state[key]
+        if found.shape != own[key].shape or (found != own[key]).any():
+            raise ValueError(f"{key} holds other numbers than such a network counts with")
+    model.load_state_dict(weights | own, strict=True)
     return model
 
 

@@ -17,9 +17,9 @@ BAD_TENSORS = {
         OTHER,
     ),
     "number keys": (dict(enumerate(STATE.values())), OTHER),
-    "MambaIRv2": (
-        {"layers.0.residual_group.layer.0.assm.embeddingA.weight": torch.zeros(3)},
-        "MambaIRv2",
+    "one tensor of MambaIRv2": (
+        {"layers.0.residual_group.layers.0.embeddingA.weight": torch.zeros(3, 2)},
+        OTHER,
     ),
     "missing": ({k: v for k, v in STATE.items() if k != "norm.weight"}, "missing: norm.weight"),
     "two missing": (
