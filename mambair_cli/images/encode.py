@@ -93,6 +93,9 @@ def _fit_pixels(image: Image, format: "Format") -> tuple[Image, list[str]]:
         notes.append(
             f"{format.name} holds {format.bits} bits a sample: reduced from {pixels.dtype}"
         )
+        # half a step of 8 bits beyond the range is nobody's loss
+        if pixels.dtype == np.float32 and not (-0.002 <= pixels.min() <= pixels.max() <= 1.002):
+            notes.append(f"{format.name} holds black to white: what lies beyond is clipped")
         dtype = np.dtype(np.uint8 if format.bits == 8 else np.uint16)
         if pixels.dtype != dtype:
             pixels = reduced(pixels, dtype)

@@ -32,6 +32,8 @@ MAX_CLASSIC = 2**32 - 2**27
 NO_CODECS = "this TIFF needs one more package: pip install 'mambair[codecs]'"
 RAW = "camera raw: export it as TIFF first"
 
+# no compression, and deflate
+_PLAIN = (1, 8, 32946)
 _GRAY, _RGB, _LAB = {0, 1}, {2}, {8, 9}
 # else what tifffile logs of damaged files goes to stderr
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -130,6 +132,8 @@ def _samples(data: bytes, page: Any) -> np.ndarray:
     except Exception as error:
         if "imagecodecs" not in str(error):
             raise
+        if page.bitspersample < 16 and not page.is_tiled and page.compression in _PLAIN:
+            return _unpacked(data, page)
         if page.planarconfig == 2 or page.samplesperpixel == 2 or page.dtype == np.float16:
             raise ImageError(NO_CODECS) from error
         try:
@@ -145,6 +149,24 @@ def _samples(data: bytes, page: Any) -> np.ndarray:
     if samples.ndim == 3 and page.axes[0] == "S":
         samples = np.moveaxis(samples, 0, -1)
     return samples if samples.ndim == 3 else samples[..., None]
+
+
+def _unpacked(data: bytes, page: Any) -> np.ndarray:
+    """Unpack strips of 9 to 15 bits a sample, which tifffile leaves to imagecodecs."""
+    width, count, bits = page.imagewidth, page.samplesperpixel, page.bitspersample
+    used = width * count * bits
+    places = 1 << np.arange(bits, dtype=np.uint16)[::-1]
+    parts = []
+    for offset, size in zip(page.dataoffsets, page.databytecounts, strict=True):
+        strip = data[offset : offset + size]
+        strip = strip if page.compression == 1 else zlib.decompress(strip)
+        rows = np.unpackbits(np.frombuffer(strip, np.uint8).reshape(-1, -(-used // 8)), axis=1)
+        values = rows[:, :used].reshape(-1, width, count, bits) @ places
+        parts.append(values.astype(np.uint16))
+    samples = np.concatenate(parts)
+    if len(samples) < page.imagelength or page.planarconfig == 2 or page.predictor != 1:
+        raise ImageError(NO_CODECS)
+    return samples[: page.imagelength]
 
 
 def _as_stored(samples: np.ndarray, turn: int) -> np.ndarray:
