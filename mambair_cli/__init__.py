@@ -8,7 +8,7 @@
 
 from typing import Any
 
-from .models.catalog import MODELS, Model
+from .models.catalog import Model, list_models
 from .system.runtime import limit_spinning
 
 __version__ = "0.1.0"
@@ -24,11 +24,6 @@ __all__ = [
 
 # before anything imports torch
 limit_spinning()
-
-
-def list_models() -> tuple[Model, ...]:
-    """List all models that can be loaded by name."""
-    return MODELS
 
 
 def __getattr__(name: str) -> Any:

@@ -49,6 +49,9 @@ LIGHT = (
     "models.choice",
     "models.cache",
     "system.runtime",
+    "restore.options",
+    "restore.size",
+    "batch.restore_files",
 )  # loaded by `mambair --help`
 HEAVY = {"torch", "numpy", "numba", "cv2", "PIL", "safetensors", "tqdm"}
 
@@ -108,6 +111,11 @@ def test_dependencies_point_downwards(path):
         return
     above = {other for other in own_parts(path) if LAYER[other] >= LAYER[part]}
     assert above <= ({part} if path.parent != PACKAGE else set())
+
+
+def test_few_modules_lie_at_the_top():
+    top = {path.stem for path in PACKAGE.glob("*.py")}
+    assert top == {"__init__", "__main__", "cli", "errors"}
 
 
 @pytest.mark.parametrize("name", ["mambair_cli", *(f"mambair_cli.{part}" for part in LIGHT)])

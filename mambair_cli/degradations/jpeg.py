@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -52,15 +52,21 @@ def recompress(image: Float, quality: int, subsampling: int, rng: Generator) -> 
 
 @dataclass(frozen=True)
 class Jpeg(Degradation):
-    """Pillow's JPEG in colour, 4:4:4 or 4:2:0, its blocks beginning anywhere.
+    """Pillow's JPEG in colour, 4:4:4 or 4:2:0.
 
     quality: whole numbers of the Independent JPEG Group's scale, drawn by octaves.
+    aligned: share of images whose blocks begin in the corner, as in a file; else they begin
+        anywhere, as in a cropped one.
     """
 
     quality: tuple[int, int] = (10, 60)
+    aligned: float = field(default=0.0, metadata={"limits": (0, 1)})
 
     LIMITS: ClassVar[Mapping[str, Range]] = {"quality": (1, 100)}
 
     def _degrade(self, image: Float, rng: Generator) -> Float:
         quality = round(draw_log(rng, self.quality))
-        return recompress(image, quality, (FULL_CHROMA, HALF_CHROMA)[rng.integers(2)], rng)
+        subsampling = (FULL_CHROMA, HALF_CHROMA)[rng.integers(2)]
+        if self.aligned and rng.random() < self.aligned:
+            return from_pixels(compress(to_uint8(image), quality, subsampling))
+        return recompress(image, quality, subsampling, rng)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import cv2
@@ -74,7 +74,7 @@ class RealWorld(Degradation):
     `downscale`.
     """
 
-    scale: int = 4
+    scale: int = field(default=4, metadata={"limits": (1, 8)})
     first: Pass = Pass((0.2, 3), (0.15, 1.5), (1, 30), (0.05, 3), (30, 95))
     second: Pass = Pass((0.2, 1.5), (0.3, 1.2), (1, 25), (0.05, 2.5), (30, 95))
 

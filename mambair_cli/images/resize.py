@@ -7,7 +7,6 @@ machine.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -24,35 +23,6 @@ BAND_VALUES = 1 << 16
 
 # bands after which large arrays are taken out of memory
 RELEASE = 64
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large a result is.
-
-    scale: how many times as large as its image, where neither width nor height is given.
-    width, height: pixels; one of them alone keeps the aspect ratio.
-    """
-
-    scale: float = 1.0
-    width: int | None = None
-    height: int | None = None
-
-    def of(self, height: int, width: int) -> tuple[int, int]:
-        """Return rows and columns of the result for an image of this height and width."""
-        scale = self.scale
-        if self.width and not self.height:
-            scale = self.width / width
-        elif self.height and not self.width:
-            scale = self.height / height
-        return self.height or max(1, round(height * scale)), self.width or max(
-            1, round(width * scale)
-        )
-
-    def factor(self, height: int, width: int) -> float:
-        """Return how many times larger the side becomes that grows more."""
-        rows, columns = self.of(height, width)
-        return max(rows / height, columns / width)
 
 
 def bicubic(image: Array, height: int, width: int, *, antialias: bool = True) -> Array:

@@ -13,8 +13,8 @@ from ...errors import CallError
 from ...images.folders import Pixels
 from ...images.metrics import to_y
 from ...images.resize import bicubic, downscale
-from ...models.catalog import TASKS
 from ...models.choice import find_models
+from ...models.tasks import TASKS
 from .sets import DataSet
 
 Channel = Literal["y", "rgb", "gray"]
