@@ -18,6 +18,7 @@ from .encode import OUTPUT_SUFFIXES, check_side, encode, format_of, reason
 from .image import Image
 
 __all__ = [
+    "INPUT_SUFFIXES",
     "MAX_PIXELS",
     "OUTPUT_SUFFIXES",
     "Image",
@@ -27,6 +28,17 @@ __all__ = [
     "read_image",
     "write_image",
 ]
+
+INPUT_SUFFIXES = frozenset(
+    {
+        *OUTPUT_SUFFIXES,
+        *(".apng", ".avifs", ".bw", ".cur", ".dds", ".dib", ".fits", ".gif", ".hdr", ".heics"),
+        *(".heifs", ".hif", ".icns", ".ico", ".j2c", ".j2k", ".jfif", ".jif", ".jp2", ".jpc"),
+        *(".jpe", ".jpf", ".jpx", ".jxl", ".mpo", ".msp", ".pam", ".pbm", ".pcx", ".pfm", ".pic"),
+        *(".pnm", ".psd", ".qoi", ".ras", ".rgb", ".rgba", ".rgbe", ".sgi", ".tga", ".xbm"),
+    }
+)
+"""How names of files end that are images, in lower case; a file may be one without."""
 
 MAX_PIXELS = 512 * 2**20
 """The largest image that is read unless the caller says otherwise: a guard against decompression

@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 from PIL import ImageCms, PngImagePlugin
 
+from ..system.stderr import muted
 from . import exif
 from .image import Image
 from .samples import Samples, in_range, interleaved
@@ -33,7 +34,7 @@ def quiet_libraries() -> Iterator[None]:
     """Turn off the warnings of Pillow and OpenCV, and limits of Pillow; all are global, hence the
     lock.
     """
-    with _LIBRARIES, warnings.catch_warnings():
+    with _LIBRARIES, warnings.catch_warnings(), muted():
         warnings.simplefilter("ignore")
         pixels, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
         text, PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_CHUNK, MAX_TEXT

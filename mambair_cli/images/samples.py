@@ -133,8 +133,8 @@ def check_pixels(size: tuple[int, ...], max_pixels: int) -> None:
         raise ValueError(f"{width}x{height} pixels")
     if width * height > max_pixels:
         raise ImageError(
-            f"{width}x{height} pixels are more than max_pixels, {max_pixels}, which guards against"
-            " files that fill the memory; raise it to read this one"
+            f"{width}x{height} pixels are over the limit of {max_pixels} in all, which guards against"
+            " files that fill the memory; raise it with `max_pixels`"
         )
 
 
