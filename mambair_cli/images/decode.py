@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 
 from ..errors import ImageError
-from . import avif, exif, heif, jpeg, metadata, netpbm, pillow, png, radiance, tiff, webp
+from . import avif, exif, heif, jpeg, jxl, metadata, netpbm, pillow, png, radiance, tiff, webp
 from .image import Image, Stored
 from .samples import Samples, alpha_of_key, check_pixels, upright
 
@@ -51,6 +51,8 @@ def _read(data: bytes, max_pixels: int) -> Stored:
     tags = exif.parse(data) if exif.is_tiff(data) else None
     if _RAW.match(data) or (tags and tiff.is_raw(data, tags)):
         raise ImageError(tiff.RAW)
+    if jxl.knows(data) and not jxl.INSTALLED:
+        raise ImageError(jxl.NO_JXL)
     if netpbm.knows(data):
         return netpbm.read(data, max_pixels)
     if radiance.knows(data):

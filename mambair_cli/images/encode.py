@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 
 from ..errors import CallError, ImageError, MemoryLimitError
-from . import avif, heif, jpeg, metadata, netpbm, pillow, png, tiff, webp
+from . import avif, heif, jpeg, jxl, metadata, netpbm, pillow, png, tiff, webp
 from .colour import profile, to_srgb
 from .image import Image
 from .samples import on_white, reduced
@@ -31,7 +31,8 @@ def encode(image: Image, format: "Format", quality: int | None, file: BinaryIO) 
     Args:
         image: its metadata are written as they are, but for sizes.
         format: see `format_of`.
-        quality: 1 (small) to 100 (good), for JPEG and WebP (95 where None), AVIF and HEIC (90).
+        quality: 1 (small) to 100 (good), for JPEG and WebP (95 where None), AVIF, HEIC and
+            JPEG XL (90). At 100, WebP and JPEG XL lose nothing.
         file: empty, at its beginning; must be able to seek.
 
     PNG, TIFF and PPM take some rows at a time. With the file, the other encoders take at most 2.5
@@ -155,19 +156,23 @@ _FORMATS = {
     ".heic": _HEIC,
     ".heif": _HEIC,
 }
+if jxl.INSTALLED:
+    _JXL_HOLDS = frozenset({"gray", "gray with alpha", "alpha", "EXIF", "XMP"})
+    _FORMATS[".jxl"] = Format("JPEG XL", jxl.write, _JXL_HOLDS, quality=90)
 OUTPUT_SUFFIXES = tuple(_FORMATS)
 """The suffixes that write_image knows, in lower case."""
 
 
 def format_of(suffix: str) -> Format:
-    """The output format of a suffix with its dot. Raises CallError (unknown, or HEIC without
-    pillow-heif).
+    """Find the output format of a suffix with its dot.
+
+    Raises CallError (unknown, or JPEG XL without its package).
     """
+    if suffix.lower() == ".jxl" and not jxl.INSTALLED:
+        raise CallError(jxl.NO_JXL)
     format = _FORMATS.get(suffix.lower())
     if format is None:
         raise CallError(f"unknown suffix {suffix!r}; use one of {' '.join(OUTPUT_SUFFIXES)}")
-    if format is _HEIC and heif.pillow_heif is None:
-        raise CallError(heif.NO_HEIC)
     return format
 
 

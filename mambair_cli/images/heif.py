@@ -5,21 +5,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import PIL.Image
+import pillow_heif
 
 from . import pillow
 from .colour import cicp_of_boxes
 from .image import Image
 from .samples import Samples, channel_count, interleaved, stretched
 
-pillow_heif: Any
-try:
-    import pillow_heif
-except ImportError:
-    pillow_heif = None
-else:
-    pillow_heif.register_heif_opener(thumbnails=False)
-
-NO_HEIC = "HEIC needs one more package: pip install 'mambair[heif]'"
+pillow_heif.register_heif_opener(thumbnails=False)
 
 
 def read(data: bytes, file: PIL.Image.Image) -> Samples:
@@ -60,6 +53,8 @@ def write(image: Image, quality: int, file: BinaryIO) -> None:
     if image.colour and image.colour.cicp:
         primaries, transfer = image.colour.cicp
         given |= {"color_primaries": primaries, "transfer_characteristics": transfer}
+        # so earlier versions spell it
+        given |= {"transfer_characteristic": transfer}
         given |= {"matrix_coefficients": 6, "full_range_flag": 1}
     encoded = io.BytesIO()
     size, content = samples.shape[1::-1], samples.tobytes()
