@@ -6,19 +6,22 @@ All published forms, with the official tensor names. Attribute names are the che
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..ops import fused
 from .layers import (
+    Block,
     ChannelAttention,
     DilatedDepthwise,
     DropPath,
     FullPrecisionConv,
     LayerNorm,
     Pointwise,
+    linear,
     pixel_shuffle,
     scale_of_pixel_shuffle,
     to_image,
@@ -38,18 +41,19 @@ class MambaIRConfig:
     `conv_block` is the convolutional half of a block: `classic`, or the light form of the paper's Table 3
     (`light_a`), of the first release (`light_b`) or of the released weights (`light_c`). The ablations of Table 1
     have its channel attention alone (`attention`), no such half (`none`), or an MLP in its place (`mlp`).
+    `limits` of a number's metadata are what a recipe may ask for.
     """
 
-    embed_dim: int = 180
-    depths: tuple[int, ...] = (6, 6, 6, 6, 6, 6)
-    d_state: int = 16
-    expand: float = 2.0
+    embed_dim: int = field(default=180, metadata={"limits": (6, 1024)})
+    depths: tuple[int, ...] = field(default=(6, 6, 6, 6, 6, 6), metadata={"limits": (1, 100)})
+    d_state: int = field(default=16, metadata={"limits": (1, 256)})
+    expand: float = field(default=2.0, metadata={"limits": (0.25, 8)})
     conv_block: ConvBlock = "classic"
     upsampler: Upsampler = "pixelshuffle"
-    upscale: int = 2
-    in_chans: int = 3
+    upscale: int = field(default=2, metadata={"limits": (1, 8)})
+    in_chans: int = field(default=3, metadata={"limits": (1, 3)})
     resi_connection: Literal["1conv", "3conv"] = "1conv"
-    drop_path_rate: float = 0.0
+    drop_path_rate: float = field(default=0.0, metadata={"limits": (0, 0.9)})
     multiple: ClassVar[int] = 1  # sides that the net takes without padding
 
     @property
@@ -107,7 +111,7 @@ def _residual_conv(form: str, C: int) -> nn.Module:
     )
 
 
-class VSSBlock(nn.Module):
+class VSSBlock(Block):
     """Residual State-Space Block, RSSB (section 3.3, equations 4 and 5).
 
     Args:
@@ -128,6 +132,7 @@ class VSSBlock(nn.Module):
     ):
         super().__init__()
         self.skip_scale = nn.Parameter(torch.ones(C))
+        self.conv_block = conv_block
         self.has_conv_blk = conv_block != "none"
         if self.has_conv_blk:
             self.skip_scale2 = nn.Parameter(torch.ones(C))
@@ -140,6 +145,8 @@ class VSSBlock(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B,H,W,C) -> (B,H,W,C)."""
+        if not self.training and fused.takes(tokens, self.self_attention.backend):
+            return self._fused(tokens)
         u = torch.addcmul(
             self.drop_path(self.self_attention(self.ln_1(tokens))), tokens, self.skip_scale
         )
@@ -147,6 +154,39 @@ class VSSBlock(nn.Module):
             return u
         branch = to_tokens(self.conv_blk(to_image(self.ln_2(u))))
         return torch.addcmul(branch, u, self.skip_scale2)
+
+    def _fused(self, tokens: Tensor) -> Tensor:
+        """The same by the kernels of `ops.fused`."""
+        ss2d, (norm1, norm) = (
+            self.self_attention,
+            (linear(m) for m in (self.ln_1, self.self_attention.out_norm)),
+        )
+        into_x, into_z = ss2d.in_proj.weight.chunk(2)
+        scanned = fused.scan(
+            tokens,
+            norm1,
+            (into_x, None),
+            linear(ss2d.conv2d),
+            ss2d.x_proj_weight,
+            ss2d.scan_parameters(),
+        )
+        rest = scanned, (norm1, (into_z, None), norm), linear(ss2d.out_proj), self.skip_scale
+        if not self.has_conv_blk:
+            return fused.leave(tokens, *rest)[0]
+        layers = list(self.conv_blk.get_submodule("cab"))
+        first = linear(layers[0]) if isinstance(layers[0], Pointwise) else None
+        u, v = fused.leave(tokens, *rest, (linear(self.ln_2), first))
+        if self.conv_block == "mlp":
+            return fused.feed(v, None, "gelu", linear(layers[2]), u, self.skip_scale2)
+        if self.conv_block == "light_c":
+            v = fused.feed(v, linear(layers[1]), "gelu", linear(layers[3]))
+            v, means = fused.convolve(v, linear(layers[4]), dilation=2)
+        elif self.conv_block == "light_a":
+            v, means = fused.convolve(v, linear(layers[0]), dilation=1)
+        else:
+            v = to_tokens(nn.Sequential(*layers[:-1])(to_image(v)))
+            means = v.mean((1, 2))
+        return fused.blend(v, layers[-1].of_means(means), u, self.skip_scale2)
 
     def start_as_identity(self) -> None:
         """Begin by giving the tokens on as they are: for a fresh block in a net that was trained without it."""

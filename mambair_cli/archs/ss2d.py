@@ -72,6 +72,10 @@ class SpatialScan(nn.Module):
         """Initialise the scan as Mamba does."""
         reset_scan(self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs)
 
+    def scan_parameters(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """dt_weight, dt_bias, A_log and D of `ss2d_scan`."""
+        return self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds
+
     def scan(self, x: Tensor) -> Tensor:
         """(B,H,W,D) -> (B,H,W,D)."""
         x = silu(to_tokens(self.conv2d(to_image(x))), backend=self.backend)
@@ -79,10 +83,7 @@ class SpatialScan(nn.Module):
         return ss2d_scan(
             x,
             x_dbl.unflatten(-1, (DIRECTIONS, -1)),  # (B,H,W,K,R+2N)
-            self.dt_projs_weight,
-            self.dt_projs_bias,
-            self.A_logs,
-            self.Ds,
+            *self.scan_parameters(),
             backend=self.backend,
         )
 

@@ -8,7 +8,18 @@ import typer
 from ..errors import CallError
 from ..models.catalog import list_models
 from .figure import app as figure
-from .terminal import Backend, Device, Dtype, Json, print_json, print_table, progress_bar, say
+from .terminal import (
+    Backend,
+    BackendNames,
+    Device,
+    Dtype,
+    DtypeNames,
+    Json,
+    print_json,
+    print_table,
+    progress_bar,
+    say,
+)
 
 app = typer.Typer(help="Measure quality and speed.", invoke_without_command=True)
 app.add_typer(figure, name="figure")
@@ -93,8 +104,8 @@ def bench(
         Path | None, typer.Option(metavar="FILE", help="Write a report with images to compare.")
     ] = None,
     device: Device = "auto",
-    backend: Backend = "auto",
-    dtype: Dtype = "fp32",
+    backend: Backend = BackendNames.AUTO,
+    dtype: Dtype = DtypeNames.FP32,
     as_json: Json = False,
 ) -> None:
     """Measure quality on a data set as the papers do, beside what they printed."""
@@ -222,7 +233,7 @@ def bench_speed(
         typer.Option(help="Of the selective scan; repeatable. Default: all that can run."),
     ] = None,
     device: Device = "auto",
-    dtype: Dtype = "auto",
+    dtype: Dtype = DtypeNames.AUTO,
     quick: Annotated[bool, typer.Option("--quick", help="Small images only.")] = False,
     as_json: Json = False,
 ) -> None:

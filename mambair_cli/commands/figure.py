@@ -7,7 +7,7 @@ import typer
 
 from ..errors import CallError
 from ..models.choice import find_models
-from .terminal import Backend, Device, progress_bar
+from .terminal import Backend, BackendNames, Device, progress_bar
 
 if TYPE_CHECKING:
     from ..restore.restorer import Restorer
@@ -40,7 +40,7 @@ def figure_erf(
     model: Models = None,
     images: Annotated[int, typer.Option(min=1, help="Only so many.")] = 100,
     device: Device = "auto",
-    backend: Backend = "auto",
+    backend: Backend = BackendNames.AUTO,
 ) -> None:
     """Effective receptive field: which inputs the centre of an output depends on."""
     from ..bench.figures import canvas, erf
@@ -97,7 +97,7 @@ def figure_lam(
     at: At = None,
     side: Annotated[int, typer.Option(min=4, help="Pixels of the patch.")] = 16,
     device: Device = "auto",
-    backend: Backend = "auto",
+    backend: Backend = BackendNames.AUTO,
 ) -> None:
     """Local attribution maps: which inputs a network used for a patch, with the diffusion index."""
     from ..bench.figures import canvas, lam
@@ -145,7 +145,7 @@ def figure_visual(
     at: At = None,
     side: Annotated[int, typer.Option(min=8, help="Pixels of the crop.")] = 64,
     device: Device = "auto",
-    backend: Backend = "auto",
+    backend: Backend = BackendNames.AUTO,
 ) -> None:
     """Crops of the truth, the baseline and each model, with PSNR and SSIM of the image below."""
     from ..bench.figures import canvas, visual

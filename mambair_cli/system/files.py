@@ -14,7 +14,8 @@ TEMPORARY = ".mambair-{}.tmp"
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of target at the end; where anything fails, target is untouched.
+    """A new file that takes the place of target at the end; where anything fails, target is
+    untouched.
 
     A file that is replaced passes its mode on. Raises OSError.
     """

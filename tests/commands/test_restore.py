@@ -24,7 +24,7 @@ from mambair_cli.models.choice import Choice, gain
 from mambair_cli.models.tasks import TASKS
 from mambair_cli.models.weights import bundled_folder
 from mambair_cli.restore import upscaler
-from mambair_cli.restore.restorer import Options
+from mambair_cli.restore.options import Options
 
 
 def rotated():

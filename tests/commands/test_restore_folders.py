@@ -15,8 +15,8 @@ from calls import TAIL, program
 from doubler import Doubler, doubled
 from folders import files_in, full_disk, make, pixels_of
 
+from mambair_cli.batch import restore_files
 from mambair_cli.batch.manifest import MANIFEST
-from mambair_cli.commands import restore
 from mambair_cli.images.io import Image, read_image
 from mambair_cli.models.catalog import model_named
 from mambair_cli.restore import upscaler
@@ -81,7 +81,7 @@ def test_what_would_have_been_better_is_said_of_whole_runs(call, monkeypatch):
         "scale": 2,
         "seconds": 72000,
     }
-    monkeypatch.setattr(restore, "_better", lambda *_: better)
+    monkeypatch.setattr(restore_files, "_better", lambda *_: better)
     out = call("upscale", "in", "-o", "out", "-s", 2)[1]
     assert out.endswith("; 1.2 dB better on Set14 x2: -m large, about 1,200 min\n")
 

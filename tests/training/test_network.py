@@ -99,7 +99,7 @@ def test_a_recipe_may_name_what_it_starts_from():
     assert start_weights(build_network(tiny), tiny, "none") == "from scratch"
     classic = recipe(init="classic-x2")
     with pytest.raises(
-        CallError, match="'classic-x2' makes: give their file with --init, or --init none"
+        CallError, match="'classic-x2' makes: give their file as `init`, or `init=none`"
     ):
         start_weights(build_network(classic), classic, "")
     assert start_weights(build_network(classic), classic, "none") == "from scratch"

@@ -3,7 +3,7 @@ import torch
 from training import recipe, write_photos
 
 from mambair_cli.archs.complexity import multiply_adds
-from mambair_cli.training.loop import Folders, Settings
+from mambair_cli.training.inputs import Folders, Settings
 from mambair_cli.training.plan import plan
 from mambair_cli.training.recipe import build_network
 
