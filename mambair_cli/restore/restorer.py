@@ -29,6 +29,7 @@ from ..system.devices import (
     used_memory,
 )
 from . import tiling
+from .graphs import GRAPHS
 from .runner import Counter, Progress, Runner, Wait
 from .transparency import fill_transparent
 
@@ -54,7 +55,7 @@ class Options:
     tile_overlap: input pixels that neighbouring tiles share. memory_limit: bytes that the process (on a GPU:
     of its memory) may take. ensemble: average over the eight symmetries, MambaIR+ (section 4.2), 8 times the
     work. alpha: how transparency is enlarged; model or bicubic. dtype: of convolutions and linear layers; auto, fp32,
-    fp16 or bf16.
+    fp16 or bf16. graphs: shapes that are recorded on a GPU at the same time, see `graphs.Graphs`.
     """
 
     device: str = "auto"
@@ -65,6 +66,7 @@ class Options:
     ensemble: bool = False
     alpha: str = "model"
     dtype: str = "auto"
+    graphs: int = GRAPHS
 
 
 class Restorer:
@@ -99,7 +101,7 @@ class Restorer:
             options.ensemble,
             options.alpha,
         )
-        self.runner = Runner(model, self.device, options.ensemble)
+        self.runner = Runner(model, self.device, options.ensemble, options.graphs)
         self.largest_tile, self.largest_batch = (
             LARGEST_TILE,
             BATCH_PIXELS if self.device.type == "cuda" else 1,
@@ -111,6 +113,11 @@ class Restorer:
             torch.cuda.set_per_process_memory_fraction(
                 min(1.0, self.memory_limit / total), self.device
             )
+
+    @property
+    def graphs(self) -> int:
+        """How many shapes are recorded at the same time; 0 also after a recording has failed."""
+        return self.runner.graphs.limit
 
     def bytes_per_pixel(self) -> int:
         """Estimated peak memory of the network for each pixel of a tile (`mambair bench memory` measures it)."""
@@ -371,6 +378,7 @@ def load_restorer(
     ensemble: bool = False,
     alpha: str = "model",
     dtype: str = "auto",
+    graphs: int = GRAPHS,
 ) -> Restorer:
     """Load a model by its name or from a checkpoint file and make it ready on a device.
 
@@ -385,13 +393,16 @@ def load_restorer(
         ensemble: see `Options`.
         alpha: see `Options`.
         dtype: see `Options`.
+        graphs: see `Options`.
 
     Raises:
         CallError: no such model, file, device or back end. CheckpointError: the file is damaged, unsafe or of
         another network. DownloadError: it cannot be fetched. BackendError: the device or back end cannot run here.
     """
     model, _ = load_network(find_checkpoint(name_or_file))
-    options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha, dtype)
+    options = Options(
+        device, backend, tile, tile_overlap, memory_limit, ensemble, alpha, dtype, graphs
+    )
     return Restorer(model, str(name_or_file), options)
 
 
