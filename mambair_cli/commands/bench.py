@@ -121,6 +121,9 @@ FailBelow = Annotated[
     float | None,
     typer.Option(metavar="PSNR", help="Exit with 1 where a model's mean PSNR is lower."),
 ]
+AllPublished = Annotated[
+    bool, typer.Option("--all-published", help="Show published rows of all classes.")
+]
 Csv = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write a row for each model and image.")
 ]
@@ -151,6 +154,7 @@ def bench(
     save: Save = None,
     fresh: Fresh = False,
     fail_below: FailBelow = None,
+    all_published: AllPublished = False,
     csv: Csv = None,
     markdown: Markdown = None,
     html: Html = None,
@@ -172,11 +176,9 @@ def bench(
     from ..bench.quality.fetch_sets import fetch_set
     from ..bench.quality.measure import open_benchmark, run
     from ..bench.quality.tilers import check_tiler
-    from ..images.metrics import check_ssim
     from ..models.cache import cache_folder
     from ..system.runtime import keep_freed_memory
 
-    check_ssim()
     _check_folders(csv, markdown, html)
     with progress_bar(as_json) as progress:
         benchmark = open_benchmark(
@@ -213,14 +215,14 @@ def bench(
         csv.write_text(report.csv_rows(found), "utf-8")
     if markdown:
         markdown.write_text(report.markdown(found), "utf-8")
-    _show(found, as_json)
+    _show(found, as_json, all_published)
     bar = float("-inf") if fail_below is None else fail_below
     if low := [r.name for r in found.networks if r.mean["psnr"] < bar]:
         say(f"below {bar:g} dB: {', '.join(low)}")
         raise typer.Exit(1)
 
 
-def _show(found: "Report", as_json: bool) -> None:
+def _show(found: "Report", as_json: bool, all_published: bool) -> None:
     from ..bench.quality import report
 
     if as_json:
@@ -228,8 +230,11 @@ def _show(found: "Report", as_json: bool) -> None:
         return
     print(report.headline(found))
     print_table(*report.images_table(found))
-    print_table(*report.summary_table(found))
-    print("\n".join(report.footnotes(found)))
+    published = report.shown_published(found, all_published)
+    print_table(*report.summary_table(found, published))
+    print("\n".join(report.footnotes(found, published)))
+    if len(published) < len(found.published):
+        print("All published rows: --all-published.")
 
 
 def _check_folders(*files: Path | None) -> None:
@@ -279,7 +284,7 @@ def bench_speed(
     ] = None,
     backend: Annotated[
         list[str] | None,
-        typer.Option(help="Of the selective scan; repeatable. Default: all that can run."),
+        typer.Option(help="Of the selective scan; repeatable. Default: all fast ones here."),
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",

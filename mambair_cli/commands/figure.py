@@ -9,7 +9,7 @@ import typer
 
 from ..errors import CallError
 from ..models.choice import find_models
-from .terminal import Backend, Device, progress_bar, say
+from .terminal import Backend, Device, Offline, progress_bar, say
 
 if TYPE_CHECKING:
     from ..restore.restorer import Restorer
@@ -43,6 +43,7 @@ def figure_erf(
     images: Annotated[int, typer.Option(min=1, help="Only so many.")] = 100,
     device: Device = "auto",
     backend: Backend = "auto",
+    offline: Offline = False,
 ) -> None:
     """Effective receptive field: which inputs the centre of an output depends on."""
     from ..bench.figures import canvas, erf
@@ -149,9 +150,7 @@ def figure_visual(
     from ..bench.quality.candidates import Candidate
     from ..bench.quality.pairing import Pair, load_sample
     from ..bench.quality.protocols import choose_protocol
-    from ..images.metrics import check_ssim
 
-    check_ssim()
     canvas.check_figure(output)
     protocol = choose_protocol(None, scale=scale, noise=noise, quality=jpeg)
     models = model or [protocol.default_model]

@@ -82,7 +82,8 @@ def memory(name_or_file: str, command_line: CommandLine) -> list[MemoryRow]:
     rows = []
     for probe in probes:
         megapixels = probe.height * probe.width / 2**20
-        rows.append(MemoryRow(probe.model, megapixels, probe.limit, **asdict(measure(probe))))
+        (found,) = measure(probe)
+        rows.append(MemoryRow(probe.model, megapixels, probe.limit, **asdict(found)))
     if hasattr(os, "wait4") and resolve_device("auto").type == "cpu":
         # 10 and 100 megapixels.
         rows += [command(height, COMMAND_LIMIT, command_line) for height in (1250, 12500)]

@@ -14,6 +14,7 @@ from .rows import Table
 SIDES = (64, 128, 256, 512)
 QUICK_SIDES = (64, 128)
 REPEATS = 3
+REFERENCE = "reference"
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,17 @@ def speed(
     sides: Sequence[int] = SIDES,
     progress: Callable[[float, str], None] = lambda share, label: None,
 ) -> list[SpeedRow]:
-    """A row for each model, back end and size, untiled, each in a process of its own.
+    """A row for each model, back end and size, untiled, each model in a process of its own.
 
     On a GPU of NVIDIA or AMD twice: as usual and with CUDA graphs.
 
     Args:
         models: names or files.
-        backends: of the scan; none: all that can run on the device.
+        backends: of the scan; none: all that can run on the device but the reference, which is
+            slow.
         device: see `Options`.
         dtype: see `Options`.
-        sides: of the inputs, in pixels.
+        sides: of the inputs, in pixels, the smallest first.
         progress: is called with the share done and what is next.
 
     Raises:
@@ -75,20 +77,19 @@ def speed(
     kind = resolve_device(device).type
     names = [resolve_backend(name, kind).name for name in backends]
     if not names:
-        names = [row.name for row in BACKENDS if row.unavailable(kind, torch.float32) is None]
+        usable = [row.name for row in BACKENDS if row.unavailable(kind, torch.float32) is None]
+        names = [name for name in usable if name != REFERENCE] or usable
     series = [
         (model, backend, graphs)
         for model in models
         for backend in names
         for graphs in ((0, 1) if kind == "cuda" else (0,))
     ]
-    total, done = len(series) * sum(side**2 for side in sides), 0
     rows = []
-    for model, backend, graphs in series:
-        first: float | None = None
-        for side in sides:
-            progress(done / total, f"{model} {backend} {side}x{side}")
-            probe = Probe(
+    for i, (model, backend, graphs) in enumerate(series):
+        progress(i / len(series), f"{model} {backend}")
+        probes = [
+            Probe(
                 model,
                 side,
                 side,
@@ -99,23 +100,25 @@ def speed(
                 graphs=graphs,
                 repeats=REPEATS,
             )
-            found = measure(probe)
-            cost = found.seconds / side**2
-            first = first or cost
+            for side in sides
+        ]
+        found = measure(*probes)
+        first = found[0].seconds / sides[0] ** 2
+        for side, measured in zip(sides, found, strict=True):
+            cost = measured.seconds / side**2
             row = SpeedRow(
                 model=model,
                 backend=backend,
                 graphs=bool(graphs),
-                device=found.device,
+                device=measured.device,
                 width=side,
                 height=side,
-                seconds=found.seconds,
-                seconds_per_megapixel=1e6 * cost / found.scale**2,
+                seconds=measured.seconds,
+                seconds_per_megapixel=1e6 * cost / measured.scale**2,
                 growth=cost / first,
-                process=found.process,
+                process=measured.process,
             )
             rows.append(row)
-            done += side**2
     return rows
 
 

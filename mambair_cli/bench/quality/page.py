@@ -65,10 +65,10 @@ def build(
         pictures.append({"why": why, **_picture(report, i, images, sample.truth)})
     data = {
         "title": headline(report),
-        "summary": summary_table(report),
+        "summary": summary_table(report, report.published),
         "ours": len(report.results),
         "images": images_table(report),
-        "notes": footnotes(report),
+        "notes": footnotes(report, report.published),
         "baseline": report.baseline.name,
         "names": [result.name for result in report.networks],
         "points": _points(report),

@@ -12,6 +12,8 @@ LABELS = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "dists": "DISTS"}
 CHANNELS = {"y": "Y", "rgb": "RGB", "gray": "gray"}
 LEAST_IMAGES = 5
 """An interval from fewer says nothing."""
+LIGHT_PARAMETERS = 2_000_000
+"""A network with fewer stands beside the light ones of the papers."""
 
 
 def enough(images: int) -> bool:
@@ -53,23 +55,46 @@ def _ends(metric: str, bounds: Sequence[float] | None) -> str:
     return f"{number(metric, bounds[0])} to {number(metric, bounds[1])}" if bounds else ""
 
 
-def summary_table(report: Report) -> Table:
-    """A row for the baseline and each network, with what it costs, then what the papers printed."""
+def shown_published(report: Report, everything: bool = False) -> list[Published]:
+    """The printed rows that stand beside a report: those of its class, and the best of each other.
+
+    Args:
+        report: the benchmark.
+        everything: all rows instead.
+    """
+    if everything:
+        return list(report.published)
+    tables = list(dict.fromkeys(row.table for row in report.published))
+    own = set(tables[:1])
+    if "light_sr" in tables:
+        light = [r.network.parameters < LIGHT_PARAMETERS for r in report.networks if r.network]
+        own = {"light_sr" if is_light else "classic_sr" for is_light in light}
+    rows = []
+    for table in sorted(tables, key=lambda name: name not in own):
+        printed = [row for row in report.published if row.table == table]
+        rows += printed if table in own else [max(printed, key=lambda row: row.psnr)]
+    return rows
+
+
+def summary_table(report: Report, published: Sequence[Published]) -> Table:
+    """A row for the baseline and each network, with what it costs, then printed rows.
+
+    Sources are numbers, which `footnotes` of the same rows explain.
+    """
     metrics = report.baseline.metrics
     header = (
         "method",
         *(LABELS[m] for m in metrics),
-        "parameters, K: as printed",
-        "all",
-        "MACs, G: as printed",
-        "all",
+        "params, K",
+        "MACs, G",
         "seconds",
         "MP/s",
-        "peak, MiB",
+        "MiB",
         "source",
     )
     rows = [_measured(result, metrics) for result in report.results]
-    rows += [_printed(row, metrics) for row in report.published]
+    sources = _sources(published)
+    rows += [_printed(row, metrics, f"[{1 + sources.index(_source(row))}]") for row in published]
     return header, rows
 
 
@@ -77,42 +102,67 @@ def _measured(result: Result, metrics: Sequence[str]) -> tuple[str, ...]:
     scores = [number(m, result.mean[m]) for m in metrics]
     network = result.network
     if network is None:
-        return (result.name, *scores, *("",) * 7, "this run")
+        return (result.name, *scores, *("",) * 5, "this run")
     cost = (
-        f"{network.leaf_parameters / 1e3:.0f}",
         f"{network.parameters / 1e3:.0f}",
-        f"{network.leaf_macs / 1e9:.1f}",
         f"{network.macs / 1e9:.1f}",
         f"{result.seconds:.1f}",
         f"{result.megapixels_per_second:.3f}",
         f"{result.peak_memory / 2**20:.0f}",
     )
-    where = f"this run, {network.backend} on {network.device}, {network.dtype}"
-    return (result.name, *scores, *cost, where)
+    return (result.name, *scores, *cost, "this run")
 
 
-def _printed(row: Published, metrics: Sequence[str]) -> tuple[str, ...]:
+def _printed(row: Published, metrics: Sequence[str], source: str) -> tuple[str, ...]:
     values = {"psnr": f"{row.psnr:.2f}", "ssim": number("ssim", row.ssim)}
     scores = [values.get(m, "") for m in metrics]
-    parameters, macs = _number(row.parameters_k, 0), _number(row.macs_g, 1)
-    cost = (parameters, "", macs, *("",) * 4)
-    return (row.method, *scores, *cost, f"{row.table}: {row.source}")
+    cost = (_number(row.parameters_k, 0), _number(row.macs_g, 1))
+    return (row.method, *scores, *cost, *("",) * 3, source)
 
 
 def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def footnotes(report: Report) -> list[str]:
-    """What a reader has to know about the summary."""
+def _source(row: Published) -> str:
+    return f"{row.table}: {row.source}"
+
+
+def _sources(published: Sequence[Published]) -> list[str]:
+    return list(dict.fromkeys(map(_source, published)))
+
+
+def footnotes(report: Report, published: Sequence[Published]) -> list[str]:
+    """What a reader has to know about the summary of the same rows."""
     share = 100 * report.network_seconds / report.seconds if report.seconds else 0.0
     notes = [
         f"{report.seconds:.1f} s, of these {report.network_seconds:.1f} s ({share:.0f} %) in"
         f" networks; {report.threads} thread(s), tiler {report.tiler}, mambair {report.mambair}",
-        "As printed: a counter that sees only leaf modules, as the papers used it; all: with the"
-        " scans. MACs are for an output of 1280x720. MP/s: megapixels of the result a second."
-        " Peak: of the process, or the GPU's memory.",
+        "MACs are for an output of 1280x720. MP/s: megapixels of the result a second."
+        " MiB: peak of the process, or of the GPU's memory.",
     ]
+    notes += [_network_note(result) for result in report.networks]
+    notes += [f"[{i}] {source}" for i, source in enumerate(_sources(published), 1)]
+    left_out = len(report.published) - len(published)
+    if left_out:
+        notes.append(f"{left_out} more published rows of other classes are left out.")
+    return notes + _published_notes(report)
+
+
+def _network_note(result: Result) -> str:
+    """Where it ran, and its size in the papers' way of counting."""
+    network = result.network
+    assert network
+    return (
+        f"{result.name}: {network.backend} on {network.device}, {network.dtype};"
+        f" {network.leaf_parameters / 1e3:.0f} K and {network.leaf_macs / 1e9:.1f} G as the papers"
+        " count, without the scans"
+    )
+
+
+def _published_notes(report: Report) -> list[str]:
+    """How published figures were made otherwise."""
+    notes: list[str] = []
     if not report.published:
         return notes
     if report.setting.startswith("x"):
@@ -142,8 +192,8 @@ def markdown(report: Report) -> str:
     """The report as Markdown."""
     parts = [
         f"# {headline(report)}",
-        _markdown(summary_table(report)),
-        *footnotes(report),
+        _markdown(summary_table(report, report.published)),
+        *footnotes(report, report.published),
         _markdown(images_table(report)),
     ]
     return "\n\n".join(parts) + "\n"

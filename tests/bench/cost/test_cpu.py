@@ -13,7 +13,7 @@ from mambair_cli.ops.simd import LANES
 
 @pytest.fixture
 def untimed(monkeypatch):
-    """Report without timing: small inputs (of the same statistics), and every duration one second."""
+    """Reports without timing: small inputs of the same statistics, every duration one second."""
     monkeypatch.setattr(kernels, "work_seconds", lambda function, repeats: 1.0)
     inputs = kernels.scan_inputs
     monkeypatch.setattr(kernels, "scan_inputs", lambda side, dtype=torch.float32: inputs(12, dtype))

@@ -1,4 +1,4 @@
-"""The report on a GPU, without one: its counts, and its rows with costs that are given. No duration is looked at."""
+"""The report on a GPU, without one: its counts, and its rows with given costs."""
 
 import itertools
 import re

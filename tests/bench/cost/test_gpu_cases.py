@@ -11,7 +11,7 @@ from mambair_cli.bench.cost.gpu_cases import Cost, Failed, floor
 
 
 def test_the_floor_on_an_h100():
-    # 132 processors at 1.98 GHz: 16 exponentials, 128 instructions a clock; 3.35 TB/s. As the design has it.
+    # 132 processors at 1.98 GHz: 16 exponentials, 128 instructions a clock; 3.35 TB/s.
     h100 = fast_rates(3.35e12, 132 * 16 * 1.98e9, 132 * 128 * 1.98e9)
     assert floor(gpu_cases.NETS["light"], 2**20, h100) == pytest.approx(1.6e-3, rel=0.02)
     assert floor(gpu_cases.NETS["classic"], 2**20, h100) == pytest.approx(12.3e-3, rel=0.02)
@@ -66,7 +66,7 @@ class Event:
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A GPU whose memory grows by 70 bytes; makes functions that take these seconds, the last again and again."""
+    """A GPU whose memory grows by 70 bytes; makes functions that take these seconds in turn."""
     names = {"memory_allocated": 30, "max_memory_allocated": 100}
     for name in ("synchronize", "reset_peak_memory_stats", "empty_cache", *names):
         monkeypatch.setattr(torch.cuda, name, lambda name=name: names.get(name))

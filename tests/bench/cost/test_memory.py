@@ -12,7 +12,7 @@ def test_rows_of_a_model_of_a_limit_and_of_commands(monkeypatch):
 
     def measure(probe):
         asked.append(probe)
-        return Measured(len(asked), 2, "numba", "cpu", 300, 200, 2**28, 1.5)
+        return [Measured(len(asked), 2, "numba", "cpu", 300, 200, 2**28, 1.5)]
 
     def command(height, limit, command_line):
         return height, limit, command_line

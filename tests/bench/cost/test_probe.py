@@ -1,4 +1,5 @@
 import subprocess
+from dataclasses import replace
 
 from failing import fails
 
@@ -9,7 +10,9 @@ from mambair_cli.restore.restorer import Restorer
 
 
 def test_a_model_in_a_process_of_its_own():
-    found = measure(Probe("tiny-x2", 96, 64, device="cpu", backend="reference", repeats=2))
+    probe = Probe("tiny-x2", 96, 64, device="cpu", backend="reference", repeats=2)
+    small, found = measure(replace(probe, height=32, width=32), probe)
+    assert (small.tiles, small.device) == (1, "cpu")
     assert (found.tiles, found.scale, found.backend, found.device) == (
         1,
         2,
@@ -42,7 +45,7 @@ def test_what_takes_long_is_not_repeated(monkeypatch):
 
 
 def test_a_limit_makes_tiles():
-    assert measure(Probe(STAND_IN, 700, 4096, limit=600 * 2**20, device="cpu")).tiles > 1
+    assert measure(Probe(STAND_IN, 700, 4096, limit=600 * 2**20, device="cpu"))[0].tiles > 1
 
 
 def test_a_named_tile_is_taken():

@@ -11,14 +11,16 @@ from mambair_cli.errors import BackendError, CallError
 
 @pytest.fixture
 def probes(monkeypatch):
-    """Measurements that take a microsecond a pixel at 64x64, twice that elsewhere; what was asked for."""
+    """What was asked for; a pixel takes a microsecond at 64x64 and twice that elsewhere."""
     asked = []
 
-    def measure(probe):
-        asked.append(probe)
-        pixels = probe.height * probe.width
-        seconds = pixels * (1e-6 if probe.width == 64 else 2e-6)
-        return Measured(1, 2, probe.backend, "cpu", 0, 0, 2**28, seconds)
+    def measure(*probes):
+        asked.extend(probes)
+        found = []
+        for probe in probes:
+            seconds = probe.height * probe.width * (1e-6 if probe.width == 64 else 2e-6)
+            found.append(Measured(1, 2, probe.backend, "cpu", 0, 0, 2**28, seconds))
+        return found
 
     monkeypatch.setattr(speed, "measure", measure)
     return asked
@@ -27,7 +29,12 @@ def probes(monkeypatch):
 def test_a_row_for_each_model_back_end_and_size(probes):
     said = []
     rows = speed.speed(
-        ["a", "b"], [], "cpu", "fp32", (64, 128), lambda share, label: said.append((share, label))
+        ["a", "b"],
+        ["numba", "reference"],
+        "cpu",
+        "fp32",
+        (64, 128),
+        lambda share, label: said.append((share, label)),
     )
     assert [(r.model, r.backend, r.width) for r in rows] == [
         (model, backend, side)
@@ -44,8 +51,8 @@ def test_a_row_for_each_model_back_end_and_size(probes):
         (probe.tile, probe.device, probe.dtype, probe.repeats) == ("off", "cpu", "fp32", 3)
         for probe in probes
     )
-    assert said[0] == (0, "a numba 64x64")
-    assert said[1] == (pytest.approx(1 / 20), "a numba 128x128")
+    assert said[0] == (0, "a numba")
+    assert said[1] == (pytest.approx(1 / 4), "a reference")
 
 
 def test_a_gpu_with_and_without_graphs(probes, monkeypatch):
@@ -63,6 +70,15 @@ def test_named_back_ends_alone(probes):
     assert [r.backend for r in rows] == ["reference"]
     fails(lambda: speed.speed(["a"], ["cuda"], "cpu"), CallError, "no back end is called 'cuda'")
     fails(lambda: speed.speed(["a"], [], "tpu"), CallError, "unknown device")
+
+
+def test_the_reference_is_left_out_unless_asked_for(probes, monkeypatch):
+    rows = speed.speed(["a"], [], "cpu", sides=(64,))
+    assert [r.backend for r in rows] == ["numba"]
+    *_, reference = speed.BACKENDS
+    monkeypatch.setattr(speed, "BACKENDS", (reference,))
+    rows = speed.speed(["a"], [], "cpu", sides=(64,))
+    assert [r.backend for r in rows] == ["reference"]
 
 
 def test_a_back_end_that_cannot_run(probes, monkeypatch):

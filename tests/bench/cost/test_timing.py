@@ -11,7 +11,7 @@ from mambair_cli.bench.cost.timing import median_seconds, single_thread, timed, 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Both clocks stand still; makes functions that take these seconds, the last again and again."""
+    """Both clocks stand still; makes functions that take these seconds in turn."""
     now = [0.0]
     for name in ("perf_counter", "process_time"):
         monkeypatch.setattr(time, name, lambda: now[0])

@@ -110,7 +110,7 @@ def test_super_resolution_by_hand(folder, model, scale):
         assert row.peak_memory > 2**20
     for r in facts.results:
         for key in ("psnr", "ssim"):
-            values = [row[key] for row in r.images]
+            values = [row.scores[key] for row in r.images]
             assert r.mean[key] == pytest.approx(np.mean(values))
             assert r.interval[key][0] < r.mean[key] < r.interval[key][1]
     megapixels = sum(row.width * row.height for row in result.images) / 1e6

@@ -266,7 +266,10 @@ def test_the_slider_moves_by_mouse_and_keys(browser):
 def test_what_is_left_and_right_of_the_divider_is_what_was_chosen(browser, html):
     """By the colours of the screen."""
     picture = data_of(html)["pictures"][0]
-    choose = "(side, i) => { const s = document.querySelector(`select.${side}`); s.value = i; s.onchange(); }"
+    choose = (
+        "(side, i) => { const s = document.querySelector(`select.${side}`);"
+        " s.value = i; s.onchange(); }"
+    )
     browser.evaluate(f"({choose})('left', 3)")
     browser.evaluate(f"({choose})('right', 0)")
     browser.evaluate(
@@ -302,7 +305,8 @@ def test_what_is_left_and_right_of_the_divider_is_what_was_chosen(browser, html)
 def test_crops_enlarge_the_spot(browser, html):
     picture = data_of(html)["pictures"][0]
     crops = browser.evaluate(
-        "[...document.querySelector('.crops').querySelectorAll('.crop')].map(c => [c.style.backgroundPosition,"
+        "[...document.querySelector('.crops').querySelectorAll('.crop')]"
+        ".map(c => [c.style.backgroundPosition,"
         " c.style.backgroundSize, c.nextSibling.textContent])"
     )
     x, y, side = picture["spot"]

@@ -4,11 +4,11 @@ import math
 from dataclasses import replace
 
 import pytest
+from reports import NETWORK, result
 from reports import report as build
-from reports import result
 
 from mambair_cli.bench.quality import report
-from mambair_cli.models.published import Published
+from mambair_cli.models.published import Published, published
 
 BASELINE = result("bicubic", {"a": 28.0, "b": 30.0})
 TINY = result("tiny|x4", {"a": 31.25, "b": 32.25}, seconds=2.0)
@@ -64,22 +64,63 @@ def test_an_interval_takes_five_images():
 
 
 def test_the_summary_stands_beside_what_is_published():
-    header, rows = report.summary_table(REPORT)
+    header, rows = report.summary_table(REPORT, REPORT.published)
     assert all(len(row) == len(header) for row in rows)
-    assert rows[0] == ("bicubic", "29.000", "0.2900", *[""] * 7, "this run")
-    cost = ("150", "174", "8.6", "12.1", "2.0", "0.001", "256")
-    assert rows[1] == ("tiny|x4", "31.750", "0.3175", *cost, "this run, numba on cpu, float32")
-    assert rows[2] == (
-        "CARN",
-        "32.13",
-        "0.8937",
-        "1592",
-        "",
-        "90.9",
-        *[""] * 4,
-        "light_sr: Table 3",
-    )
-    assert rows[3] == ("IPT", "32.13", *[""] * 8, "light_sr: Table 3")
+    assert rows[0] == ("bicubic", "29.000", "0.2900", *[""] * 5, "this run")
+    cost = ("174", "12.1", "2.0", "0.001", "256")
+    assert rows[1] == ("tiny|x4", "31.750", "0.3175", *cost, "this run")
+    assert rows[2] == ("CARN", "32.13", "0.8937", "1592", "90.9", "", "", "", "[1]")
+    assert rows[3] == ("IPT", "32.13", *[""] * 6, "[1]")
+    notes = report.footnotes(REPORT, REPORT.published)
+    assert "[1] light_sr: Table 3" in notes
+    (note,) = (note for note in notes if note.startswith("tiny|x4"))
+    assert note.startswith("tiny|x4: numba on cpu, float32; 150 K and 8.6 G as the papers count")
+
+
+CLASSIC = [
+    replace(FIGURE, table="classic_sr", method=f"C{i}", psnr=32 + i / 10, source="HAT paper")
+    for i in (1, 3, 2)
+]
+LARGE = replace(TINY, name="large", network=replace(NETWORK, parameters=20_000_000))
+
+
+@pytest.mark.parametrize(
+    ("networks", "shown"),
+    [
+        ((TINY,), ["CARN", "IPT", "C3"]),
+        ((LARGE,), ["C1", "C3", "C2", "CARN"]),
+        ((TINY, LARGE), ["C1", "C3", "C2", "CARN", "IPT"]),
+        ((), ["C3", "CARN"]),
+    ],
+)
+def test_published_rows_of_the_same_class_and_the_best_of_the_other(networks, shown):
+    found = build(BASELINE, *networks, published=(*CLASSIC, FIGURE, BARE))
+    rows = report.shown_published(found)
+    assert [row.method for row in rows] == shown
+    assert report.shown_published(found, everything=True) == [*CLASSIC, FIGURE, BARE]
+    left_out = [note for note in report.footnotes(found, rows) if "left out" in note]
+    assert len(left_out) == (0 if len(shown) == 5 else 1)
+
+
+def test_tasks_of_one_table_show_it_whole():
+    rows = tuple(replace(FIGURE, table="derain", method=name) for name in ("SPAIR", "MPRNet"))
+    assert report.shown_published(build(BASELINE, TINY, published=rows)) == list(rows)
+    assert report.shown_published(build(BASELINE, TINY)) == []
+
+
+@pytest.mark.parametrize("dataset", ["Set5", "Set14", "B100", "Urban100", "Manga109"])
+@pytest.mark.parametrize("setting", ["x2", "x3", "x4"])
+def test_the_summary_fits_100_columns(dataset, setting):
+    network = replace(NETWORK, parameters=1_999_999, macs=10**12)
+    slow = result("tiny-denoise-real", {"a": 31.25}, seconds=12345.0)
+    slow = replace(slow, network=network)
+    rows = published(("classic_sr", "light_sr"), setting, dataset)
+    found = build(BASELINE, slow, published=tuple(rows))
+    for shown in (report.shown_published(found), found.published):
+        header, cells = report.summary_table(found, shown)
+        widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+        # Two spaces between columns.
+        assert sum(widths) + 2 * len(widths) <= 100
 
 
 def test_other_metrics_have_columns():
@@ -88,42 +129,44 @@ def test_other_metrics_have_columns():
         return replace(found, images=tuple(rows))
 
     more = build(with_lpips(BASELINE), with_lpips(TINY), published=(FIGURE,))
-    header, rows = report.summary_table(more)
+    header, rows = report.summary_table(more, more.published)
     assert header[:4] == ("method", "PSNR", "SSIM", "LPIPS")
     assert [row[3] for row in rows] == ["0.2500", "0.2500", ""]
     assert report.images_table(more)[1][-1][3] == "0.2500"
 
 
+def footnotes(found):
+    return report.footnotes(found, found.published)
+
+
 def test_what_a_reader_has_to_know():
     printed = replace(REPORT, published=(FIGURE, MAMBAIR))
-    notes = report.footnotes(printed)
+    notes = footnotes(printed)
     assert notes[0].startswith("4.0 s, of these 3.8 s (95 %) in networks; 2 thread(s), tiler auto")
     assert any("Y resized alone" in note for note in notes)
     assert any("the tiler published" in note for note in notes)
-    assert not any(
-        "the tiler" in note for note in report.footnotes(replace(printed, tiler="published"))
-    )
-    assert not any("the tiler" in note for note in report.footnotes(REPORT))
+    assert not any("the tiler" in note for note in footnotes(replace(printed, tiler="published")))
+    assert not any("the tiler" in note for note in footnotes(REPORT))
     assert not any("whole set" in note for note in notes)
     partial = replace(REPORT, complete=False)
-    assert any("whole set" in note for note in report.footnotes(partial))
-    assert len(report.footnotes(replace(partial, published=()))) == 2
+    assert any("whole set" in note for note in footnotes(partial))
+    assert len(footnotes(replace(partial, published=()))) == 3
     jpeg = replace(REPORT, setting="q10")
-    assert not any("Y resized" in note for note in report.footnotes(jpeg))
+    assert not any("Y resized" in note for note in footnotes(jpeg))
     figure = replace(FIGURE, table="derain", method="VmambaIR")
     rain = replace(REPORT, setting="-", border=0, published=(figure,))
-    assert any("border of 4" in note for note in report.footnotes(rain))
-    assert not any("border" in note for note in report.footnotes(replace(rain, border=4)))
+    assert any("border of 4" in note for note in footnotes(rain))
+    assert not any("border" in note for note in footnotes(replace(rain, border=4)))
 
 
 def test_markdown():
     text = report.markdown(REPORT)
     assert text.startswith("# Set5 x4")
     tables = [line for line in text.splitlines() if line.startswith("|")]
-    assert tables[2] == "| bicubic | 29.000 | 0.2900 |  |  |  |  |  |  |  | this run |"
+    assert tables[2] == "| bicubic | 29.000 | 0.2900 |  |  |  |  |  | this run |"
     assert r"tiny\|x4" in text
     widths = {line.replace(r"\|", "").count("|") for line in tables}
-    assert widths == {12, 6}
+    assert widths == {10, 6}
 
 
 def test_csv_has_full_precision():
