@@ -375,3 +375,40 @@ def _print_bars(rows: "Sequence[Row]", as_json: bool) -> None:
         print_json([row.to_json() for row in rows])
     else:
         print_table(*bars_table(rows))
+
+
+@app.command("peers")
+def bench_peers(
+    dataset: Annotated[str, typer.Option(metavar="NAME|DIR", help="For the quality.")] = "Set5",
+    data_root: DataRoot = None,
+    scale: Annotated[int, typer.Option("--scale", "-s", min=2, max=4, help="Enlarge.")] = 2,
+    images: Images = None,
+    side: Annotated[int, typer.Option(min=32, help="Pixels a side of the timed input.")] = 256,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each is timed.")] = 5,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Draw quality against time."),
+    ] = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Measure the bundled networks beside others that are installed, on the CPU, in turns."""
+    from ..bench.figures.canvas import check_figure
+    from ..bench.peers.picture import draw
+    from ..bench.peers.race import peers_notes, peers_table, race
+    from ..bench.quality.fetch_sets import fetch_set
+    from ..bench.quality.measure import open_benchmark
+
+    if output:
+        check_figure(output)
+    with progress_bar(as_json) as progress:
+        fetch = partial(fetch_set, tell=say, progress=progress)
+        benchmark = open_benchmark(dataset, data_root, images, fetch, scale=scale)
+        report = race(benchmark, side, rounds, progress)
+    if output:
+        draw(report, output)
+    if as_json:
+        print_json(report.to_json())
+        return
+    print_table(*peers_table(report))
+    print("\n".join(peers_notes(report)))

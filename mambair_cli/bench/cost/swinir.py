@@ -5,14 +5,16 @@ import importlib.util
 import sys
 import types
 import warnings
+from typing import TYPE_CHECKING
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 NEEDED = ("spandrel", "einops")
 INSTALL = "pip install " + " ".join(NEEDED)
 
 
-def swinir_light(scale: int = 2) -> nn.Module | None:
+def swinir_light(scale: int = 2) -> "nn.Module | None":
     """SwinIR-light with fresh weights; None where its packages are not installed.
 
     spandrel imports torchvision, of which this network needs nothing, so an empty stand-in serves.
