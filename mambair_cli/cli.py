@@ -1,4 +1,7 @@
-"""The command line: parse, one call, print, exit code. No torch at import, so `--help` is instant."""
+"""The command line: parse, one call, print, exit code.
+
+Nothing heavy is imported here, so the help is instant.
+"""
 
 import io
 import logging
@@ -8,16 +11,18 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from . import __version__
-from .commands import bench, models, restore, train
-from .commands.terminal import Json, print_json, print_table, say
+from .commands import bench, doctor, models, restore, train
+from .commands.terminal import say
 from .errors import MambairError
-from .models.catalog import TASKS
+from .models.tasks import TASKS
 
 SETTINGS = {
     "help_option_names": ["-h", "--help"],
     "token_normalize_func": lambda token: token.replace("_", "-"),
 }
-UsageError: Any = typer.BadParameter.__base__  # click's, wherever this version of typer keeps it
+
+UsageError: Any = typer.BadParameter.__base__
+"""Click's, wherever this version of Typer keeps it."""
 
 app = typer.Typer(
     help="Make a bad photograph better with state-space networks.",
@@ -29,19 +34,20 @@ app = typer.Typer(
 app.add_typer(models.app, name="models")
 app.add_typer(bench.app, name="bench")
 app.command("train")(train.train)
+app.command("doctor")(doctor.doctor)
 for _task in TASKS.values():
     app.command(_task.name)(restore.command(_task))
 
 
 def main() -> None:
-    """Run the command line; every error that is foreseen becomes one line on stderr and an exit code."""
+    """Run the command line; a foreseen error becomes one line on stderr and an exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # for the names of files that it cannot encode
+        # For the names of files that it cannot encode.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app(prog_name="mambair", standalone_mode=False) or 0
-        if code == 130:  # what newer versions of typer make of KeyboardInterrupt
+        # Newer versions of Typer return this for KeyboardInterrupt.
+        if code == 130:
             raise KeyboardInterrupt
         sys.exit(code)
     except MambairError as error:
@@ -51,9 +57,11 @@ def main() -> None:
         if len(message.splitlines()) == 1:
             command = error.ctx.command_path if error.ctx else "mambair"
             _fail(f"{message.rstrip('.')}; see {command} --help", error.exit_code)
-        error.show()  # nothing was asked for: the help
+        # Nothing was asked for: the help.
+        error.show()
         sys.exit(error.exit_code)
-    except OSError as error:  # such as a name that is too long, or a full disk behind stdout
+    except OSError as error:
+        # Such as a name that is too long, or a full disk behind stdout.
         _fail(str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
@@ -76,23 +84,3 @@ def _root(
     if version:
         print(f"mambair {__version__}")
         raise typer.Exit
-
-
-@app.command()
-def doctor(as_json: Json = False) -> None:
-    """Say what this installation can use, why a scan back end is unavailable, and what to install to get faster."""
-    from .commands.doctor import report
-
-    facts = report()
-    if as_json:
-        print_json(facts)
-        return
-    rows = [("version", name, version) for name, version in facts["versions"].items()]
-    rows += [("device", name, text) for name, text in facts["devices"].items()]
-    rows += [
-        ("back end", name, reason or "available") for name, reason in facts["backends"].items()
-    ]
-    print_table(("", "", ""), rows)
-    print(
-        f"to get faster: {facts['faster'] or 'nothing to install, all that is faster here is there'}"
-    )

@@ -9,8 +9,8 @@ from mambair_cli.batch.jobs import find_jobs
 from mambair_cli.batch.manifest import Manifest
 from mambair_cli.batch.pipeline import Batch
 from mambair_cli.images.io import Image
-from mambair_cli.images.resize import Size
 from mambair_cli.models.choice import Choice
+from mambair_cli.restore.size import Size
 
 SETTINGS = {"model": "abc", "scale": 2, "quality": None}
 
@@ -18,7 +18,7 @@ SETTINGS = {"model": "abc", "scale": 2, "quality": None}
 class Doubler:
     """Every pixel becomes four. `at_work` is called with each image."""
 
-    name, backend, device = "tiny-x2", "numba", "cpu"
+    name, scale, backend, device = "tiny-x2", 2, "numba", "cpu"
 
     def __init__(self, at_work=lambda image: None):
         self.at_work = at_work

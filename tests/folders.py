@@ -13,10 +13,10 @@ from doubler import SETTINGS, Doubler, doubled
 
 import mambair_cli
 from mambair_cli.batch.jobs import find_jobs
-from mambair_cli.batch.manifest import MANIFEST, Manifest
+from mambair_cli.batch.manifest import LOCK, MANIFEST, Manifest
 from mambair_cli.batch.pipeline import Batch
 from mambair_cli.images.io import read_image
-from mambair_cli.images.resize import Size
+from mambair_cli.restore.size import Size
 
 ROOT = Path(mambair_cli.__file__).parents[1]
 
@@ -58,7 +58,9 @@ def lines():
 
 
 def files_in(top="out"):
-    return sorted(str(path.relative_to(top)) for path in Path(top).rglob("*") if path.is_file())
+    """All files but the manifest's lock, which stays on some systems and not on others."""
+    files = (path for path in Path(top).rglob("*") if path.is_file() and path.name != LOCK)
+    return sorted(str(path.relative_to(top)) for path in files)
 
 
 def full_disk(*arguments, **options):

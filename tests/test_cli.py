@@ -27,6 +27,7 @@ from calls import (
 )
 
 import mambair_cli
+from mambair_cli import ops
 from mambair_cli.commands import doctor
 from mambair_cli.images.io import read_image
 
@@ -221,12 +222,9 @@ def test_a_name_of_two_lines_is_said_in_one(call, folder):
 def test_doctor(call, monkeypatch):
     reason = "its [bold]compiler is missing"
     monkeypatch.setattr(
-        doctor,
+        ops,
         "BACKENDS",
-        (
-            replace(doctor.BACKENDS[0], unavailable=lambda device, dtype: reason),
-            doctor.BACKENDS[-1],
-        ),
+        (replace(ops.BACKENDS[0], unavailable=lambda device, dtype: reason), ops.BACKENDS[-1]),
     )
     facts = json.loads(works(call("doctor", "--json")))
     assert facts["backends"] == {"numba": reason, "reference": None}
@@ -240,6 +238,6 @@ def test_doctor(call, monkeypatch):
                 assert f"{label} {name} {value}" in plain(text)
     assert f"back end numba {reason}" in plain(text)
     assert "back end reference available" in plain(text)
-    assert text.endswith("to get faster: nothing to install, all that is faster here is there\n")
+    assert text.endswith("to get faster: everything that helps here is installed\n")
     monkeypatch.setattr(doctor, "_faster", lambda backends: "pip install numba")
     assert works(call("doctor")).endswith("\nto get faster: pip install numba\n")

@@ -7,11 +7,11 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from failing import fails
 
 import mambair_cli
-from mambair_cli.training.recipe import RECIPES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -48,6 +48,9 @@ LIGHT = (
     "models.choice",
     "models.cache",
     "system.runtime",
+    "restore.options",
+    "restore.size",
+    "batch.restore_files",
 )  # loaded by `mambair --help`
 HEAVY = {"torch", "numpy", "numba", "cv2", "PIL", "safetensors", "tqdm"}
 
@@ -102,11 +105,16 @@ def test_imports_are_read_right(tmp_path, monkeypatch):
 def test_dependencies_point_downwards(path):
     part = part_of(path)
     if path == PACKAGE / "__init__.py":
-        # restore only when it is asked for
-        assert own_parts(path) == {"models", "system", "restore"}
+        # restore and images only when they are asked for
+        assert own_parts(path) == {"models", "system", "restore", "images"}
         return
     above = {other for other in own_parts(path) if LAYER[other] >= LAYER[part]}
     assert above <= ({part} if path.parent != PACKAGE else set())
+
+
+def test_few_modules_lie_at_the_top():
+    top = {path.stem for path in PACKAGE.glob("*.py")}
+    assert top == {"__init__", "__main__", "cli", "errors"}
 
 
 @pytest.mark.parametrize("name", ["mambair_cli", *(f"mambair_cli.{part}" for part in LIGHT)])
@@ -121,7 +129,8 @@ def test_light_modules_import_nothing_heavy(name):
 
 def test_the_package_imports_its_dependencies_and_nothing_else():
     distributions = {"PIL": "pillow", "cv2": "opencv-python-headless", "llvmlite": "numba"}
-    distributions |= {"pillow_heif": "pillow-heif", "mamba_ssm": "mamba-ssm", "yaml": "pyyaml"}
+    distributions |= {"pillow_heif": "pillow-heif", "pillow_jxl": "pillow-jxl-plugin"}
+    distributions |= {"mamba_ssm": "mamba-ssm", "yaml": "pyyaml"}
     imported = {name.split(".")[0] for path in MODULES for name in imports(path)}
     imported -= {
         "mambair_cli",
@@ -135,7 +144,8 @@ def test_the_package_imports_its_dependencies_and_nothing_else():
         *(extras[name] for name in extras if name != "test"),
     ]
     declared = {re.match(r"[\w-]+", line)[0] for lines in required for line in lines}
-    imported.add("tensorboard")  # by torch.utils.tensorboard
+    # by torch.utils.tensorboard, and by tifffile
+    imported |= {"tensorboard", "imagecodecs"}
     assert {distributions.get(name, name) for name in imported} == declared
     assert not declared & {"torchvision", "timm", "basicsr", "einops", "opencv-python"}
 
@@ -151,14 +161,26 @@ def test_nothing_of_triton_is_imported_where_it_does_not_run():
 
 
 def test_the_public_names():
-    assert set(mambair_cli.__all__) == {"Model", "Restorer", "list_models", "load_restorer"}
+    functions = {"list_models", "load_restorer", "read_image", "write_image"}
+    assert set(mambair_cli.__all__) == functions | {"Image", "Model", "Restorer"}
     assert all(callable(getattr(mambair_cli, name)) for name in mambair_cli.__all__)
+
+
+def test_files_are_read_and_written_from_the_root(tmp_path):
+    image = mambair_cli.Image(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+    assert mambair_cli.write_image(tmp_path / "a.png", image) == []
+    assert np.array_equal(mambair_cli.read_image(tmp_path / "a.png").pixels, image.pixels)
+
+
+def test_other_names_are_not_public():
     fails(lambda: mambair_cli.load_model, AttributeError, "mambair_cli", "load_model")
 
 
 @every_module
 def test_every_module_has_its_tests(path):
     names = {"mambair_cli/__init__.py": "package", "mambair_cli/__main__.py": "cli"}
+    # kernels are tested through what calls them
+    names["mambair_cli/ops/fused_numba.py"] = "fused"
     relative = path.relative_to(PACKAGE)
     if path.stem == "__init__" and path.parent != PACKAGE:
         return  # only names what the folder offers
@@ -200,10 +222,10 @@ def test_the_wheel(tmp_path):
     assert wheel.name == f"mambair-{mambair_cli.__version__}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as file:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
-    expected = {path.relative_to(ROOT).as_posix() for path in (*MODULES, *RECIPES.glob("*.toml"))}
+    expected = {path.relative_to(ROOT).as_posix() for path in MODULES}
     expected |= {
         path.relative_to(ROOT).as_posix()
-        for kind in ("csv", "html")
+        for kind in ("csv", "html", "toml")
         for path in PACKAGE.rglob(f"*.{kind}")
     }
     expected |= {f"mambair_cli/weights/{path.name}" for path in (ROOT / "weights").iterdir()}

@@ -12,34 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CallError
-from ..images.io import OUTPUT_SUFFIXES, check_writable
-
-INPUT_SUFFIXES = {
-    *OUTPUT_SUFFIXES,
-    *(
-        ".apng",
-        ".avif",
-        ".gif",
-        ".heic",
-        ".heif",
-        ".j2k",
-        ".jfif",
-        ".jp2",
-        ".jpe",
-        ".pbm",
-        ".pnm",
-        ".psd",
-        ".tga",
-    ),
-}
-"""What counts as an image in a folder, in lower case; a file that is named itself may have any suffix."""
+from ..images.io import INPUT_SUFFIXES, OUTPUT_SUFFIXES, check_writable
 
 
 @dataclass(frozen=True)
 class Job:
     """An image and where its result goes.
 
-    source: None for stdin. target: None for stdout, which gets the format of `suffix` (such as ".png").
+    Attributes:
+        source: its file; None for stdin.
+        target: the file of the result; None for stdout.
+        suffix: what gives stdout its format, such as ".png".
     """
 
     source: Path | None
@@ -56,28 +39,32 @@ def find_jobs(
     format: str | None = None,
     globs: Sequence[str] = (),
 ) -> tuple[list[Job], Path | None]:
-    """The jobs in natural order, and the output folder, where they go into one.
+    """The jobs in natural order, and the output folder if they go into one.
 
-    A folder is searched recursively for images, except what is hidden and the output folder, and its tree is
-    mirrored: right in the output folder where it is the only input, else in a subfolder of its name.
-    Of results that would get the same name, that of an image of this type gets it; a.jpg becomes a.jpg.png.
+    A folder is searched with all its subfolders for images, except what is hidden and the output
+    folder. Its tree is mirrored: in the output folder itself if it is the only input, else in a
+    subfolder of its name. If two results would get the same name, the image of that type keeps it,
+    and the other one, a.jpg, becomes a.jpg.png.
 
     Args:
         inputs: one file, several, folders; or "-" for stdin.
-        output: a file (or "-" for stdout) where there is one file; else, or where it ends in a slash or exists
-            as a folder, a folder. None is for one file: beside it.
-        suffix: appended to the stems of the results; None is `default_suffix` beside the input, else nothing.
+        output: a file (or "-" for stdout) for one input file. A folder for several, or if it ends
+            in a slash or exists as a folder. None: beside the only input file.
+        suffix: appended to the stems of the results; None: `default_suffix` beside the input, and
+            nothing elsewhere.
         default_suffix: what tells a result from the input beside it.
-        format: of the results, one of OUTPUT_SUFFIXES without the dot; by default the input's, or png.
-        globs: patterns of names, or of paths below the folder, one of which the files in folders must match.
+        format: of the results, one of OUTPUT_SUFFIXES without the dot; None: the input's, or png.
+        globs: patterns of names, or of paths below a folder; its files must match one of them.
 
-    Raises CallError (no such input, no image, an output that is an input, what contradicts itself) and, for one
-    file, what `check_writable` raises.
+    Raises:
+        CallError: an input does not exist, a folder holds no image, a result would replace an
+            input, or the arguments contradict each other.
+        ImageError: the result of a single file could not be written, as `check_writable` says.
     """
     if "-" in inputs or output == "-":
         return [_piped_job(inputs, output, suffix, format)], None
     if suffix and Path(suffix).name != suffix:
-        raise CallError(f"--suffix is a part of a name, which {suffix!r} cannot be")
+        raise CallError(f"`suffix` is a part of a file name, which {suffix!r} cannot be")
     sources = [Path(name) for name in inputs]
     for source in sources:
         if not source.exists():
@@ -85,9 +72,11 @@ def find_jobs(
     folders = [source for source in sources if source.is_dir()]
     if output is None:
         if folders:
-            raise CallError(f"{folders[0]}: is a folder; give -o FOLDER for the results")
+            raise CallError(
+                f"{folders[0]}: is a folder; name a folder for the results with `output`"
+            )
         if len(sources) > 1:
-            raise CallError("several inputs need -o FOLDER for the results")
+            raise CallError("several inputs need a folder for the results; name one with `output`")
         extension = output_suffix(sources[0], format)
         ending = default_suffix if suffix is None else suffix
         job = Job(sources[0], sources[0].with_name(f"{sources[0].stem}{ending}{extension}"))
@@ -108,19 +97,31 @@ def find_jobs(
     return [job], None
 
 
+def count_passed_over(inputs: Sequence[str], output: str | None) -> int:
+    """How many files in the input folders are left alone, as they are not named like images."""
+    sources = [Path(name) for name in inputs if name != "-"]
+    out = Path(output).resolve() if output else None
+    folders = [source for source in sources if source.is_dir()]
+    files = itertools.chain.from_iterable(_visible_files(folder, out) for folder in folders)
+    return sum(not _is_image(path) for path in files)
+
+
 def output_suffix(source: Path, format: str | None) -> str:
-    """The suffix of the result of `source`, with its dot. Raises CallError for a format that cannot be written."""
+    """The suffix of the result of `source`, with its dot.
+
+    Raises CallError if the format cannot be written.
+    """
     if format is None:
         return source.suffix if source.suffix.lower() in OUTPUT_SUFFIXES else ".png"
     suffix = f".{format.lower().removeprefix('.')}"
     if suffix not in OUTPUT_SUFFIXES:
         known = " ".join(OUTPUT_SUFFIXES).replace(".", "")
-        raise CallError(f"--format cannot be {format!r}; use one of {known}")
+        raise CallError(f"`format` cannot be {format!r}; use one of {known}")
     return suffix
 
 
 def natural_key(name: str) -> list[int | str]:
-    """Sorts photo2 before photo10, and capitals with small letters."""
+    """A key that sorts photo2 before photo10, and ignores case."""
     return [int(part) if part.isdecimal() else part.casefold() for part in re.split(r"(\d+)", name)]
 
 
@@ -128,27 +129,29 @@ def _piped_job(
     inputs: Sequence[str], output: str | None, suffix: str | None, format: str | None
 ) -> Job:
     if len(inputs) > 1:
-        raise CallError("- (stdin or stdout) goes with one input only")
+        raise CallError("- (stdin or stdout) works with one input only")
     if output is None:
-        raise CallError("where does the result of - go? give -o FILE, or -o - for stdout")
+        raise CallError("the result of - needs a place: name a file with `output`, or - for stdout")
     source = None if inputs[0] == "-" else Path(inputs[0])
     if source and not source.exists():
         raise CallError(f"{source}: no such file; check the path")
     if source and source.is_dir():
-        raise CallError(f"{source}: is a folder; give -o FOLDER for the results")
+        raise CallError(f"{source}: is a folder; name a folder for the results with `output`")
     if output != "-":
         _whole_name(output, suffix, format)
         check_writable(Path(output))
         return Job(source, Path(output))
     if sys.stdout.isatty():
-        raise CallError("an image does not go to a terminal; redirect stdout, or give -o FILE")
+        raise CallError(
+            "an image cannot be shown in a terminal; redirect stdout or name a file with `output`"
+        )
     return Job(source, None, output_suffix(source or Path(), format))
 
 
 def _whole_name(output: str, suffix: str | None, format: str | None) -> None:
     if suffix is not None or format is not None:
         raise CallError(
-            f"{output}: is the whole name of the result; leave out --suffix and --format"
+            f"{output}: is the whole name of the result; leave out `suffix` and `format`"
         )
 
 
@@ -157,14 +160,12 @@ def _folder_jobs(
 ) -> list[Job]:
     if output.exists() and not output.is_dir():
         raise CallError(f"{output}: is a file; name a folder for the results")
-    found: dict[
-        Path, tuple[Path, Path, bool]
-    ] = {}  # by the absolute path: as given, in the output folder, matches
+    # By the absolute path: the path as given, the one in the output folder, whether it matches.
+    found: dict[Path, tuple[Path, Path, bool]] = {}
     for source in sources:
         if not source.is_dir():
-            found.setdefault(
-                source.parent.resolve() / source.name, (source, Path(source.name), True)
-            )
+            absolute = source.parent.resolve() / source.name
+            found.setdefault(absolute, (source, Path(source.name), True))
             continue
         absolute = source.resolve()
         if absolute == output.resolve():
@@ -175,66 +176,89 @@ def _folder_jobs(
         for relative, matches in _images_below(source, output.resolve(), globs):
             found.setdefault(absolute / relative, (source / relative, top / relative, matches))
     files = sorted(found.values(), key=lambda file: (natural_key(str(file[1])), str(file[0])))
-    names = _result_names(
-        [relative for _, relative, _ in files], suffix, format
-    )  # the same with any globs
+    # Names are given to all files, so that they are the same with any globs.
+    names = _result_names([relative for _, relative, _ in files], suffix, format)
     jobs = [
         Job(source, output / name)
         for (source, _, matches), name in zip(files, names, strict=True)
         if matches
     ]
     if not jobs:
-        what = " that matches --glob" if globs else ""
-        raise CallError(f"{', '.join(map(str, sources))}: there is no image{what}")
+        what = " that matches `glob`" if globs else ""
+        raise CallError(f"{', '.join(map(str, sources))}: no image found{what}")
     return jobs
 
 
 def _result_names(files: Sequence[Path], suffix: str, format: str | None) -> list[Path]:
-    """A name for each result that no other has, also where the file system ignores the case."""
+    """A name for each result that no other has, also if the file system ignores case."""
     plain = [file.parent / f"{file.stem}{suffix}{output_suffix(file, format)}" for file in files]
-    wanted = Counter(str(name).casefold() for name in plain)
-    names, taken = list(plain), set[str]()
+    wanted = Counter(_folded(name) for name in plain)
     keeps_type = [
-        file.suffix.lower() == name.suffix.lower() for file, name in zip(files, plain, strict=True)
+        _folded(file.suffix) == _folded(name.suffix)
+        for file, name in zip(files, plain, strict=True)
     ]
+    names, taken = list(plain), set[str]()
     for i in sorted(range(len(files)), key=lambda i: not keeps_type[i]):
-        first = [plain[i]] if keeps_type[i] or wanted[str(plain[i]).casefold()] == 1 else []
-        numbers = itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
-        others = (files[i].parent / f"{files[i].name}{n}{suffix}{plain[i].suffix}" for n in numbers)
-        names[i] = next(
-            name for name in itertools.chain(first, others) if str(name).casefold() not in taken
-        )
-        taken.add(str(names[i]).casefold())
+        may_be_plain = keeps_type[i] or wanted[_folded(plain[i])] == 1
+        candidates = _names_of_result(files[i], plain[i], suffix, may_be_plain)
+        names[i] = next(name for name in candidates if _folded(name) not in taken)
+        taken.add(_folded(names[i]))
     return names
 
 
-def _images_below(folder: Path, output: Path, globs: Sequence[str]) -> Iterator[tuple[Path, bool]]:
-    """Paths below `folder` of its images, and whether a glob matches them.
+def _names_of_result(file: Path, plain: Path, suffix: str, may_be_plain: bool) -> Iterator[Path]:
+    """Names for the result of a file, best first: a.png, a.jpg.png, a.jpg-2.png, ..."""
+    if may_be_plain:
+        yield plain
+    yield file.parent / f"{file.name}{suffix}{plain.suffix}"
+    for number in itertools.count(2):
+        yield file.parent / f"{file.name}-{number}{suffix}{plain.suffix}"
 
-    Also paths of subfolders that cannot be listed: trying to read these as images tells why.
+
+def _folded(name: Path | str) -> str:
+    """A name as file systems compare it that ignore case."""
+    return str(name).casefold()
+
+
+def _images_below(folder: Path, output: Path, globs: Sequence[str]) -> Iterator[tuple[Path, bool]]:
+    """The images below `folder`, as paths relative to it, and whether a glob matches each.
+
+    Subfolders that cannot be listed count as images: trying to read them tells why.
     """
     unreadable: list[Path] = []
-    for where, folders, files in os.walk(
-        folder, onerror=lambda error: unreadable.append(Path(error.filename))
-    ):
-        here = Path(where)
-        folders[:] = [
-            name for name in folders if name[0] != "." and (here / name).resolve() != output
-        ]
-        for name in files:
-            path = (here / name).relative_to(folder)
-            if name[0] != "." and path.suffix.lower() in INPUT_SUFFIXES and (here / name).is_file():
-                texts = name, path.as_posix()
-                yield (
-                    path,
-                    not globs
-                    or any(fnmatch.fnmatch(text, glob) for text in texts for glob in globs),
-                )
+    for file in _visible_files(folder, output, unreadable):
+        path = file.relative_to(folder)
+        if _is_image(path):
+            pairs = itertools.product((path.name, path.as_posix()), globs)
+            yield path, not globs or any(fnmatch.fnmatch(text, glob) for text, glob in pairs)
     yield from ((path.relative_to(folder), True) for path in unreadable)
 
 
+def _visible_files(
+    folder: Path, output: Path | None, unreadable: list[Path] | None = None
+) -> Iterator[Path]:
+    """The files below `folder`, but for those hidden and the output folder's.
+
+    Subfolders that cannot be listed are added to `unreadable`.
+    """
+
+    def note(error: OSError) -> None:
+        if unreadable is not None:
+            unreadable.append(Path(error.filename))
+
+    for where, folders, files in os.walk(folder, onerror=note):
+        here = Path(where)
+        visible = [name for name in folders if name[0] != "."]
+        folders[:] = [name for name in visible if (here / name).resolve() != output]
+        yield from (here / name for name in files if name[0] != "." and (here / name).is_file())
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in INPUT_SUFFIXES
+
+
 def _keep_inputs(jobs: Sequence[Job]) -> None:
-    """Raise CallError where a result would replace an input, also through a link."""
+    """Raise CallError if a result would replace an input, also through a link."""
 
     def identity(path: Path | None) -> tuple[int, int] | None:
         with contextlib.suppress(OSError):
@@ -247,5 +271,5 @@ def _keep_inputs(jobs: Sequence[Job]) -> None:
     for job in jobs:
         if identity(job.target) in inputs:
             raise CallError(
-                f"{job.target}: is the input itself; name another output with -o, or give --suffix"
+                f"{job.target}: is the input itself; name another `output` or give a `suffix`"
             )

@@ -1,38 +1,44 @@
-"""What was done in an output folder: `.mambair.jsonl`, one line for each file that was restored or failed.
+"""What was done in an output folder: `.mambair.jsonl`, one line a file.
 
-A line is appended when its output has been renamed into place, later lines count, and a run ends by dropping the
-earlier ones. So it can be read after a kill at any moment, and several runs can share a folder.
+A line is appended when its output has been renamed into place. Later lines count, and a run ends by
+dropping the earlier ones. So the file can be read after a kill at any moment, and several runs can
+share a folder; `.mambair.jsonl.lock` keeps them from writing at the same time.
 """
 
 import contextlib
 import json
 import os
-import sys
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from io import BufferedRandom
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from ..errors import ImageError
 from .jobs import Job
 
-if sys.platform != "win32":
-    import fcntl
-
 MANIFEST = ".mambair.jsonl"
+LOCK = f"{MANIFEST}.lock"
 
 
 @dataclass
 class Record:
     """What became of a file.
 
-    status is ok, skipped (it was finished) or failed, and error then says why. Sizes are (width, height) in
-    pixels, as far as they became known. level is what was measured of the degradation; models are those
-    that ran. seconds are those of reading,
-    restoring and writing without the waiting. notes are warnings. key tells one state of an input, together with the
-    settings, from others.
+    Attributes:
+        input: its path.
+        output: the path of its result.
+        status: ok, skipped (it was finished already) or failed.
+        size_in: width and height of the input in pixels, if it could be read.
+        size_out: width and height of the result in pixels.
+        tiles: how many the input was cut into.
+        level: how much degradation was measured.
+        models: those that ran.
+        seconds: of reading, restoring and writing, without the waiting.
+        error: why it failed.
+        notes: warnings.
+        key: tells this state of the input and the settings from others.
     """
 
     input: str
@@ -52,17 +58,20 @@ class Record:
 class Manifest:
     """What was done in an output folder, as its `.mambair.jsonl` tells.
 
-    Args:
-        folder: the output folder, which need not exist yet.
-        settings: what decides the pixels of a result besides the input, such as the model's hash and the scale;
-            of types that JSON has.
+    Lines that are not records are passed over.
 
-    Raises ImageError where the file is there and cannot be read. Lines that are no records are passed over.
+    Args:
+        folder: the output folder; it need not exist yet.
+        settings: what decides the pixels of a result besides the input, such as the model's hash
+            and the scale; of types that JSON has.
+
+    Raises:
+        ImageError: the file exists and cannot be read.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]):
         self.folder, self.path, self.settings = folder, folder / MANIFEST, settings
-        self._lock = threading.Lock()
+        self._lock = FileLock(folder / LOCK)
         try:
             self.records = _records(self.path.read_bytes().splitlines())
         except FileNotFoundError:
@@ -71,7 +80,7 @@ class Manifest:
             raise ImageError(f"{self.path}: cannot be read: {error.strerror}") from error
 
     def key(self, source: Path) -> dict[str, Any] | None:
-        """Tells this state of an input and the settings from others; None where there is no such file."""
+        """What tells this state of an input and the settings from others; None without a file."""
         try:
             status = source.stat()
         except OSError:
@@ -80,7 +89,7 @@ class Manifest:
         return {**state, **self.settings}
 
     def finished(self, job: Job) -> Record | None:
-        """The record of a job whose result is there, made of this input with these settings."""
+        """The record of a job whose result exists, made of this input with these settings."""
         assert job.source
         assert job.target
         found = self.records.get(self._name(job.target))
@@ -96,47 +105,39 @@ class Manifest:
         return Record(str(job.source), str(job.target), "skipped", **known)
 
     def append(self, record: Record) -> None:
-        """Add the record of a file, at once and whole. Raises ImageError where that cannot be."""
-        line = (
-            json.dumps({**asdict(record), "output": self._name(Path(record.output))}).encode()
-            + b"\n"
-        )
-        with self._locked() as file:
+        """Add the record of a file, at once and whole. Raises ImageError if that is impossible."""
+        facts = {**asdict(record), "output": self._name(Path(record.output))}
+        line = json.dumps(facts).encode() + b"\n"
+        with self._locked(), self.path.open("ab+") as file:
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
-                if file.read() != b"\n":  # cut off by a full disk or a power failure
+                # A full disk or a power failure may have cut off the last line.
+                if file.read() != b"\n":
                     line = b"\n" + line
             file.write(line)
 
     def compact(self) -> None:
-        """Leave one line for each file, the last. Raises ImageError where that cannot be."""
-        with self._locked() as file:
-            file.seek(0)
-            lines = file.read().splitlines()
+        """Keep the last line of each file. Raises ImageError if that is impossible."""
+        with self._locked():
+            lines = self.path.read_bytes().splitlines()
             records = _records(lines)
             if len(records) < len(lines):
                 temporary = self.path.with_name(f"{MANIFEST}.tmp")
-                temporary.write_text(
-                    "".join(f"{json.dumps(record)}\n" for record in records.values())
-                )
+                kept = [f"{json.dumps(record)}\n" for record in records.values()]
+                temporary.write_text("".join(kept), "utf-8")
                 temporary.replace(self.path)
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[BufferedRandom]:
-        """The file, to read and append to, for one thread of one process at a time."""
-        try:
-            while True:
-                with self._lock, self.path.open("ab+") as file:
-                    if sys.platform != "win32":
-                        with contextlib.suppress(OSError):  # some network file systems cannot lock
-                            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
-                    if os.path.samestat(
-                        os.fstat(file.fileno()), self.path.stat()
-                    ):  # else it has been compacted
-                        yield file
-                        return
-        except OSError as error:
-            raise ImageError(f"{self.path}: cannot be written: {error.strerror}") from error
+    def _locked(self) -> Iterator[None]:
+        """Only one thread of one process is inside at a time."""
+        with contextlib.ExitStack() as stack:
+            try:
+                # Some network file systems cannot lock: filelock then raises NotImplementedError.
+                with contextlib.suppress(NotImplementedError):
+                    stack.enter_context(self._lock)
+                yield
+            except OSError as error:
+                raise ImageError(f"{self.path}: cannot be written: {error.strerror}") from error
 
     def _name(self, target: Path) -> str:
         return target.relative_to(self.folder).as_posix()

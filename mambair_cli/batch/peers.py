@@ -14,26 +14,28 @@ from .manifest import Record
 
 
 class Peers:
-    """The processes that torchrun started for one call: they share the files, and meet in torch's store.
+    """The processes that torchrun started for one call; they share the files.
 
     Attributes:
-        rank: of this process, 0 without torchrun. world: how many there are.
+        rank: of this process; 0 without torchrun.
+        world: how many there are.
 
-    Raises CallError where the environment is not complete.
+    Raises:
+        CallError: the environment is not complete.
     """
 
     def __init__(self) -> None:
         try:
-            self.rank, self.world = (
-                int(os.environ.get(name, n)) for name, n in (("RANK", 0), ("WORLD_SIZE", 1))
-            )
+            self.rank = int(os.environ.get("RANK", 0))
+            self.world = int(os.environ.get("WORLD_SIZE", 1))
             if self.world > 1:
                 from torch.distributed import rendezvous
 
                 self._store = next(rendezvous("env://"))[0]
         except (ValueError, RuntimeError) as error:
             raise CallError(
-                f"RANK and WORLD_SIZE are set, but the processes do not meet: {error}; use torchrun"
+                f"RANK and WORLD_SIZE are set, but the processes do not meet: {error};"
+                " start them with torchrun"
             ) from error
 
     def send_jobs(self, jobs: Sequence[Job]) -> None:
@@ -58,6 +60,7 @@ class Peers:
             yield from (Record(**record) for record in self._receive(f"records {rank}"))
 
     def _receive(self, key: str) -> Any:
-        while not self._store.check([key]):  # its own waiting cannot be interrupted
+        # The store's own waiting could not be interrupted.
+        while not self._store.check([key]):
             time.sleep(0.1)
         return json.loads(self._store.get(key))

@@ -1,4 +1,4 @@
-"""Many files in one run: reading, restoring and writing at once, errors told, and what is finished skipped."""
+"""Many files in one run: read, restored and written at once, and skipped if they are finished."""
 
 import contextlib
 import errno
@@ -6,18 +6,19 @@ import itertools
 import logging
 import math
 import os
+import shutil
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CallError, ImageError, MambairError
 from ..images.io import (
     MAX_PIXELS,
-    TEMPORARY,
     Image,
     check_writable,
     decode_image,
@@ -25,21 +26,29 @@ from ..images.io import (
     read_image,
     write_image,
 )
-from ..models.catalog import MAX_SCALE, Model
+from ..models.catalog import Model
+from ..models.tasks import MAX_SCALE
+from ..system.files import TEMPORARY
 from .jobs import Job
 from .manifest import Manifest, Record
 from .peers import Peers
 
 if TYPE_CHECKING:
-    from ..images.resize import Size
+    from ..restore.size import Size
     from ..restore.upscaler import Upscaler
 
-WRITERS = 4  # threads that encode
-PIXELS_BEHIND = (
-    32 * 2**20
-)  # of results that wait for the writers; a larger one is computed when all are written
-PIXELS_AHEAD = 32 * 2**20  # of an image at work, from which on no other is read meanwhile
-STALE = 3600  # seconds after which an unfinished result must be of a run that was killed
+WRITERS = 4
+"""Threads that encode."""
+
+PIXELS_BEHIND = 32 * 2**20
+"""Of results that wait for the writers; a larger one is computed once all others are written."""
+
+PIXELS_AHEAD = 32 * 2**20
+"""Of the image at work; from this size on no other is read meanwhile."""
+
+STALE = 3600
+"""Seconds after which an unfinished result must be of a run that was killed."""
+
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 logger = logging.getLogger(__name__)
@@ -49,17 +58,21 @@ logger = logging.getLogger(__name__)
 class Batch:
     """Restores files one after the other, while others are read and written.
 
-    At any time there are in memory: one image at work, one read ahead (unless that at work is large), and results for
-    the writers of at most PIXELS_BEHIND pixels together or a single one. Large results lie on disk.
+    In memory are at any time: one image at work, one read ahead (unless that at work is large), and
+    results for the writers of at most PIXELS_BEHIND pixels together, or a single larger one. Large
+    results lie on disk.
 
     Attributes:
-        upscaler: does the work. size: of the results. quality: of the formats that have one, 1 to 100.
-        manifest: of the output folder. Without one, for a single file, nothing is recorded or skipped, and the
-            first error is raised.
+        upscaler: does the work.
+        size: of the results.
+        quality: of lossy formats, 1 to 100.
+        manifest: of the output folder. Without one, for a single file, nothing is recorded or
+            skipped, and the first error is raised.
         overwrite: also restore what is finished.
         max_pixels: of an input; larger ones fail (a guard against decompression bombs).
-        advise: called with the pixels and the name of each input, the model it gets first, and the level that was
-            measured, says what its user should know.
+        keep_times: give results the times and permissions of their inputs.
+        advise: called with the pixels and the name of each input, the model that it gets first, and
+            the level that was measured; returns what its user should know.
     """
 
     upscaler: "Upscaler"
@@ -68,6 +81,7 @@ class Batch:
     manifest: Manifest | None = None
     overwrite: bool = False
     max_pixels: int = MAX_PIXELS
+    keep_times: bool = False
     advise: Callable[[Any, str, Model, int | None], str | None] = lambda *about: None
 
     def run(
@@ -76,37 +90,30 @@ class Batch:
         done: Callable[[Record], None],
         progress: Callable[[float, str], None],
     ) -> None:
-        """Restore what is not finished. Under torchrun the processes share the work, and the first tells of it.
+        """Restore what is not finished.
+
+        Under torchrun the processes share the work, and the first tells of it. An interrupt is
+        raised after the results that are computed have been written and told.
 
         Args:
             jobs: as found by `find_jobs`; those of rank 0 count.
-            done: called with the record of each file, in the order in which they finish; only in the process of
-                rank 0, there also for the files of the others.
-            progress: called with the share of this process's work that is done, from 0 to 1, and what is at work.
+            done: called with the record of each file, in the order in which they finish. Only in
+                the process of rank 0, and there also for the files of the others.
+            progress: called with the share of this process's work that is done, from 0 to 1, and
+                what is at work.
 
-        An interrupt is raised after the results that are computed have been written and told.
-        Raises ImageError where no more files can be written (a full disk), CallError where the upscaler cannot do
-        what is asked; or without a manifest any error.
+        Raises:
+            ImageError: no more files can be written (a full disk).
+            CallError: the upscaler cannot do what is asked.
+            MambairError: without a manifest, whatever happens to the file.
         """
         if self.manifest:
-            try:
-                self.manifest.folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise ImageError(
-                    f"{self.manifest.folder}: cannot be created: {error.strerror}"
-                ) from error
-            if not os.access(self.manifest.folder, os.W_OK | os.X_OK):
-                raise ImageError(
-                    f"{self.manifest.folder}: no permission to write into it; name another folder"
-                )
-            for left_over in self.manifest.folder.rglob(TEMPORARY.format("*")):
-                with contextlib.suppress(OSError):  # another process may be at it
-                    if time.time() - left_over.stat().st_mtime > STALE:
-                        left_over.unlink()
+            _prepare_folder(self.manifest.folder)
         peers = Peers()
         if peers.rank > 0:
             records: list[Record] = []
-            with contextlib.suppress(ImageError):  # its record tells the process of rank 0
+            # A record tells the process of rank 0 of the error.
+            with contextlib.suppress(ImageError):
                 self._restore(peers.receive_jobs(), records.append, progress)
             peers.send_records(records)
             return
@@ -128,7 +135,8 @@ class Batch:
         if stopped:
             raise stopped
         if self.manifest:
-            with contextlib.suppress(ImageError):  # all that counts is in it
+            # All that counts is in the manifest already.
+            with contextlib.suppress(ImageError):
                 self.manifest.compact()
 
     def _restore(
@@ -137,48 +145,19 @@ class Batch:
         done: Callable[[Record], None],
         progress: Callable[[float, str], None],
     ) -> None:
-        weights = [
-            _file_size(job) for job in jobs
-        ]  # for the progress, as the pixels are not known yet
-        writing: deque[tuple[Record, int, Future[None]]] = deque()
-        fatal: Exception | None = None
-
-        def fail(record: Record, error: Exception) -> None:
-            nonlocal fatal
-            if self.manifest is None:
-                fatal = error
-                return
-            record.status, record.error = "failed", _reason(record, error)
-            if not isinstance(error, (MambairError, OSError)):
-                logger.info("not foreseen", exc_info=error)
-            if _is_disk_full(error):
-                fatal = ImageError(
-                    "stopped, as nothing more can be written; make room and run it again"
-                )
-            with contextlib.suppress(ImageError):  # the error of the file is the one to tell
-                self.manifest.append(record)
-            done(record)
-
-        def settle_oldest() -> None:
-            record, _, written = writing.popleft()
-            try:
-                written.result()
-            except Exception as error:
-                fail(record, error)
-            else:
-                done(record)
-
+        # For the progress, as the pixels are not known yet.
+        weights = [_file_size(job) for job in jobs]
+        starts = list(itertools.accumulate(weights, initial=0))
+        records = [Record(str(job.source or "-"), str(job.target or "-")) for job in jobs]
+        results = _Results(self.manifest, done)
+        ahead: Future[Image] | None = None
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(WRITERS) as writers:
-            records = [Record(str(job.source or "-"), str(job.target or "-")) for job in jobs]
-            ahead: Future[Image] | None = None
-            starts = list(itertools.accumulate(weights, initial=0))
             try:
                 for i, (job, record) in enumerate(zip(jobs, records, strict=True)):
-                    if fatal:
+                    if results.fatal:
                         break
-                    label = (
-                        _name(job) if len(jobs) == 1 else f"{i + 1} of {len(jobs)}: {_name(job)}"
-                    )
+                    place = f"{i + 1} of {len(jobs)}: " if len(jobs) > 1 else ""
+                    label = place + _name(job)
 
                     def report(share: float, i: int = i, label: str = label) -> None:
                         progress((starts[i] + share * weights[i]) / starts[-1], label)
@@ -188,39 +167,36 @@ class Batch:
                     try:
                         image = reading.result()
                     except Exception as error:
-                        fail(record, error)
+                        results.fail(record, error)
                         continue
                     if i + 1 < len(jobs) and image.pixels.size < PIXELS_AHEAD:
                         ahead = reader.submit(self._read, jobs[i + 1], records[i + 1])
                     pixels = math.prod(self.size.of(*image.pixels.shape[:2]))
-                    while writing and (
-                        writing[0][2].done() or sum(w[1] for w in writing) + pixels > PIXELS_BEHIND
-                    ):
-                        settle_oldest()
-                    if fatal:
+                    results.make_room(pixels)
+                    if results.fatal:
                         break
                     try:
                         result = self._compute(image, record, report)
-                    except CallError:  # wrong for one, wrong for all
+                    except CallError:
+                        # What is wrong for one is wrong for all.
                         raise
                     except Exception as error:
-                        fail(record, error)
+                        results.fail(record, error)
                         continue
-                    writing.append(
-                        (record, pixels, writers.submit(self._write, job, record, result))
-                    )
-                    del image, result  # or the next one finds less memory
+                    results.add(record, pixels, writers.submit(self._write, job, record, result))
+                    # Or the next one would find less memory.
+                    del image, result
             finally:
                 reader.shutdown(wait=False, cancel_futures=True)
-                while writing:
-                    settle_oldest()
-        if fatal:
-            raise fatal
+                results.settle()
+        if results.fatal:
+            raise results.fatal
 
     def _read(self, job: Job, record: Record) -> Image:
         with _timed(record):
             if self.manifest and job.source:
-                record.key = self.manifest.key(job.source)  # before it is read: it could change
+                # Before it is read: it could change.
+                record.key = self.manifest.key(job.source)
             if job.source:
                 image = read_image(job.source, max_pixels=self.max_pixels)
             else:
@@ -232,7 +208,8 @@ class Batch:
             if not 1 <= factor <= MAX_SCALE:
                 name = job.source or "stdin"
                 raise ImageError(
-                    f"{name}: would become {factor:g} times as large; possible is 1 to {MAX_SCALE} times"
+                    f"{name}: would become {factor:g} times as large;"
+                    f" possible is 1 to {MAX_SCALE} times"
                 )
             if job.target:
                 if self.manifest:
@@ -258,9 +235,87 @@ class Batch:
     def _write(self, job: Job, record: Record, result: Image) -> None:
         with _timed(record):
             record.notes += _write_image(job, result, self.quality)
+            if self.keep_times and job.source and job.target:
+                shutil.copystat(job.source, job.target)
         record.status = "ok"
         if self.manifest:
             self.manifest.append(record)
+
+
+@dataclass
+class _Results:
+    """Results on their way to the disk, and errors on their way to the user.
+
+    Attributes:
+        manifest: of the output folder, if there is one.
+        done: called with each record that is finished.
+        writing: for each result its record, its pixels, and what tells that it is written.
+        fatal: the error that ends the run.
+    """
+
+    manifest: Manifest | None
+    done: Callable[[Record], None]
+    writing: deque[tuple[Record, int, Future[None]]] = field(default_factory=deque)
+    fatal: Exception | None = None
+
+    def add(self, record: Record, pixels: int, written: Future[None]) -> None:
+        """Take a result that a writer has begun with."""
+        self.writing.append((record, pixels, written))
+
+    def make_room(self, pixels: int) -> None:
+        """Wait until a result of so many pixels may be computed."""
+        while self.writing:
+            oldest = self.writing[0][2]
+            behind = sum(waiting for _, waiting, _ in self.writing)
+            if not oldest.done() and behind + pixels <= PIXELS_BEHIND:
+                return
+            self._settle_oldest()
+
+    def settle(self) -> None:
+        """Wait for all that is being written."""
+        while self.writing:
+            self._settle_oldest()
+
+    def fail(self, record: Record, error: Exception) -> None:
+        """Record an error; without a manifest, and if the disk is full, it ends the run."""
+        if self.manifest is None:
+            self.fatal = error
+            return
+        record.status, record.error = "failed", _reason(record, error)
+        if not isinstance(error, (MambairError, OSError)):
+            logger.info("not foreseen", exc_info=error)
+        if _is_disk_full(error):
+            self.fatal = ImageError(
+                "stopped, as nothing more can be written; make room and run it again"
+            )
+        # The error of the file is the one to tell.
+        with contextlib.suppress(ImageError):
+            self.manifest.append(record)
+        self.done(record)
+
+    def _settle_oldest(self) -> None:
+        record, _, written = self.writing.popleft()
+        try:
+            written.result()
+        except Exception as error:
+            self.fail(record, error)
+        else:
+            self.done(record)
+
+
+def _prepare_folder(folder: Path) -> None:
+    """Create an output folder, or clear it of unfinished results. Raises ImageError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageError(f"{folder}: cannot be created: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ImageError(f"{folder}: no permission to write into it; name another folder")
+    for left_over in folder.rglob(TEMPORARY.format("*")):
+        # Another process may remove it as well.
+        with contextlib.suppress(OSError):
+            if time.time() - left_over.stat().st_mtime > STALE:
+                left_over.unlink()
 
 
 def _write_image(job: Job, image: Image, quality: int | None) -> list[str]:

@@ -35,7 +35,7 @@ typer are there):
          bench --dataset .gpu/Set5 -s 2 --device cuda --dtype $t --json > $OUT/$t.json; done
        bench compare $OUT/fp32.json $OUT/fp16.json
 
-5. What the rows of the engine decide: `graphs.GRAPHS`, and `restorer.BATCH_PIXELS`.
+5. What the rows of the engine decide: `options.GRAPHS`, and `restorer.BATCH_PIXELS`.
 """
 
 import argparse

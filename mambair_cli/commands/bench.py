@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,14 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import CallError
-from ..models.catalog import MODELS
+from ..models.catalog import list_models
 from .figure import app as figure
 from .terminal import (
     Backend,
+    BackendNames,
+    Choices,
     Device,
     Dtype,
+    DtypeNames,
     Json,
     Offline,
+    as_flags,
     print_json,
     print_table,
     progress_bar,
@@ -32,7 +35,7 @@ app = typer.Typer(help="Measure quality and speed.", invoke_without_command=True
 app.add_typer(figure, name="figure")
 
 
-class Tiler(str, Enum):
+class Tiler(Choices):
     """How images are handed to networks."""
 
     AUTO = "auto"
@@ -40,7 +43,7 @@ class Tiler(str, Enum):
     PUBLISHED = "published"
 
 
-class Channel(str, Enum):
+class Channel(Choices):
     """What of the images counts."""
 
     Y = "y"
@@ -48,14 +51,14 @@ class Channel(str, Enum):
     GRAY = "gray"
 
 
-class PairTask(str, Enum):
+class PairTask(Choices):
     """Tasks whose inputs only files can give."""
 
     DERAIN = "derain"
     DENOISE_REAL = "denoise-real"
 
 
-class CleanTask(str, Enum):
+class CleanTask(Choices):
     """Tasks that should leave a clean image as it is."""
 
     DENOISE = "denoise"
@@ -63,7 +66,7 @@ class CleanTask(str, Enum):
     DEJPEG = "dejpeg"
 
 
-class Metric(str, Enum):
+class Metric(Choices):
     """What is measured besides PSNR and SSIM."""
 
     LPIPS = "lpips"
@@ -159,8 +162,8 @@ def bench(
     markdown: Markdown = None,
     html: Html = None,
     device: Device = "auto",
-    backend: Backend = "auto",
-    dtype: Dtype = "fp32",
+    backend: Backend = BackendNames.AUTO,
+    dtype: Dtype = DtypeNames.FP32,
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
@@ -232,7 +235,7 @@ def _show(found: "Report", as_json: bool, all_published: bool) -> None:
     print_table(*report.images_table(found))
     published = report.shown_published(found, all_published)
     print_table(*report.summary_table(found, published))
-    print("\n".join(report.footnotes(found, published)))
+    print(as_flags("\n".join(report.footnotes(found, published))))
     if len(published) < len(found.published):
         print("All published rows: --all-published.")
 
@@ -287,14 +290,14 @@ def bench_speed(
         typer.Option(help="Of the selective scan; repeatable. Default: all fast ones here."),
     ] = None,
     device: Device = "auto",
-    dtype: Dtype = "auto",
+    dtype: Dtype = DtypeNames.AUTO,
     quick: Annotated[bool, typer.Option("--quick", help="Small images only.")] = False,
     as_json: Json = False,
 ) -> None:
     """Measure seconds a megapixel, peak memory, and how both grow with the size."""
     from ..bench.cost.speed import QUICK_SIDES, SIDES, speed, speed_table
 
-    names = model or [row.name for row in MODELS if row.bundled]
+    names = model or [row.name for row in list_models() if row.bundled]
     sides = QUICK_SIDES if quick else SIDES
     with progress_bar(as_json) as progress:
         rows = speed(names, backend or (), device, dtype, sides, progress)

@@ -1,4 +1,4 @@
-"""What this installation has and can use."""
+"""`mambair doctor`: what this installation has and can use."""
 
 import importlib.metadata
 import os
@@ -8,11 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .. import __version__
-from ..ops import BACKENDS
-from ..system.devices import free_memory
+from .terminal import Json, print_json, print_table
 
 PACKAGES = (
     "torch",
@@ -25,13 +22,36 @@ PACKAGES = (
     "safetensors",
     "platformdirs",
     "filelock",
+    "psutil",
 )
 
 
+def doctor(as_json: Json = False) -> None:
+    """Show what this installation can use, and what to install to make it faster."""
+    facts = report()
+    if as_json:
+        print_json(facts)
+        return
+    rows = [("version", name, version) for name, version in facts["versions"].items()]
+    rows += [("device", name, text) for name, text in facts["devices"].items()]
+    for name, reason in facts["backends"].items():
+        rows.append(("back end", name, reason or "available"))
+    print_table(("", "", ""), rows)
+    print(f"to get faster: {facts['faster'] or 'everything that helps here is installed'}")
+
+
 def report() -> dict[str, Any]:
-    """Versions by package, devices by name, for each back end why it cannot run (null where it can), and what to
-    install to get faster (null where all that helps here is installed).
+    """What there is, as `mambair doctor` shows it.
+
+    Returns:
+        versions by package; devices by name; for each back end why it cannot run (None if it can);
+        and the command that makes this machine faster (None if nothing is missing).
     """
+    import torch
+
+    from ..ops import BACKENDS
+    from ..system.devices import free_memory
+
     versions = {"mambair": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -44,14 +64,11 @@ def report() -> dict[str, Any]:
     for index in range(torch.cuda.device_count()):
         devices[f"cuda:{index}"] = torch.cuda.get_device_name(index)
     if not torch.cuda.is_available():
-        devices["cuda"] = "unavailable: " + (
-            "no GPU is visible"
-            if torch.version.cuda or torch.version.hip
-            else "PyTorch is built without CUDA"
-        )
-    devices["mps"] = (
-        "available" if torch.backends.mps.is_available() else "unavailable: it needs an Apple GPU"
-    )
+        built = torch.version.cuda or torch.version.hip
+        reason = "no GPU is visible" if built else "PyTorch is built without CUDA"
+        devices["cuda"] = f"unavailable: {reason}"
+    apple = torch.backends.mps.is_available()
+    devices["mps"] = "available" if apple else "unavailable: it needs an Apple GPU"
     fastest = "cuda" if torch.cuda.is_available() else "cpu"
     backends = {b.name: b.unavailable(fastest, torch.float32) for b in BACKENDS}
     return {
@@ -64,14 +81,14 @@ def report() -> dict[str, Any]:
 
 def _faster(backends: dict[str, str | None]) -> str | None:
     """The command that installs what makes this machine faster; back ends come fastest first."""
+    import torch
+
     if not (torch.version.cuda or torch.version.hip) and _has_nvidia_gpu():
         version = torch.__version__.partition("+")[0]
-        index = (
-            " --index-url https://download.pytorch.org/whl/cu126"
-            if platform.system() == "Windows"
-            else ""
-        )
-        return f"pip install --force-reinstall torch=={version}{index}"
+        command = f"pip install --force-reinstall torch=={version}"
+        if platform.system() == "Windows":
+            command += " --index-url https://download.pytorch.org/whl/cu126"
+        return command
     for reason in backends.values():
         if reason is None:
             return None
@@ -81,5 +98,5 @@ def _faster(backends: dict[str, str | None]) -> str | None:
 
 
 def _has_nvidia_gpu() -> bool:
-    """Whether the driver of one is there, whatever PyTorch was built for."""
+    """Whether its driver is installed, whatever PyTorch was built for."""
     return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None

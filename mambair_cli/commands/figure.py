@@ -9,7 +9,7 @@ import typer
 
 from ..errors import CallError
 from ..models.choice import find_models
-from .terminal import Backend, Device, Offline, progress_bar, say
+from .terminal import Backend, BackendNames, Device, Offline, progress_bar, say
 
 if TYPE_CHECKING:
     from ..restore.restorer import Restorer
@@ -42,7 +42,7 @@ def figure_erf(
     model: Models = None,
     images: Annotated[int, typer.Option(min=1, help="Only so many.")] = 100,
     device: Device = "auto",
-    backend: Backend = "auto",
+    backend: Backend = BackendNames.AUTO,
     offline: Offline = False,
 ) -> None:
     """Effective receptive field: which inputs the centre of an output depends on."""
@@ -95,7 +95,7 @@ def figure_lam(
     at: At = None,
     side: Annotated[int, typer.Option(min=4, help="Pixels of the patch.")] = 16,
     device: Device = "auto",
-    backend: Backend = "auto",
+    backend: Backend = BackendNames.AUTO,
 ) -> None:
     """Local attribution maps: which inputs a network used for a patch, with the diffusion index."""
     from ..bench.figures import canvas, lam
@@ -143,7 +143,7 @@ def figure_visual(
     at: At = None,
     side: Annotated[int, typer.Option(min=8, help="Pixels of the crop.")] = 64,
     device: Device = "auto",
-    backend: Backend = "auto",
+    backend: Backend = BackendNames.AUTO,
 ) -> None:
     """Crops of the truth, the baseline and each model, with PSNR and SSIM of the image below."""
     from ..bench.figures import canvas, visual

@@ -5,21 +5,26 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from ..errors import CallError
-from ..models.catalog import MAX_SCALE, Task, model_named
-from ..models.choice import Choice, better_model, check_task, gain, is_here, parse_choice
+from ..batch.restore_files import Outcome, Plan, Request, plan_files, restore_files
+from ..errors import MambairError
+from ..models.choice import check_task
+from ..models.tasks import MAX_SCALE, Task
+from ..restore.options import Options
 from .models import fetch
 from .terminal import (
     Backend,
+    Choices,
     Device,
     Dtype,
     Json,
     Offline,
+    as_flags,
     print_json,
     print_table,
     progress_bar,
@@ -28,249 +33,216 @@ from .terminal import (
 
 if TYPE_CHECKING:
     from ..batch.manifest import Record
-    from ..restore.upscaler import Upscaler
+
+
+class AlphaNames(Choices):
+    """What can enlarge transparency."""
+
+    MODEL = "model"
+    BICUBIC = "bicubic"
+
+
+def parse_bytes(text: str) -> int:
+    """An amount of memory such as 4GB or 7.5 GiB in bytes; both count in steps of 1024."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
+    if not match:
+        raise typer.BadParameter(f"{text!r} is not an amount of memory, such as 4GB or 500MB")
+    number, unit = match.groups()
+    return int(float(number) * 1024 ** " KMGT".index(unit.upper() or " "))
+
+
+Inputs = Annotated[
+    list[str],
+    typer.Argument(metavar="INPUT", help="Photos, folders, or - for stdin.", show_default=False),
+]
+Width = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Width of the results in pixels, instead of --scale. Alone it keeps the aspect ratio.",
+    ),
+]
+Height = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Height of the results in pixels. Alone it keeps the aspect ratio.",
+    ),
+]
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", help="A model's name (see mambair models list) or a checkpoint file."
+    ),
+]
+Globs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--glob",
+        help="In folders, take only files that match, such as '*.jpg' or 'trip/*'; repeatable.",
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="In a folder, also redo what is finished."),
+]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        help="File format of the results: png, jpg, webp, tiff, ... Default: the input's, or png."
+    ),
+]
+Quality = Annotated[
+    int | None,
+    typer.Option(min=1, max=100, help="Quality of JPEG and other lossy formats. Default: 95."),
+]
+Suffix = Annotated[str | None, typer.Option(help="Added to the names of the results.")]
+Tile = Annotated[
+    str,
+    typer.Option(
+        help="Work in tiles: auto (as memory allows), off, or the largest side in pixels."
+    ),
+]
+TileOverlap = Annotated[
+    int, typer.Option(min=0, help="Pixels of the input that neighbouring tiles share.")
+]
+MemoryLimit = Annotated[
+    int | None,
+    typer.Option(parser=parse_bytes, metavar="SIZE", help="Use at most this much, such as 4GB."),
+]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(min=1, help="Refuse larger inputs. Default: 536,870,912.", show_default=False),
+]
+KeepTimes = Annotated[
+    bool,
+    typer.Option("--keep-times", help="Give results the times and permissions of their inputs."),
+]
+Ensemble = Annotated[
+    bool,
+    typer.Option(
+        "--ensemble", help="Average over eight flips and turns: better, and 8 times slower."
+    ),
+]
+Alpha = Annotated[AlphaNames, typer.Option(help="What enlarges transparency.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no advice.")]
 
 
 def command(task: Task) -> Callable[..., None]:
-    """The command that restores files by a row of TASKS."""
+    """The command of a task, with the options that make sense for it."""
 
-    def restore(
-        inputs: Annotated[
-            list[str],
-            typer.Argument(
-                metavar="INPUT", help="Photographs, folders, or - for stdin.", show_default=False
-            ),
-        ],
-        output: Annotated[
-            str | None,
-            typer.Option(
-                "--output",
-                "-o",
-                help="A file (- for stdout) for one photograph, else a folder. Default: beside the photograph, with"
-                f" {task.suffix.format(scale=task.scale)} after its name.",
-            ),
-        ] = None,
-        scale: Annotated[
-            float | None,
-            typer.Option(
-                "--scale",
-                "-s",
-                min=1,
-                max=MAX_SCALE,
-                help=f"How many times larger, such as 2 or 1.5. Default: the model's, or {task.scale}.",
-            ),
-        ] = None,
-        width: Annotated[
-            int | None,
-            typer.Option(min=1, help="Of the results in pixels, instead of --scale."),
-        ] = None,
-        height: Annotated[
-            int | None, typer.Option(min=1, help="One of both alone keeps the aspect.")
-        ] = None,
-        model: Annotated[
-            str | None,
-            typer.Option(
-                "--model", "-m", help="A model's name (mambair models list) or a checkpoint file."
-            ),
-        ] = None,
-        setting: Annotated[
-            str | None,
-            typer.Option(f"--{task.option}", help=task.option_help),
-        ] = None,
-        globs: Annotated[
-            list[str] | None,
-            typer.Option(
-                "--glob",
-                help="Of folders only what matches, such as '*.jpg' or 'trip/*'; repeatable.",
-            ),
-        ] = None,
-        overwrite: Annotated[
-            bool,
-            typer.Option("--overwrite", help="Into a folder: also what is finished there already."),
-        ] = False,
-        format: Annotated[
-            str | None,
-            typer.Option(
-                help="Of the results: png, jpg, webp, tiff ... Default: the input's, or png."
-            ),
-        ] = None,
-        quality: Annotated[
-            int | None, typer.Option(min=1, max=100, help="Of formats that lose some. Default: 95.")
-        ] = None,
-        suffix: Annotated[
-            str | None, typer.Option(help="Goes after the names of the results.")
-        ] = None,
-        tile: Annotated[
-            str,
-            typer.Option(help="auto (by the free memory), off (whole image), or pixels a side."),
-        ] = "auto",
-        tile_overlap: Annotated[
-            int, typer.Option(min=0, help="Pixels of the input that neighbouring tiles share.")
-        ] = 32,
-        memory_limit: Annotated[
-            int | None,
-            typer.Option(
-                parser=_parse_bytes,
-                metavar="SIZE",
-                help="What may be taken of memory, such as 4GB.",
-            ),
-        ] = None,
-        max_pixels: Annotated[
-            int | None,
-            typer.Option(
-                min=1, help="Refuse larger inputs. Default: 536,870,912.", show_default=False
-            ),
-        ] = None,
-        ensemble: Annotated[
-            bool,
-            typer.Option(
-                "--ensemble", help="Average over eight flips and turns: better, 8 times slower."
-            ),
-        ] = False,
-        alpha: Annotated[
-            str, typer.Option(help="How transparency is enlarged: model or bicubic.")
-        ] = "model",
-        device: Device = "auto",
-        backend: Backend = "auto",
-        dtype: Dtype = "auto",
-        offline: Offline = False,
-        quiet: Annotated[
-            bool, typer.Option("--quiet", "-q", help="No progress bar, no advice.")
-        ] = False,
-        as_json: Json = False,
-    ) -> None:
-        from ..batch.jobs import find_jobs
-        from ..batch.manifest import Manifest, Record
-        from ..batch.pipeline import Batch
-        from ..images.io import MAX_PIXELS
-        from ..images.resize import Size
-        from ..restore.advice import Advisor
-
-        started = time.perf_counter()
-        sides = "".join(f"{side}{letter}" for side, letter in ((width, "w"), (height, "h")) if side)
-        if scale and sides:
-            raise CallError("--scale and --width or --height exclude each other; give one of them")
-        choice = parse_choice(task, setting, model)
-        row = model_named(model or "")
-        factor = scale or (row.scale if row else None if model else task.scale)
-
-        def load() -> "Upscaler":
-            from ..restore.restorer import Options
-            from ..restore.upscaler import Upscaler
-
-            if row:
-                check_task(task.name, row.name, row.task, row.scale)
-                fetch(row, as_json or quiet)
-            options = Options(
-                device, backend, tile, tile_overlap, memory_limit, ensemble, alpha, dtype
-            )
-            return Upscaler(choice, options)
-
-        upscaler = None
-        if factor is None and not sides:  # only the file tells
-            upscaler = load()
-            factor = upscaler.chain(1)[0].scale
-        jobs, folder = find_jobs(
-            inputs,
-            output,
-            suffix=suffix,
-            default_suffix=f"_{sides}" if sides else task.suffix.format(scale=factor),
-            format=format,
-            globs=globs or (),
-        )
-        upscaler = upscaler or load()
-        upscaler.chain(1 if sides else factor or 1)  # what cannot be loaded is told before the work
-        size = Size(factor or 1, width, height)
-        manifest = None
-        if folder:
-            from ..models.fetch import find_checkpoint
-            from ..models.weights import sha256
-
-            settings = {
-                "models": [
-                    sha256(find_checkpoint(name))
-                    for name in choice.possible(None if sides else factor)
-                ],
-                "size": [None if sides else factor, width, height],
-                "quality": quality,
-                "ensemble": ensemble,
-                "alpha": alpha,
-                "dtype": dtype,
-            }
-            manifest = Manifest(folder, settings)
-        facts: dict[str, Any] = {"scale": None if sides else factor}
-        records: list[Record] = []
-
-        def done(record: Record) -> None:
-            records.append(record)
-            for message in [*record.notes, *filter(None, [record.error])]:
-                say(message)
-
-        try:
-            with progress_bar(as_json or quiet) as progress:
-                batch = Batch(
-                    upscaler, size, quality, manifest, overwrite, max_pixels or MAX_PIXELS
-                )
-                if not quiet:
-                    batch.advise = Advisor()
-                batch.run(jobs, done, progress)
-        finally:  # an interrupt ends after saying what is done; under torchrun, one process has the records
-            facts["model"] = ", ".join(
-                dict.fromkeys(name for record in records for name in record.models)
-            )
-            facts |= {"backend": upscaler.backend, "device": str(upscaler.device)}
-            facts["seconds"] = round(time.perf_counter() - started, 3)
-            facts["better"] = None if quiet else _better(choice, facts, records)
-            if records and folder:
-                _print_summary(facts, folder, records, len(jobs), task.level, as_json)
-        if any(record.error for record in records):
-            raise typer.Exit(1)
-        if records and not folder:
-            _print_result(
-                facts, records[0], task.level, as_json, sys.stderr if output == "-" else sys.stdout
-            )
+    def restore(**given: Any) -> None:
+        quiet, as_json = given.pop("quiet"), given.pop("as_json")
+        del given["offline"]
+        options = Options(**{field.name: given.pop(field.name) for field in fields(Options)})
+        inputs, globs = tuple(given.pop("inputs")), tuple(given.pop("globs") or ())
+        request = Request(task, inputs, globs=globs, options=options, advice=not quiet, **given)
+        _restore(request, quiet, as_json)
 
     restore.__doc__ = task.summary
-    signature = inspect.signature(restore)
-    without = {
-        *(("scale", "width", "height") if task.scale == 1 else ()),
-        *(() if task.option else ("setting",)),
-    }
-    kept = [parameter for name, parameter in signature.parameters.items() if name not in without]
-    restore.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+    restore.__signature__ = inspect.Signature(_parameters(task))  # type: ignore[attr-defined]
     return restore
 
 
-def _parse_bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
-    if not match:
-        raise typer.BadParameter(f"{text!r} is no amount of memory, such as 4GB or 500MB")
-    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
-
-
-def _better(
-    choice: Choice, facts: Mapping[str, Any], records: Sequence["Record"]
-) -> dict[str, Any] | None:
-    """What would have been better than the model that was chosen, by how much, and the time it would have taken."""
-    row = None if choice.model else model_named(facts["model"])
-    if (
-        row is None
-        or (other := better_model(row)) is None
-        or any(record.status == "skipped" for record in records)
-    ):
-        return None
-    at_work = min(
-        facts["seconds"], sum(record.seconds for record in records)
-    )  # of several processes in all
-    seconds = facts["seconds"] + at_work * (other.gmacs / row.gmacs - 1)
-    return {
-        "model": other.name,
-        "here": is_here(other),
-        "gain": round(gain(other, row), 2),
-        "dataset": other.scores[0].dataset,
-        "scale": other.scale,
-        "seconds": round(seconds, 3),
+def _parameters(task: Task) -> list[inspect.Parameter]:
+    """The options of a task's command, in the order of its help."""
+    annotations: dict[str, Any] = {"inputs": Inputs, "output": _output(task)}
+    if task.scale > 1:
+        annotations |= {"scale": _scale(task), "width": Width, "height": Height}
+    annotations["model"] = ModelName
+    if task.option:
+        annotations["setting"] = Annotated[
+            str | None, typer.Option(f"--{task.option}", help=task.option_help)
+        ]
+    annotations |= {
+        "globs": Globs,
+        "overwrite": Overwrite,
+        "format": Format,
+        "quality": Quality,
+        "suffix": Suffix,
+        "tile": Tile,
+        "tile_overlap": TileOverlap,
+        "memory_limit": MemoryLimit,
+        "max_pixels": MaxPixels,
+        "keep_times": KeepTimes,
+        "ensemble": Ensemble,
+        "alpha": Alpha,
+        "device": Device,
+        "backend": Backend,
+        "dtype": Dtype,
+        "offline": Offline,
+        "quiet": Quiet,
+        "as_json": Json,
     }
+    known: dict[str, Field[Any]] = {f.name: f for f in (*fields(Request), *fields(Options))}
+    defaults = {name: known[name].default if name in known else False for name in annotations}
+    defaults |= {"inputs": MISSING, "globs": None}
+    return [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if defaults[name] is MISSING else defaults[name],
+            annotation=annotation,
+        )
+        for name, annotation in annotations.items()
+    ]
+
+
+def _output(task: Task) -> Any:
+    suffix = task.suffix.format(scale=task.scale)
+    where = "A file (- for stdout) for one photo, else a folder."
+    default = f"Default: beside the photo, with {suffix} after its name."
+    return Annotated[str | None, typer.Option("--output", "-o", help=f"{where} {default}")]
+
+
+def _scale(task: Task) -> Any:
+    text = f"How many times larger, such as 2 or 1.5. Default: the model's, or {task.scale}."
+    return Annotated[float | None, typer.Option("--scale", "-s", min=1, max=MAX_SCALE, help=text)]
+
+
+def _restore(request: Request, quiet: bool, as_json: bool) -> None:
+    """Do what a request asks for, and show what came of it."""
+    started = time.perf_counter()
+    plan = plan_files(request)
+    if plan.row:
+        check_task(request.task.name, plan.row.name, plan.row.task, plan.row.scale)
+        fetch(plan.row, as_json or quiet)
+    with progress_bar(as_json or quiet) as progress:
+        outcome = restore_files(plan, done=_tell, progress=progress, started=started)
+    if plan.folder and outcome.records:
+        _print_summary(plan, plan.folder, outcome, as_json)
+    stream = sys.stderr if request.output == "-" else sys.stdout
+    if outcome.stopped:
+        if as_json and not plan.folder and isinstance(outcome.stopped, MambairError):
+            _print_failure(plan, outcome, stream)
+        raise outcome.stopped
+    if any(record.error for record in outcome.records):
+        raise typer.Exit(1)
+    # Under torchrun, one process has the records.
+    if outcome.records and not plan.folder:
+        _print_result(plan, outcome, as_json, stream)
+
+
+def _tell(record: "Record") -> None:
+    for message in [*record.notes, *filter(None, [record.error])]:
+        say(message)
+
+
+def _facts(plan: Plan, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "scale": plan.scale,
+        "model": ", ".join(outcome.models),
+        "backend": outcome.backend,
+        "device": outcome.device,
+        "seconds": outcome.seconds,
+        "better": outcome.better,
+    }
+
+
+def _how(outcome: Outcome, measured: str) -> str:
+    """By which models, where, in what time."""
+    where = f"{outcome.backend} on {outcome.device}, {outcome.seconds:.1f} s"
+    return f"{', '.join(outcome.models)}{measured}, {where}{_hint(outcome.better)}"
 
 
 def _hint(better: Mapping[str, Any] | None) -> str:
@@ -279,56 +251,72 @@ def _hint(better: Mapping[str, Any] | None) -> str:
     seconds = better["seconds"]
     took = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:,.0f} min"
     fetched = "" if better["here"] else ", once fetched"
-    dataset = f"{better['dataset']} x{better['scale']}"
-    return f"; {better['gain']:.1f} dB better on {dataset}: -m {better['model']}, about {took}{fetched}"
+    gain = f"{better['gain']:.1f} dB better on {better['dataset']} x{better['scale']}"
+    return f"; {gain}: -m {better['model']}, about {took}{fetched}"
 
 
-def _print_result(
-    facts: dict[str, Any], record: "Record", level: str, as_json: bool, stream: TextIO
-) -> None:
-    names = ("input", "output", "size_in", "size_out", "tiles", *(["level"] if level else []))
-    facts |= {name: getattr(record, name) for name in names}
+def _print_result(plan: Plan, outcome: Outcome, as_json: bool, stream: TextIO) -> None:
+    (record,) = outcome.records
+    level = plan.request.task.level
     if as_json:
-        print_json(facts, stream)
+        print_json(_public(record) | _facts(plan, outcome), stream)
         return
-    sizes = "{}x{} -> {}x{}".format(*facts["size_in"], *facts["size_out"])
+    assert record.size_in
+    assert record.size_out
+    sizes = "{}x{} -> {}x{}".format(*record.size_in, *record.size_out)
     measured = "" if record.level is None else f" ({level} {record.level} measured)"
-    how = f"{facts['model']}{measured}, {facts['backend']} on {facts['device']}, {facts['seconds']:.1f} s"
-    print(f"{record.output}: {sizes}, {how}{_hint(facts['better'])}", file=stream)
+    print(f"{record.output}: {sizes}, {_how(outcome, measured)}", file=stream)
 
 
-def _print_summary(
-    facts: dict[str, Any],
-    folder: Path,
-    records: Sequence["Record"],
-    total: int,
-    level: str,
-    as_json: bool,
-) -> None:
+def _print_failure(plan: Plan, outcome: Outcome, stream: TextIO) -> None:
+    """The JSON of a single file that failed, with the fields of one that did not."""
+    from ..batch.manifest import Record
+
+    (job,) = plan.jobs
+    record = Record(str(job.source or "-"), str(job.target or "-"), error=str(outcome.stopped))
+    print_json(_public(record) | _facts(plan, outcome), stream)
+
+
+def _print_summary(plan: Plan, folder: Path, outcome: Outcome, as_json: bool) -> None:
     groups = {
-        status: [r for r in records if r.status == status] for status in ("ok", "skipped", "failed")
+        status: [record for record in outcome.records if record.status == status]
+        for status in ("ok", "skipped", "failed")
     }
-    counts = {status: len(group) for status, group in groups.items()} | {
-        "not_tried": total - len(records)
-    }
+    not_tried = outcome.total - len(outcome.records)
     if as_json:
-        files = [{name: value for name, value in vars(r).items() if name != "key"} for r in records]
-        print_json({"output": str(folder), **counts, **facts, "files": files})
+        counts = {status: len(group) for status, group in groups.items()}
+        files = [_public(record) for record in outcome.records]
+        counts |= {"not_tried": not_tried, "passed_over": plan.passed_over}
+        facts = {"output": str(folder), **counts, **_facts(plan, outcome)}
+        print_json(facts | {"files": files})
         return
-    rows = []
-    for status, group in groups.items():
-        megapixels = sum(r.size_out[0] * r.size_out[1] for r in group if r.size_out) / 1e6
-        rows.append(
-            (status, str(len(group)), f"{sum(r.seconds for r in group):.1f}", f"{megapixels:.1f}")
-        )
-    if counts["not_tried"]:
-        rows.append(("not tried", str(counts["not_tried"]), "", ""))
+    rows = [(status, *_sums(group)) for status, group in groups.items()]
+    if not_tried:
+        rows.append(("not tried", str(not_tried), "", ""))
+    if plan.passed_over:
+        rows.append(("not images", str(plan.passed_over), "", ""))
     print_table(("", "files", "seconds", "megapixels"), rows)
+    print(f"{folder}: {_how(outcome, _levels(plan.request.task, outcome.records))}")
+
+
+def _public(record: "Record") -> dict[str, Any]:
+    facts = {name: value for name, value in vars(record).items() if name != "key"}
+    error = record.error and as_flags(record.error)
+    return facts | {"error": error, "notes": [as_flags(note) for note in record.notes]}
+
+
+def _sums(group: Sequence["Record"]) -> tuple[str, str, str]:
+    """How many files, their seconds, and the megapixels of their results."""
+    sizes = [record.size_out for record in group if record.size_out]
+    megapixels = sum(width * height for width, height in sizes) / 1e6
+    seconds = sum(record.seconds for record in group)
+    return str(len(group)), f"{seconds:.1f}", f"{megapixels:.1f}"
+
+
+def _levels(task: Task, records: Sequence["Record"]) -> str:
+    """The lowest and the highest level that was measured."""
     levels = sorted({record.level for record in records if record.level is not None})
-    measured = (
-        f" ({level} {' to '.join(map(str, dict.fromkeys(levels[:1] + levels[-1:])))} measured)"
-        if levels
-        else ""
-    )
-    how = f"{facts['model']}{measured}, {facts['backend']} on {facts['device']}, {facts['seconds']:.1f} s"
-    print(f"{folder}: {how}{_hint(facts['better'])}")
+    if not levels:
+        return ""
+    ends = dict.fromkeys([levels[0], levels[-1]])
+    return f" ({task.level} {' to '.join(map(str, ends))} measured)"

@@ -2,22 +2,46 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import Enum
 from typing import Annotated, Any, TextIO
 
 import typer
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Backend = Annotated[
-    str, typer.Option(help="Of the selective scan: auto, numba, triton, mamba-ssm or reference.")
-]
+
+class Choices(str, Enum):
+    """The values that an option takes, which its help lists. Each member is its own string."""
+
+    __str__ = str.__str__
+
+
+class BackendNames(Choices):
+    """Those of `ops.BACKENDS`, and auto."""
+
+    AUTO = "auto"
+    NUMBA = "numba"
+    TRITON = "triton"
+    MAMBA_SSM = "mamba-ssm"
+    REFERENCE = "reference"
+
+
+class DtypeNames(Choices):
+    """Those that `system.devices.resolve_dtype` knows."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+
+Device = Annotated[str, typer.Option(help="Where to run: auto, cpu, cuda, cuda:N or mps.")]
+Backend = Annotated[BackendNames, typer.Option(help="What computes the selective scan.")]
 Dtype = Annotated[
-    str,
-    typer.Option(
-        help="Of convolutions and linear layers: auto (fp16 on a GPU), fp32, fp16 or bf16."
-    ),
+    DtypeNames,
+    typer.Option(help="Precision of convolutions and linear layers; auto is fp16 on a GPU."),
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
@@ -32,25 +56,46 @@ def _go_offline(wanted: bool) -> None:
 Offline = Annotated[
     bool,
     typer.Option(
-        "--offline", callback=_go_offline, help="Fetch nothing (as HF_HUB_OFFLINE=1 does)."
+        "--offline", callback=_go_offline, help="Download nothing, as HF_HUB_OFFLINE=1 does."
     ),
 ]
 
 
+SHORT = {"output": "-o", "model": "-m"}
+"""Fields whose flags people know by a letter."""
+
+
+def as_flags(message: str) -> str:
+    """A message of the core in the words of the command line.
+
+    The core names what a caller chooses as Python does: `tile_overlap`, or `device=cpu` with a
+    value. Here these become --tile-overlap and --device cpu.
+    """
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        text = SHORT.get(name) or f"--{name.replace('_', '-')}"
+        return f"{text} {value}" if value else text
+
+    return re.sub(r"(?<![^\s(])`([a-z_]+)(?:=([^`]+))?`(?![^\s,.;:)])", flag, message)
+
+
 def say(message: str) -> None:
-    """One line on stderr, also where the name of a file has several."""
-    print(f"mambair: {message}".replace("\n", "\\n"), file=sys.stderr)
+    """Print one line on stderr, even if the name of a file has several."""
+    line = f"mambair: {as_flags(message)}".replace("\n", "\\n")
+    print(line, file=sys.stderr)
 
 
 @contextmanager
 def progress_bar(quiet: bool) -> Iterator[Callable[[float, str], None]]:
-    """A bar with the time left on a terminal, nothing elsewhere; yields what takes the share done and a label."""
-    first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun
-    if (
-        quiet
-        or not first
-        or not all(stream and stream.isatty() for stream in (sys.stdout, sys.stderr))
-    ):
+    """Show a bar with the time left on a terminal, and nothing elsewhere.
+
+    Yields a function that takes the share done, from 0 to 1, and a label.
+    """
+    on_terminal = all(stream and stream.isatty() for stream in (sys.stdout, sys.stderr))
+    # Under torchrun only the first process shows one.
+    first = os.environ.get("RANK", "0") == "0"
+    if quiet or not first or not on_terminal:
         yield lambda share, label: None
         return
     from rich.console import Console
@@ -83,19 +128,25 @@ def progress_bar(quiet: bool) -> Iterator[Callable[[float, str], None]]:
 
 
 def print_json(facts: Any, stream: TextIO | None = None) -> None:
-    """One line of JSON, which has no word for infinity (the PSNR of equal images): it becomes null."""
-    print(json.dumps(json.loads(json.dumps(facts), parse_constant=lambda _: None)), file=stream)
+    """Print one line of JSON.
+
+    JSON has no word for infinity (the PSNR of equal images): it becomes null.
+    """
+    plain = json.loads(json.dumps(facts), parse_constant=lambda _: None)
+    print(json.dumps(plain), file=stream)
 
 
 def print_table(header: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
-    """A table on stdout; an empty header is left out. Wide where stdout is no terminal, so that it can be searched."""
+    """Print a table on stdout; a header of empty names is left out.
+
+    If stdout is not a terminal, lines are wide, so that they can be searched.
+    """
     from rich.console import Console
     from rich.table import Column, Table
 
     console = Console(markup=False, emoji=False)
-    columns = (
-        Column(text, overflow="fold", no_wrap=text == "name") for text in header
-    )  # names have to be typed
+    # Names of models are never wrapped: people have to type them.
+    columns = (Column(text, overflow="fold", no_wrap=text == "name") for text in header)
     table = Table(*columns, box=None, show_header=any(header))
     for row in rows:
         table.add_row(*row)

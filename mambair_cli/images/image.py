@@ -1,12 +1,13 @@
 """A photograph in memory, as every part of the program hands it to the next."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..system import scratch
+if TYPE_CHECKING:
+    from .colour import ColourTags
 
 WHITE: dict[Any, float] = {
     np.dtype(np.uint8): 255,
@@ -14,24 +15,26 @@ WHITE: dict[Any, float] = {
     np.dtype(np.float32): 1.0,
 }
 
-BAND = 2**21
-"""What is done to a large image is done to about as many bytes at a time, so that it takes little memory."""
-
 
 @dataclass(frozen=True, eq=False)
 class Image:
     """A photograph as it is seen: EXIF orientation is applied.
 
-    pixels: H x W (gray) or H x W x 3 (RGB); uint8 in 0..255, uint16 in 0..65535, or float32, where black is 0
-        and white is 1, and which may go beyond both.
+    pixels: H x W (gray) or H x W x 3 (RGB); uint8 in 0..255, uint16 in 0..65535, or float32, where
+        black is 0 and white is 1, and which may go beyond both.
     alpha: H x W, of the type and range of pixels, not premultiplied; None where the file has none.
-    icc_profile: the colour space of pixels; None where the file has none, or one that does not fit pixels.
+    icc_profile: the colour space of pixels; None where the file has none, or one that does not fit
+        pixels.
     exif: well-formed EXIF from its byte order mark on, without a thumbnail, and of orientation 1.
     xmp: Adobe's metadata, an XML packet.
     dpi: pixels an inch across and down, 1..65535.
     text: texts by the keywords of PNG, such as Description or Comment.
     notes: what of the file was not read, one line each.
     quantization: of a JPEG file, the 64 steps for luma, row by row.
+    colour: what the file says of its colours other than by a profile.
+    iptc: captions and credits of news agencies, as IPTC-IIM.
+    lossless: whether it was read from a WebP file that loses nothing.
+    read_size: height and width in the file that it was read from; None where it was not.
     """
 
     pixels: np.ndarray
@@ -43,6 +46,10 @@ class Image:
     text: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     quantization: tuple[int, ...] | None = None
+    colour: "ColourTags | None" = None
+    iptc: bytes | None = None
+    lossless: bool = False
+    read_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         shape = self.pixels.shape
@@ -55,17 +62,20 @@ class Image:
             raise ValueError(f"alpha does not fit the pixels: {alpha.dtype} {alpha.shape}")
 
 
-def in_bands(change: Callable[..., np.ndarray], dtype: np.dtype, *arrays: np.ndarray) -> np.ndarray:
-    """change(*arrays) as dtype, some rows at a time, so that it takes little memory beyond the result."""
-    result = scratch.allocate(arrays[0].shape, dtype)
-    step = band_rows(arrays[0])
-    for top in range(0, len(result), step):
-        rows = slice(top, top + step)
-        result[rows] = change(*(array[rows] for array in arrays))
-        scratch.release(result, *arrays)
-    return result
+@dataclass
+class Stored:
+    """A photograph as a reader finds it in a file, not yet upright.
 
+    format: by Pillow's name. pixels, alpha: see `Image`. info: metadata by Pillow's names.
+    turn: the EXIF orientation that is still to be applied.
+    notes: what of the file is not read.
+    fields: of `Image`, the others that are known.
+    """
 
-def band_rows(samples: np.ndarray) -> int:
-    """How many rows make a band: of BAND bytes, but at most 64."""
-    return max(1, min(64, BAND // samples[0].nbytes))
+    format: str
+    pixels: np.ndarray
+    alpha: np.ndarray | None
+    info: dict[Any, Any] = field(default_factory=dict)
+    turn: Any = 1
+    notes: list[str] = field(default_factory=list)
+    fields: dict[str, Any] = field(default_factory=dict)

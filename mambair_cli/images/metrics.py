@@ -22,8 +22,8 @@ def to_y(rgb: Array) -> NDArray[np.float64]:
     """BT.601 studio-range luma, as MATLAB's `rgb2ycbcr` computes it, but not rounded.
 
     Args:
-        rgb: H x W x 3 in R, G, B order, or H x W (gray, taken as three equal channels); uint8 or float, in
-            [0, 255].
+        rgb: H x W x 3 in R, G, B order, or H x W (gray, taken as three equal channels); uint8 or
+            float, in [0, 255].
 
     Returns:
         H x W in [16, 235].
@@ -40,7 +40,7 @@ def to_y(rgb: Array) -> NDArray[np.float64]:
 
 
 def psnr(a: Array, b: Array, *, border: int = 0) -> float:
-    """Peak signal-to-noise ratio in dB over all pixels and channels; infinite if the images are equal.
+    """Measure PSNR in dB over all pixels and channels; infinite if the images are equal.
 
     Args:
         a: H x W or H x W x C in [0, 255], any type.
@@ -56,9 +56,10 @@ def psnr(a: Array, b: Array, *, border: int = 0) -> float:
 
 
 def ssim(a: Array, b: Array, *, border: int = 0) -> float:
-    """Mean structural similarity, at most 1 (Wang et al. 2004, equation 13; their 11 x 11 Gaussian window).
+    """Measure mean structural similarity, at most 1 (Wang et al. 2004, equation 13).
 
-    Only windows that lie wholly inside the image count, as in the authors' `ssim_index.m`.
+    The window is their 11 x 11 Gaussian. Only windows that lie wholly
+    inside the image count, as in the authors' `ssim_index.m`.
 
     Args:
         a: H x W in [0, 255], any type.
@@ -98,7 +99,8 @@ def psnr_y(a: Array, b: Array, *, border: int) -> float:
     Super-resolution is measured with a `border` of the scale.
 
     Raises:
-        ValueError: an image is not uint8 (published figures are of stored images), or as `to_y` and `psnr`.
+        ValueError: an image is not uint8 (published figures are of stored images), or as `to_y` and
+            `psnr`.
     """
     return psnr(_stored_y(a), _stored_y(b), border=border)
 
@@ -109,7 +111,8 @@ def ssim_y(a: Array, b: Array, *, border: int) -> float:
     Super-resolution is measured with a `border` of the scale.
 
     Raises:
-        ValueError: an image is not uint8 (published figures are of stored images), or as `to_y` and `ssim`.
+        ValueError: an image is not uint8 (published figures are of stored images), or as `to_y` and
+            `ssim`.
     """
     return ssim(_stored_y(a), _stored_y(b), border=border)
 
@@ -120,7 +123,8 @@ def scores(restored: Array, truth: Array, *, channel: str, border: int) -> tuple
     Args:
         restored: H x W x 3 (RGB) or H x W.
         truth: the same shape.
-        channel: `y` for luma, `rgb` for all channels (their SSIM is the mean of the three) or `gray` for H x W.
+        channel: `y` for luma, `rgb` for all channels (their SSIM is the mean of the three) or
+            `gray` for H x W.
         border: pixels left out on each of the four sides.
 
     Raises:

@@ -58,19 +58,19 @@ def _look(pixels: NDArray[np.generic], name: str, model: Model, level: int | Non
         else None
     )
     cameras = (
-        f"for the noise of cameras, which cannot be measured: mambair denoise {name} --noise real"
+        f"for the noise of cameras, which cannot be measured: mambair denoise {name} `noise=real`"
     )
     if task == "upscale":
         if damage := noise or jpeg:
             first = f"first: mambair {'denoise' if noise else 'dejpeg'} {name}"
             at_once = (
-                f"if it is small and spoilt in more ways: mambair upscale {name} --degradation real"
+                f"if it is small and spoilt in more ways: mambair upscale {name} `degradation=real`"
             )
             return f"{damage}, which {model.name} enlarges with the rest; {first}; {at_once}"
         share = bandwidth(pixels)
         if share is not None and share < SOFT:
             soft = f"looks blurred or enlarged before (no detail finer than {share:.0%} of what its size can hold)"
-            return f"{soft}, which {model.name} does not mend; better: mambair upscale {name} --degradation real"
+            return f"{soft}, which {model.name} does not mend; better: mambair upscale {name} `degradation=real`"
     elif task == "denoise":
         if jpeg:
             return f"{jpeg} rather than evenly noisy; {cameras}; if there is none: mambair dejpeg {name}"

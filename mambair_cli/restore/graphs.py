@@ -1,6 +1,7 @@
 """Calls of a network on a GPU that are recorded once for each shape and replayed (CUDA graphs).
 
-A replay launches all kernels of a call at once, which saves time where they are many and short: on small inputs.
+A replay launches all kernels of a call at once. That saves time where they are many and short: on
+small inputs.
 """
 
 import logging
@@ -12,21 +13,20 @@ import torch
 from torch import Tensor
 
 from ..system.devices import is_out_of_memory
+from .options import GRAPHS
 
 log = logging.getLogger(__name__)
-GRAPHS = 0
-"""Shapes that are recorded at the same time, of all of which the GPU's memory holds the intermediate results.
 
-None, until `mambair bench speed --device cuda`, which measures both ways, has shown on a GPU that it helps.
-"""
-WARM_UP = 3  # calls that compile kernels and choose algorithms, which cannot be recorded
+WARM_UP = 3
+"""Calls that compile kernels and choose algorithms, which cannot be recorded."""
 
 
 class Graphs:
-    """A function of a tensor, recorded for the `limit` shapes that were used last; 0: never, it is just called.
+    """A function of a tensor, recorded for the `limit` shapes that were used last.
 
-    The result of a replay is copied before the next one could overwrite it. Where recording fails, the function is
-    called from then on, after one warning; running out of memory is the caller's to handle.
+    With a limit of 0 it is just called. The result of a replay is copied before the next one could
+    overwrite it. If recording fails, the function is called from then on, after one warning;
+    running out of memory is the caller's to handle.
     """
 
     def __init__(self, function: Callable[..., Tensor], limit: int = GRAPHS):
@@ -36,7 +36,7 @@ class Graphs:
         ] = OrderedDict()
 
     def __call__(self, images: Tensor, *settings: Any) -> Tensor:
-        """As the function, whose settings are no tensors."""
+        """Call the function; its settings are no tensors."""
         if not self.limit:
             return self.function(images, *settings)
         key = (images.shape, images.dtype, *settings)
@@ -67,6 +67,7 @@ class Graphs:
                 self.function(source, *settings)
         here.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=aside):  # which is one of the right GPU
+        # The stream is one of the right GPU.
+        with torch.cuda.graph(graph, stream=aside):
             result = self.function(source, *settings)
         self._recorded[key] = graph, source, result

@@ -1,4 +1,7 @@
-"""From an image to a restored image: device, memory, tiles, precision; `load_restorer` is the way in."""
+"""From an image to a restored image: device, memory, tiles, precision.
+
+`load_restorer` is the way in.
+"""
 
 import logging
 from collections import deque
@@ -13,12 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ..archs.layers import Padding
 from ..archs.ss2d import use_backend
 from ..errors import CallError, MemoryLimitError, RestorationError
-from ..images.image import WHITE, Image, in_bands
+from ..images.image import WHITE, Image
 from ..images.resize import bicubic
+from ..images.samples import in_bands
 from ..models.fetch import find_checkpoint
-from ..models.weights import load_network
+from ..models.recognise import load_network
 from ..ops import resolve_backend
 from ..system import runtime, scratch
 from ..system.devices import (
@@ -29,44 +34,24 @@ from ..system.devices import (
     used_memory,
 )
 from . import tiling
-from .graphs import GRAPHS
+from .options import GRAPHS, TILE_OVERLAP, Options
 from .runner import Counter, Progress, Runner, Wait
 from .transparency import fill_transparent
 
 log = logging.getLogger(__name__)
 Array = NDArray[Any]
 
-TILE_OVERLAP = 32  # pixels of the input; a quarter of it is cut off at each edge
 MIN_TILE = 64
 LARGEST_TILE = 2**31
-BATCH_PIXELS = (
-    2**20
-)  # of tiles that a GPU takes at once; so many give every processor its share of a scan
-MEMORY_SHARE = 0.6  # of what is free now
-MEMORY_ERROR = 1.25  # the estimate may be this much too low (`mambair bench memory`)
 
+BATCH_PIXELS = 2**20
+"""Of tiles that a GPU takes at once; so many give every processor its share of a scan."""
 
-@dataclass(frozen=True)
-class Options:
-    """How to restore.
+MEMORY_SHARE = 0.6
+"""Of what is free now."""
 
-    device: auto, cpu, cuda, cuda:N or mps. backend: of the scan; auto or a name of `ops.BACKENDS`.
-    tile: auto (by the free memory), off (whole image) or the largest side of a tile in input pixels.
-    tile_overlap: input pixels that neighbouring tiles share. memory_limit: bytes that the process (on a GPU:
-    of its memory) may take. ensemble: average over the eight symmetries, MambaIR+ (section 4.2), 8 times the
-    work. alpha: how transparency is enlarged; model or bicubic. dtype: of convolutions and linear layers; auto, fp32,
-    fp16 or bf16. graphs: shapes that are recorded on a GPU at the same time, see `graphs.Graphs`.
-    """
-
-    device: str = "auto"
-    backend: str = "auto"
-    tile: str | int = "auto"
-    tile_overlap: int = TILE_OVERLAP
-    memory_limit: int | None = None
-    ensemble: bool = False
-    alpha: str = "model"
-    dtype: str = "auto"
-    graphs: int = GRAPHS
+MEMORY_ERROR = 1.25
+"""The estimate may be this much too low (`mambair bench memory`)."""
 
 
 class Restorer:
@@ -74,10 +59,14 @@ class Restorer:
 
     Attributes:
         model: the plain module, (B,C,H,W) float in [0,1] in, (B,C,sH,sW) float out.
-        name: of the model or file. scale: s. device, backend, dtype: where, by which scan and in
-        which precision (of convolutions and linear layers) it runs.
+        name: of the model or file.
+        scale: s.
+        device: where it runs.
+        backend: which scan it runs.
+        dtype: in which precision convolutions and linear layers run.
         largest_tile: pixels a side that may fit into memory; halved whenever that runs out.
-        largest_batch: equal tiles that may be computed at once, likewise; 1 where that is no faster (on a CPU).
+        largest_batch: equal tiles that may be computed at once; halved likewise, and 1 where
+            more are no faster (on a CPU).
         runner: runs the network.
     """
 
@@ -90,23 +79,18 @@ class Restorer:
         self.model, self.name = model, name
         self.config = cast(Any, model.config)
         self.scale: int = self.config.upscale
-        self.tile, self.tile_overlap = (
-            _parse_tile(options.tile, options.tile_overlap),
-            options.tile_overlap,
-        )
+        self.tile = _parse_tile(options.tile, options.tile_overlap)
+        self.tile_overlap = options.tile_overlap
+        self.memory_limit = options.memory_limit
         if options.alpha not in ("model", "bicubic"):
-            raise CallError(f"--alpha must be model or bicubic, not {options.alpha!r}")
-        self.memory_limit, self.ensemble, self.alpha = (
-            options.memory_limit,
-            options.ensemble,
-            options.alpha,
-        )
+            raise CallError(f"`alpha` must be model or bicubic, not {str(options.alpha)!r}")
+        self.alpha = options.alpha
+        self.ensemble = options.ensemble
         self.runner = Runner(model, self.device, options.ensemble, options.graphs)
-        self.largest_tile, self.largest_batch = (
-            LARGEST_TILE,
-            BATCH_PIXELS if self.device.type == "cuda" else 1,
-        )
-        self._overflowed = False  # half precision was not enough for some tile
+        self.largest_tile = LARGEST_TILE
+        self.largest_batch = BATCH_PIXELS if self.device.type == "cuda" else 1
+        # Whether half precision was not enough for some tile.
+        self._overflowed = False
         use_backend(model, self.backend)
         if self.memory_limit and self.device.type == "cuda":
             total = torch.cuda.get_device_properties(self.device).total_memory
@@ -120,13 +104,17 @@ class Restorer:
         return self.runner.graphs.limit
 
     def bytes_per_pixel(self) -> int:
-        """Estimated peak memory of the network for each pixel of a tile (`mambair bench memory` measures it)."""
+        """Estimated peak memory of the network for each pixel of a tile.
+
+        `mambair bench memory` measures it.
+        """
         return int(4 * 1.15 * self.config.floats_per_pixel(self.backend))
 
     def peak_memory(self, tiles: tiling.TilePlan, itemsize: int = 1) -> int:
-        """Estimated bytes that restoring a colour image in these tiles takes; of a GPU, those of its memory.
+        """Estimated bytes that restoring a colour image in these tiles takes.
 
-        The finished image counts with `itemsize` bytes a sample, unless it is so large that it lies on disk.
+        On a GPU, bytes of its memory. The finished image counts with `itemsize` bytes a sample,
+        unless it is so large that it lies on disk.
         """
         network = self.bytes_per_pixel() * tiles.tile_height * tiles.tile_width
         if self.device.type != "cpu":
@@ -136,10 +124,14 @@ class Restorer:
         return network + 3 * 4 * band + (result if result < scratch.LARGE else 0)
 
     def plan(self, height: int, width: int, itemsize: int = 1) -> tiling.TilePlan:
-        """The tiles for an image of this size: one where it fits into memory, unless a size was asked for.
+        """The tiles for an image of this size: one where it fits into memory.
 
-        They cover sides that are rounded up to the multiple that the network needs.
-        Raises MemoryLimitError where not even small tiles fit; CallError for a tile not above the overlap.
+        They cover sides that are rounded up to the multiple that the network needs. A tile size
+        that the caller chose is kept.
+
+        Raises:
+            MemoryLimitError: not even small tiles fit.
+            CallError: a tile is not larger than the overlap.
         """
         multiple = self.config.multiple
         rows, columns = (-(-side // multiple) * multiple for side in (height, width))
@@ -157,18 +149,17 @@ class Restorer:
                 if self.peak_memory(tiles, itemsize) <= budget:
                     plans.append(tiles)
                     break
-        if plans:  # the one that computes the fewest pixels twice
-            return min(
-                plans, key=lambda tiles: len(tiles.boxes) * tiles.tile_height * tiles.tile_width
-            )
+        if plans:
+            return min(plans, key=_computed_pixels)
         if self.memory_limit and budget < 0:
             taken, limit = (n / 2**30 for n in (used_memory(self.device), self.memory_limit))
             raise MemoryLimitError(
-                f"mambair alone takes {taken:.2f} GiB, more than --memory-limit {limit:.2f} GiB: raise it"
+                f"mambair alone takes {taken:.2f} GiB, more than the {limit:.2f} GiB of"
+                " `memory_limit`; raise it"
             )
         raise MemoryLimitError(
             f"an image of {width}x{height} does not fit into {budget / 2**30:.2f} GiB of memory;"
-            " close other programs, raise --memory-limit or give --tile 64"
+            " close other programs, raise `memory_limit` or give `tile=64`"
         )
 
     def _budget(self) -> float:
@@ -183,12 +174,16 @@ class Restorer:
     ) -> Array:
         """Restore H x W or H x W x 3 of uint8, uint16 or float32: the same type, s times as large.
 
-        Networks of three channels see gray as three equal ones, averaged afterwards; networks of one channel
-        see colours one by one. Integers are the range [0,1] of the network; floats that run beyond it are
-        squeezed into it and stretched again, or with `squeeze=False` shown to it as they are, and the result is
-        clipped to [0,1]. `progress` is called with the share done, from 0 to 1.
+        Networks of three channels see gray as three equal ones, averaged afterwards; networks of
+        one channel see colours one by one. Integers are the range [0,1] of the network. Floats
+        beyond it are squeezed into it and stretched again; with `squeeze=False` the network sees
+        them as they are, and the result is clipped to [0,1]. `progress` is called with the share
+        done, from 0 to 1.
 
-        Raises ValueError (another shape or type, not a number), MemoryLimitError, RestorationError.
+        Raises:
+            ValueError: the image has another shape or type, or holds NaN or infinite values.
+            MemoryLimitError: the image does not fit into memory.
+            RestorationError: the network gave NaN or infinite values.
         """
         low, full = _value_range(image, squeeze)
         height, width = image.shape[:2]
@@ -222,36 +217,38 @@ class Restorer:
                 strip *= np.float32(full)
                 strip += np.float32(low if image.dtype == np.float32 else 0.5)
                 yield strip.astype(image.dtype, copy=False)
-                del strip  # or it would stay in memory while the next one is made
+                # Or it would stay in memory while the next one is made.
+                del strip
 
     def _outputs(
         self, image: Array, low: float, full: float, tiles: tiling.TilePlan, counter: Counter
     ) -> Generator[Array, None, None]:
-        """The network's result for each tile; the next ones are begun before those of a batch are handed out."""
+        """The network's result for each tile, in order.
+
+        On a GPU the next batch is begun before the results of one are handed out.
+        """
         boxes, size = tiles.boxes, self._batch(tiles)
         begun: deque[_Batch] = deque()
         for i in range(0, len(boxes), size):
             places = boxes[i : i + size]
-            crops = np.stack([_crop(image, tiles, place) for place in places])
+            crops = np.stack([_crop(image, tiles, place, self.config.padding) for place in places])
             crops -= np.float32(low)
             crops /= np.float32(full)
-            begun.append(
-                self._start(_Batch(crops, places, len(places) / len(boxes), self.dtype), counter)
-            )
+            batch = _Batch(crops, places, len(places) / len(boxes), self.dtype)
+            begun.append(self._start(batch, counter))
             if len(begun) > self.runner.ahead:
                 yield from self._finish(begun.popleft(), counter)
         for batch in begun:
             yield from self._finish(batch, counter)
 
     def _batch(self, tiles: tiling.TilePlan) -> int:
-        """How many tiles to compute at once: so many that they fill a GPU, where they fit into memory."""
+        """How many tiles to compute at once: enough to fill a GPU, if they fit into memory."""
         pixels = tiles.tile_height * tiles.tile_width
         most = min(self.largest_batch, BATCH_PIXELS // pixels)
-        return (
-            max(1, min(most, int(self._budget() // (self.bytes_per_pixel() * pixels))))
-            if most > 1
-            else 1
-        )
+        if most <= 1:
+            return 1
+        fitting = int(self._budget() // (self.bytes_per_pixel() * pixels))
+        return max(1, min(most, fitting))
 
     def _start(self, batch: "_Batch", counter: Counter) -> "_Batch":
         """Let the network begin with a batch, unless it is larger than what fits into memory."""
@@ -266,8 +263,8 @@ class Restorer:
                 raise
             if count == 1 and max(height, width) <= MIN_TILE:
                 raise MemoryLimitError(
-                    f"out of memory on {self.device} even with tiles of {max(height, width)} pixels; close other"
-                    " programs or use another --device"
+                    f"out of memory on {self.device} even with tiles of {max(height, width)}"
+                    " pixels; close other programs or choose another `device`"
                 ) from error
         else:
             counter.end()
@@ -285,12 +282,16 @@ class Restorer:
             log.warning(
                 "out of memory on %s: going on with tiles of %d", self.device, self.largest_tile
             )
-        if self.device.type == "cuda":  # only now, as the error held tensors
+        if self.device.type == "cuda":
+            # Only now: the error held tensors.
             torch.cuda.empty_cache()
         return batch
 
     def _finish(self, batch: "_Batch", counter: Counter) -> Array:
-        """(n,sh,sw,c): what the network made of a batch; part by part where it did not fit into memory."""
+        """What the network made of a batch, (n,sh,sw,c).
+
+        A batch that did not fit into memory is computed part by part.
+        """
         if batch.wait is None:
             return self._in_parts(batch, counter)
         results = batch.wait()
@@ -302,17 +303,16 @@ class Restorer:
         count, height, width, _ = batch.crops.shape
 
         def part(crops: Array, places: list[tuple[int, int]], share: float) -> Array:
-            return self._finish(
-                self._start(_Batch(crops, places, batch.share * share, batch.dtype), counter),
-                counter,
-            )
+            smaller = _Batch(crops, places, batch.share * share, batch.dtype)
+            return self._finish(self._start(smaller, counter), counter)
 
         if count > 1:
             size = self.largest_batch if count > self.largest_batch else 1
             spans = [slice(i, i + size) for i in range(0, count, size)]
-            return np.concatenate(
-                [part(batch.crops[s], batch.places[s], len(batch.places[s]) / count) for s in spans]
-            )
+            parts = [
+                part(batch.crops[s], batch.places[s], len(batch.places[s]) / count) for s in spans
+            ]
+            return np.concatenate(parts)
         overlap, multiple = min(self.tile_overlap, self.largest_tile // 2), self.config.multiple
         tiles = tiling.plan(height, width, self.largest_tile, overlap, multiple)
         top, left = batch.places[0]
@@ -327,16 +327,16 @@ class Restorer:
         return tiling.merge(tiles, results, self.scale)[None]
 
     def _in_full_precision(self, batch: "_Batch", index: int, counter: Counter) -> Array:
-        """(sh,sw,c): the result for a tile of a batch whose result is not finite, computed again in float32."""
+        """One tile of a batch, whose result is not finite, computed again in float32: (sh,sw,c)."""
         place, (height, width) = batch.places[index], batch.crops.shape[1:3]
         if batch.dtype == torch.float32:
             raise RestorationError(
-                f"{self.name} gave values that are no numbers for the tile of {width}x{height} pixels at"
-                f" ({place[1]}, {place[0]}); the weights may be damaged: try another model with -m"
+                f"{self.name} gave NaN or infinite values for the tile of {width}x{height} pixels"
+                f" at ({place[1]}, {place[0]}); its weights may be damaged: try another `model`"
             )
         if not self._overflowed:
             log.warning(
-                "%s gave no numbers in %s: such tiles are computed again in fp32",
+                "%s gave NaN or infinite values in %s: these tiles are computed again in fp32",
                 self.name,
                 batch.dtype,
             )
@@ -347,9 +347,11 @@ class Restorer:
     def restore_image(self, image: Image, progress: Progress | None = None) -> Image:
         """Restore a picture and its transparency; all else that it holds is carried over.
 
-        What lies under transparent pixels takes no part: their colour is first replaced by that of their
-        visible neighbours, so that no fringe appears. Transparency is resized, or with `alpha="model"` restored as a
-        gray image where the resized one is neither 0 nor full. Raises as `restore`.
+        The colour under transparent pixels takes no part: it is first replaced by that of their
+        visible neighbours, so that no fringe appears. Transparency is resized, or with
+        `alpha="model"` restored as a gray image where the resized one is neither 0 nor full.
+
+        Raises as `restore`.
         """
         if image.alpha is None:
             return replace(image, pixels=self.restore(image.pixels, progress))
@@ -358,8 +360,9 @@ class Restorer:
         pixels = fill_transparent(image.pixels, image.alpha)
         pixels = self.restore(pixels, (lambda share: report(share / 2)) if by_model else progress)
         alpha = resized(image.alpha, *pixels.shape[:2])
-        if by_model:  # a net gives hardly ever exactly nothing or everything
+        if by_model:
             restored = self.restore(image.alpha, lambda share: report(0.5 + share / 2))
+            # A network hardly ever gives exactly nothing or everything.
             ends = 0, WHITE[alpha.dtype]
             alpha = in_bands(
                 lambda a, b: np.select([np.isin(a, ends)], [a], b), alpha.dtype, alpha, restored
@@ -383,8 +386,8 @@ def load_restorer(
     """Load a model by its name or from a checkpoint file and make it ready on a device.
 
     Args:
-        name_or_file: such as "tiny-x4" (fetched where it is neither bundled nor in the cache), or a .safetensors,
-            .pth or .pt file of any published form.
+        name_or_file: such as "tiny-x4" (fetched if it is neither bundled nor in the cache), or a
+            .safetensors, .pth or .pt file of any published form.
         device: see `Options`.
         backend: see `Options`.
         tile: see `Options`.
@@ -396,8 +399,10 @@ def load_restorer(
         graphs: see `Options`.
 
     Raises:
-        CallError: no such model, file, device or back end. CheckpointError: the file is damaged, unsafe or of
-        another network. DownloadError: it cannot be fetched. BackendError: the device or back end cannot run here.
+        CallError: there is no such model, file, device or back end, or an option is wrong.
+        CheckpointError: the file is damaged, unsafe or of another network.
+        DownloadError: it cannot be fetched.
+        BackendError: the device or back end cannot run here.
     """
     model, _ = load_network(find_checkpoint(name_or_file))
     options = Options(
@@ -407,20 +412,22 @@ def load_restorer(
 
 
 def _value_range(image: Array, squeeze: bool = True) -> tuple[float, float]:
-    """What becomes 0 for the network, and how far above it lies what becomes 1.
+    """The value that becomes 0 for the network, and how far above it the one lies that becomes 1.
 
-    Raises ValueError for what is no image.
+    Raises:
+        ValueError: this is no image.
     """
     fits = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
     if image.dtype not in WHITE or not fits or not image.size:
         raise ValueError(
-            f"expected H x W or H x W x 3 of uint8, uint16 or float32, got {image.dtype} {image.shape}"
+            "expected H x W or H x W x 3 of uint8, uint16 or float32,"
+            f" got {image.dtype} {image.shape}"
         )
     if image.dtype != np.float32:
         return 0.0, WHITE[image.dtype]
     low, high = float(image.min()), float(image.max())
     if not np.isfinite([low, high]).all():
-        raise ValueError("the image holds values that are no numbers")
+        raise ValueError("the image holds NaN or infinite values")
     if not squeeze:
         return 0.0, 1.0
     return min(0.0, low), max(1.0, high) - min(0.0, low)
@@ -428,20 +435,25 @@ def _value_range(image: Array, squeeze: bool = True) -> tuple[float, float]:
 
 def _parse_tile(tile: str | int, overlap: int) -> str | int:
     if overlap < 0:
-        raise CallError(f"--tile-overlap cannot be negative, got {overlap}")
+        raise CallError(f"`tile_overlap` cannot be negative, got {overlap}")
     if tile in ("auto", "off"):
         return tile
     if not str(tile).isdecimal() or int(tile) == 0:
-        raise CallError(f"--tile must be auto, off or a number of pixels, not {tile!r}")
+        raise CallError(f"`tile` must be auto, off or a number of pixels, not {tile!r}")
     if int(tile) <= overlap:
         raise CallError(
-            f"a tile of {tile} pixels must be larger than the overlap of {overlap} (--tile-overlap)"
+            f"a tile of {tile} pixels must be larger than the overlap of {overlap} (`tile_overlap`)"
         )
     return int(tile)
 
 
+def _computed_pixels(tiles: tiling.TilePlan) -> int:
+    """Pixels of the input that all tiles hold together; those that they share count twice."""
+    return len(tiles.boxes) * tiles.tile_height * tiles.tile_width
+
+
 def _sides(length: int, least: int) -> list[int]:
-    """Of tiles to be tried, from the whole length down to the least."""
+    """Sides of tiles to try, from the whole length down to the least."""
     sides = [length]
     while sides[-1] > least:
         sides.append(max(least, int(0.8 * sides[-1])))
@@ -449,7 +461,7 @@ def _sides(length: int, least: int) -> list[int]:
 
 
 def resized(pixels: Array, height: int, width: int) -> Array:
-    """By antialiased bicubic, whose overshoot stays in the range of the pixels."""
+    """Resize by antialiased bicubic; its overshoot is clipped to the range of the pixels."""
     if pixels.shape[:2] == (height, width):
         return pixels
     result = bicubic(pixels, height, width)
@@ -463,8 +475,12 @@ def resized(pixels: Array, height: int, width: int) -> Array:
 class _Batch:
     """Tiles of one size on their way through the network.
 
-    crops: (n,h,w,c) float32. places: (top, left) of each. share: of the work. dtype: of convolutions and linear
-    layers. wait: gives the results; None where the network was not begun with it, as it does not fit into memory.
+    Attributes:
+        crops: (n,h,w,c) float32.
+        places: (top, left) of each.
+        share: of the work.
+        dtype: of convolutions and linear layers.
+        wait: gives the results; None if the network has not begun, as they do not fit into memory.
     """
 
     crops: Array
@@ -474,10 +490,10 @@ class _Batch:
     wait: Wait | None = None
 
 
-def _crop(image: Array, tiles: tiling.TilePlan, place: tuple[int, int]) -> Array:
-    """(tile_height,tile_width,c) float32; reflected where the plan reaches beyond the image."""
+def _crop(image: Array, tiles: tiling.TilePlan, place: tuple[int, int], padding: Padding) -> Array:
+    """One tile, (tile_height,tile_width,c) float32; mirrored where it reaches beyond the image."""
     top, left = place
     crop = image[top : top + tiles.tile_height, left : left + tiles.tile_width]
     crop = crop.reshape(*crop.shape[:2], -1).astype(np.float32)
     missing = [(0, tiles.tile_height - len(crop)), (0, tiles.tile_width - crop.shape[1]), (0, 0)]
-    return np.pad(crop, missing, mode="reflect")
+    return np.pad(crop, missing, mode=padding)

@@ -1,4 +1,7 @@
-"""Batches of tiles through a network on one device: precision, symmetries, transfers, recorded kernels, progress."""
+"""Batches of tiles through a network on one device.
+
+Precision, symmetries, transfers, recorded kernels, progress.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..archs.ss2d import SpatialScan
-from .graphs import GRAPHS, Graphs
+from ..archs.layers import Block
+from .graphs import Graphs
+from .options import GRAPHS
 
 Array = NDArray[Any]
 Wait = Callable[[], Array]
@@ -20,16 +24,19 @@ TRANSFORMS = [(quarters, mirrored) for mirrored in (False, True) for quarters in
 
 
 class Runner:
-    """A network that takes and gives arrays. On a GPU it computes on while the caller does something else.
+    """A network that takes and gives arrays.
+
+    On a GPU it computes on while the caller does something else.
 
     Args:
         model: the plain module, (B,C,H,W) float in [0,1] in, (B,C,sH,sW) float out.
         device: where it runs; a GPU of NVIDIA or AMD gets convolutions in channels-last layout.
         ensemble: average over the eight symmetries, MambaIR+ (section 4.2).
-        graphs: shapes that are recorded at the same time, see `graphs.Graphs`.
+        graphs: shapes that are recorded at the same time, see `options.GRAPHS`.
 
     Attributes:
-        ahead: how many batches to start before the result of one is waited for, so that the device has always work.
+        ahead: how many batches to start before waiting for the result of one, so that the device
+            always has work.
         copies: the stream on which results come back from a GPU while it computes; None elsewhere.
         graphs: recorded calls of the network, used where `graphs.limit` allows any.
     """
@@ -48,16 +55,18 @@ class Runner:
 
     @torch.inference_mode()
     def start(self, crops: Array, dtype: torch.dtype) -> Wait:
-        """Let the network begin with (n,h,w,c) float32; what is returned waits for the result, (n,sh,sw,c).
+        """Let the network begin with (n,h,w,c) float32.
 
-        Convolutions and linear layers run in `dtype`. Networks of three channels see gray as three equal ones,
-        averaged afterwards; networks of one channel see colours one by one.
+        What is returned waits for the result, (n,sh,sw,c). Convolutions and linear layers run in
+        `dtype`. Networks of three channels see gray as three equal ones, averaged afterwards;
+        networks of one channel see colours one by one.
         """
         count, channels = len(crops), crops.shape[3]
-        images = self._upload(np.ascontiguousarray(crops.transpose(0, 3, 1, 2)))  # (n,c,h,w)
-        images = (
-            images.flatten(0, 1)[:, None] if self.channels == 1 else images.expand(-1, 3, -1, -1)
-        )
+        images = self._upload(np.ascontiguousarray(crops.transpose(0, 3, 1, 2)))
+        if self.channels == 1:
+            images = images.flatten(0, 1)[:, None]
+        else:
+            images = images.expand(-1, 3, -1, -1)
         total: Tensor | None = None
         for quarters, mirrored in TRANSFORMS if self.ensemble else TRANSFORMS[:1]:
             seen = torch.rot90(images.flip(3) if mirrored else images, quarters, (2, 3))
@@ -67,9 +76,11 @@ class Runner:
         assert total is not None
         if self.ensemble:
             total = total / len(TRANSFORMS)
-        planes = total.unflatten(0, (count, channels))[:, :, 0] if self.channels == 1 else total
-        planes = planes if planes.shape[1] == channels else planes.mean(1, keepdim=True)
-        return self._download(planes.permute(0, 2, 3, 1))
+        if self.channels == 1:
+            total = total.unflatten(0, (count, channels))[:, :, 0]
+        if total.shape[1] != channels:
+            total = total.mean(1, keepdim=True)
+        return self._download(total.permute(0, 2, 3, 1))
 
     def _compute(self, images: Tensor, dtype: torch.dtype) -> Tensor:
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
@@ -78,7 +89,8 @@ class Runner:
 
     def _upload(self, crops: Array) -> Tensor:
         images = torch.from_numpy(crops)
-        if self.copies is not None:  # from memory that the GPU can read while the CPU goes on
+        if self.copies is not None:
+            # From memory that the GPU can read while the CPU goes on.
             return images.pin_memory().to(self.device, non_blocking=True)
         return images.to(self.device)
 
@@ -90,7 +102,8 @@ class Runner:
         with torch.cuda.stream(self.copies):
             host = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
             host.copy_(result, non_blocking=True)
-            result.record_stream(self.copies)  # or its memory would be given to the next batch
+            # Or its memory would be given to the next batch.
+            result.record_stream(self.copies)
             arrived = self.copies.record_event()
 
         def wait() -> Array:
@@ -108,29 +121,32 @@ class Counter:
     """Counts the share of the work that is done, block by block of the network, and reports it."""
 
     def __init__(self, model: nn.Module, report: Progress):
-        self.scans = [m for m in model.modules() if isinstance(m, SpatialScan)]
-        self.done, self.step, self.goal, self.report = 0.0, 0.0, 0.0, report
+        self.blocks = [m for m in model.modules() if isinstance(m, Block)]
+        self.report = report
+        self.done = self.step = self.goal = 0.0
 
     def begin(self, share: float) -> float:
         """Let the next run of the network count as this share; returns what is done before it."""
-        self.step, self.goal = share / max(1, len(self.scans)), self.done + share
+        self.step, self.goal = share / max(1, len(self.blocks)), self.done + share
         return self.done
 
     def end(self) -> None:
-        """The run is over, also where it was a recorded one, which no block tells of."""
+        """The run is over; a recorded one ends without a word from its blocks."""
         before, self.done = self.done, self.goal
         if round(before, 9) < round(self.goal, 9):
             self._tell()
 
     def __enter__(self) -> None:
-        self.handles = [m.register_forward_hook(self._step) for m in self.scans]
+        self.handles = [m.register_forward_hook(self._step) for m in self.blocks]
 
     def _step(self, *_: object) -> None:
-        self.done = min(self.done + self.step, self.goal)  # a run that is recorded warms up before
+        # At most the goal, as a run that is recorded warms up before.
+        self.done = min(self.done + self.step, self.goal)
         self._tell()
 
     def _tell(self) -> None:
-        self.report(min(1.0, round(self.done, 9)))  # or the last one would not be 1
+        # Rounded, or the last share would not be 1.
+        self.report(min(1.0, round(self.done, 9)))
 
     def __exit__(self, *_: object) -> None:
         for handle in self.handles:

@@ -1,8 +1,8 @@
-"""Cut an image into equal tiles and blend what a network made of them: geometry and weights, no network.
+"""Cut an image into equal tiles and blend what a network made of them: only geometry and weights.
 
-All tiles of a plan have one size, so a compiled or batched network sees one shape. Pixels near a tile's edge
-lack context. Where two neighbours overlap, the quarter of the overlap next to each edge therefore counts for
-nothing, and a raised cosine leads over from one tile to the other in between:
+All tiles of a plan have one size, so a compiled or batched network sees one shape. Pixels near a
+tile's edge lack context. Where two neighbours overlap, the quarter of the overlap next to each edge
+therefore counts for nothing, and a raised cosine leads over from one tile to the other in between:
 
     A   1 1 1 1 1 1 1 . . . . 0 0 0|
                 |0 0 0 . . . . 1 1 1 1 1 1 1   B
@@ -37,20 +37,21 @@ class TilePlan:
 
     @property
     def boxes(self) -> list[tuple[int, int]]:
-        """The (top, left) corner of each tile, row by row: the order in which `merge` expects the results."""
+        """The (top, left) corner of each tile, row by row, as `merge` expects the results."""
         return [(top, left) for top in self.tops for left in self.lefts]
 
     def weights(self, scale: int = 1) -> list[tuple[Weights, Weights]]:
         """For each box, how much the rows and the columns of its result count in the blend.
 
-        The weight of a pixel is the product of its row's and its column's. Over all tiles that cover a pixel
-        of the image, these products sum to one.
+        The weight of a pixel is the product of its row's and its column's. Over all tiles that
+        cover a pixel of the image, these products sum to one.
 
         Args:
             scale: the results are this many times as large as the tiles.
 
         Returns:
-            In the order of `boxes`, pairs of (scale * tile_height,) and (scale * tile_width,) in [0, 1].
+            In the order of `boxes`, pairs of (scale * tile_height,) and (scale * tile_width,), in
+            [0, 1].
         """
         rows = _axis_weights(self.height, self.tile_height, self.tops, scale)
         columns = _axis_weights(self.width, self.tile_width, self.lefts, scale)
@@ -65,10 +66,10 @@ def plan(
     Args:
         height: rows of the image.
         width: columns of the image.
-        tile: the largest side of a tile, or its largest height and width. A side of the image that is no longer
-            gets one tile of its length.
+        tile: the largest side of a tile, or its largest height and width. A side of the image
+            that is no longer gets one tile of its length.
         overlap: the least number of pixels that neighbours share; 0 cuts hard.
-        multiple: starts and sides of tiles are multiples of it, and so must be a side that is to be cut.
+        multiple: starts and sides of tiles are multiples of it, and so must be a side that is cut.
 
     Raises:
         CallError: the overlap is negative, or not smaller than the tile (both in whole multiples).
@@ -80,7 +81,8 @@ def plan(
     if min(rows, columns) // multiple <= -(-overlap // multiple):
         steps = f" in steps of {multiple}" if multiple > 1 else ""
         raise CallError(
-            f"a tile of {min(rows, columns)} pixels must be larger than the overlap of {overlap} pixels{steps}"
+            f"a tile of {min(rows, columns)} pixels must be larger than the overlap of"
+            f" {overlap} pixels{steps}"
         )
     tile_height, tops = _plan_axis(height, rows, overlap, multiple)
     tile_width, lefts = _plan_axis(width, columns, overlap, multiple)
@@ -90,11 +92,11 @@ def plan(
 def merge_rows(
     plan: TilePlan, outputs: Iterable[NDArray[Any]], scale: int = 1
 ) -> Generator[NDArray[np.float32], None, None]:
-    """Blend the results of all tiles, and hand out the image from top to bottom as rows of it are finished.
+    """Blend the results of all tiles, and hand out the image from top to bottom as it is finished.
 
-    Holds one row of tiles and one result at a time, however high the image is. Pixels whose weight is zero
-    are never read, so whatever stands there (even NaN) leaves no trace. With one tile the result is that
-    tile's, bit for bit.
+    Holds one row of tiles and one result at a time, however high the image is. Pixels whose weight
+    is zero are never read, so whatever stands there (even NaN) leaves no trace. With one tile the
+    result is that tile's, bit for bit.
 
     Args:
         plan: where the tiles lie.
@@ -109,9 +111,8 @@ def merge_rows(
         ValueError: a result has another shape, or there are more or fewer results than boxes.
     """
     boxes = zip(plan.boxes, plan.weights(scale), outputs, strict=True)
-    band = np.zeros(
-        (0, 0, 0), np.float32
-    )  # the rows of the image from `start` on that are not finished
+    # The rows of the image, from `start` on, that are not finished.
+    band = np.zeros((0, 0, 0), np.float32)
     start = 0
     for (top, left), (rows, columns), output in boxes:
         if not band.size:
@@ -125,7 +126,8 @@ def merge_rows(
             done = scale * (top - start)
             yield band[:done]
             rest = band[done:].copy()
-            band = np.zeros(band.shape, np.float32)  # a new one, as the strip is the caller's
+            # A new band, as the strip is now the caller's.
+            band = np.zeros(band.shape, np.float32)
             band[: len(rest)] = rest
             start = top
         y, x = _support(rows), _support(columns)
@@ -170,7 +172,7 @@ def _axis_weights(size: int, length: int, starts: tuple[int, ...], scale: int) -
             profile[scale * (length - after) :] *= _rise(after, scale)[::-1]
         profiles.append(profile)
 
-    # Two neighbours' ramps sum to one; where more than two tiles overlap, only dividing makes it so.
+    # Two neighbours' ramps sum to one; if more tiles overlap, only dividing makes it so.
     total = np.zeros(scale * size)
     spans = [slice(scale * start, scale * (start + length)) for start in starts]
     for span, profile in zip(spans, profiles, strict=True):

@@ -11,22 +11,25 @@ from ..system import scratch
 
 Array = NDArray[Any]
 
-RADII = (1, 3, 9, 27)  # in which colour is looked for, one blur after the other
+RADII = (1, 3, 9, 27)
+"""Pixels within which colour is looked for, one blur after the other."""
+
 SPREAD = sum(RADII)
-FILL_ROWS = 256  # of a picture, at a time
+
+FILL_ROWS = 256
+"""Rows of a picture that are filled at a time."""
 
 
 def fill_transparent(pixels: Array, alpha: Array) -> Array:
-    """Give what is fully transparent the colour of its visible neighbours, within SPREAD pixels of them."""
+    """Give fully transparent pixels the colour of visible ones at most SPREAD pixels away."""
     if alpha.min() > 0 or not alpha.max():
         return pixels
     filled = scratch.allocate(pixels.shape, pixels.dtype)
     for top in range(0, len(pixels), FILL_ROWS):
         first = max(0, top - SPREAD)
         seen = slice(first, top + FILL_ROWS + SPREAD)
-        filled[top : top + FILL_ROWS] = _filled(pixels[seen], alpha[seen])[top - first :][
-            :FILL_ROWS
-        ]
+        band = _filled(pixels[seen], alpha[seen])
+        filled[top : top + FILL_ROWS] = band[top - first :][:FILL_ROWS]
         scratch.release(pixels, alpha, filled)
     return filled
 
@@ -36,7 +39,8 @@ def _filled(pixels: Array, alpha: Array) -> Array:
     weight: Array = alpha.astype(np.float32)
     colour: Array = pixels.astype(np.float32) * (weight if pixels.ndim == 2 else weight[:, :, None])
     filled = pixels.copy()
-    for radius in RADII:  # the nearest colour that there is
+    # The nearest colour that there is: each blur looks farther.
+    for radius in RADII:
         side = (2 * radius + 1, 2 * radius + 1)
         weight, colour = cv2.blur(weight, side), cv2.blur(colour, side)
         near = hidden & (weight > 1e-6 * WHITE[alpha.dtype])

@@ -1,4 +1,4 @@
-"""Any size: the networks that reach it one after the other, then antialiased bicubic downwards."""
+"""Any size: networks one after the other until it is reached, then antialiased bicubic down."""
 
 import math
 from dataclasses import asdict, replace
@@ -7,14 +7,16 @@ import numpy as np
 
 from ..degradations.estimate import jpeg_quality, noise_sigma, stored_quality
 from ..errors import CallError
-from ..images.io import Image
-from ..images.resize import Size
-from ..models.catalog import TASKS
+from ..images.image import Image
 from ..models.choice import Choice, check_task
 from ..models.fetch import known_task
+from ..models.tasks import TASKS
 from ..ops import resolve_backend
 from ..system.devices import resolve_device
-from .restorer import Options, Progress, Restorer, load_restorer, resized
+from .options import Options
+from .restorer import Restorer, load_restorer, resized
+from .runner import Progress
+from .size import Size
 
 
 def _sigma(image: Image) -> int | None:
@@ -23,27 +25,33 @@ def _sigma(image: Image) -> int | None:
 
 
 def _quality(image: Image) -> int | None:
-    """The worse one of what the tables of its file stand for and what the pixels show."""
-    stored = stored_quality(image.quantization) if image.quantization else None
-    return min(filter(None, [stored, jpeg_quality(image.pixels)]), default=None)
+    """The lower one of the quality that its file states and the one that its pixels show."""
+    stated = stored_quality(image.quantization) if image.quantization else None
+    seen = jpeg_quality(image.pixels)
+    known = [quality for quality in (stated, seen) if quality is not None]
+    return min(known, default=None)
 
 
 MEASURES = {"sigma": _sigma, "quality": _quality}
-"""By what the levels of a task count."""
+"""What measures the level of a degradation, by the unit of the task's levels."""
 
 
 class Upscaler:
-    """Restores pictures to any size: with the networks that reach it, then antialiased bicubic downwards.
+    """Restores pictures to any size, by networks and then antialiased bicubic down.
 
     Attributes:
-        choice: of the networks. restorers: those loaded so far, by name. device, backend: where and by which scan
-        they run.
+        choice: of the networks.
+        restorers: those loaded so far, by name.
+        device: where they run.
+        backend: which scan they run.
     """
 
     def __init__(self, choice: Choice, options: Options):
-        """Load the network that `choice` names, which repeats for factors above its own; others when they are needed.
+        """Load the network that `choice` names; others are loaded when they are needed.
 
-        Raises as `load_restorer`; CallError where it is for another task, with the command that fits.
+        A named network runs as often as its scale needs to reach the size.
+
+        Raises as `load_restorer`, and CallError if it is for another task.
         """
         self.choice, self.options = choice, options
         self.device = resolve_device(options.device)
@@ -53,23 +61,25 @@ class Upscaler:
             self._load(choice.model)
 
     def measure(self, image: Image) -> int | None:
-        """The level of the degradation that an image seems to have suffered; None where nothing depends on it."""
+        """How much degradation an image seems to have suffered; None if nothing depends on it."""
         return MEASURES[TASKS[self.choice.task].level](image) if self.choice.by_level else None
 
     def chain(self, scale: float, level: int | None = None) -> list[Restorer]:
         """The networks to run one after the other, for a level as measured.
 
-        Raises CallError where none reach the scale.
+        Raises CallError if none reach the scale.
         """
         name = self.choice.model
         if name is None:
             return [self._load(row.name) for row in self.choice.models(scale, level)]
         restorer = self._load(name)
-        if restorer.scale == 1 and scale > 1:
-            raise CallError(f"{restorer.name} does not enlarge; choose another model with -m")
-        return [restorer] * (
-            max(1, math.ceil(round(math.log(scale, restorer.scale), 9))) if scale > 1 else 1
-        )
+        if scale <= 1:
+            return [restorer]
+        if restorer.scale == 1:
+            raise CallError(f"{restorer.name} does not enlarge; choose another `model`")
+        # Rounded, as log(8, 2) may be a little more than 3.
+        runs = math.ceil(round(math.log(scale, restorer.scale), 9))
+        return [restorer] * max(1, runs)
 
     def _load(self, name: str) -> Restorer:
         if name not in self.restorers:
@@ -79,7 +89,7 @@ class Upscaler:
         return self.restorers[name]
 
     def tiles(self, size: Size, height: int, width: int, level: int | None = None) -> int:
-        """How many tiles a picture of this height and width is cut into now, by all networks of its `chain`."""
+        """How many tiles a picture of `height` x `width` is cut into now, over its whole `chain`."""
         count = 0
         for restorer in self.chain(size.factor(height, width), level):
             count += len(restorer.plan(height, width).boxes)
@@ -92,22 +102,22 @@ class Upscaler:
         """Restore a picture and all that belongs to it to a size, by the networks of `chain`.
 
         `progress` is called with the share done, from 0 to 1.
-        Raises as `Restorer.restore_image`; CallError where no network reaches the size.
+
+        Raises as `Restorer.restore_image`, and CallError if no network reaches the size.
         """
         height, width = image.pixels.shape[:2]
-        chain, report = (
-            self.chain(size.factor(height, width), level),
-            progress or (lambda share: None),
-        )
+        chain = self.chain(size.factor(height, width), level)
         height, width = size.of(height, width)
-        work = np.cumprod(
-            [1, *(restorer.scale**2 for restorer in chain[:-1])]
-        )  # pixels each one sees
+        report = progress or (lambda share: None)
+        # The work of each network: the pixels it sees, as multiples of the input's.
+        work = np.cumprod([1, *(restorer.scale**2 for restorer in chain[:-1])])
+        shares = work / work.sum()
         for i, restorer in enumerate(chain):
-            before, share = work[:i].sum() / work.sum(), work[i] / work.sum()
-            image = restorer.restore_image(
-                image,
-                lambda part: report(round(before + share * part, 9)),  # noqa: B023
-            )
+            before = shares[:i].sum()
+
+            def report_part(part: float, before: float = before, share: float = shares[i]) -> None:
+                report(round(before + share * part, 9))
+
+            image = restorer.restore_image(image, report_part)
         alpha = None if image.alpha is None else resized(image.alpha, height, width)
         return replace(image, pixels=resized(image.pixels, height, width), alpha=alpha)

@@ -9,9 +9,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def limit_spinning() -> None:
-    """Keep idle OpenMP threads from burning a core: with one other busy process 2 threads took 30x longer.
+    """Keep idle OpenMP threads from burning a core.
 
-    Has effect only before torch is imported, and only where the user has not decided.
+    With one other busy process, 2 threads took 30 times longer. Has effect only before torch is
+    imported, and only if the user has not decided otherwise.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
@@ -20,11 +21,13 @@ def limit_spinning() -> None:
 def keep_freed_memory() -> None:
     """Let glibc reuse large buffers instead of returning them to the system after every operation.
 
-    Fresh pages cost more than the arithmetic on them: a net at 256x256 ran 1.7x faster. For the whole
-    process, so for programs that restore or train, not for importers of this package.
+    Fresh pages cost more than the arithmetic on them: a network at 256x256 ran 1.7 times faster.
+    It holds for the whole process, so programs that restore or train call it, not this package's
+    import.
     """
     if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+        # The C library musl has none.
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt:
             mallopt(M_MMAP_MAX, 0)
             mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,4 +1,4 @@
-"""Arrays that may be larger than memory: from a size on, they lie in a file that vanishes with them."""
+"""Arrays that may be larger than memory: large ones lie in a file that vanishes with them."""
 
 import math
 import mmap
@@ -19,19 +19,20 @@ Array = NDArray[Any]
 
 
 def folder() -> Path:
-    """Where large arrays lie: TMPDIR where it is set, else /var/tmp (as /tmp may be in memory), else the system's."""
+    """Where large arrays lie: TMPDIR, or else /var/tmp, or else the system's temporary folder.
+
+    /tmp comes last, as it may itself be in memory.
+    """
     usual = Path("/var/tmp")
-    return (
-        usual
-        if "TMPDIR" not in os.environ and os.access(usual, os.W_OK)
-        else Path(tempfile.gettempdir())
-    )
+    if "TMPDIR" not in os.environ and os.access(usual, os.W_OK):
+        return usual
+    return Path(tempfile.gettempdir())
 
 
 def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-    """An array of any content, on disk from LARGE bytes on.
+    """An array of any content; from LARGE bytes on it lies on disk.
 
-    Raises RestorationError where the disk lacks room for it.
+    Raises RestorationError if the disk has no room for it.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < LARGE:
@@ -42,14 +43,14 @@ def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
             mapped = mmap.mmap(file.fileno(), size)
     except OSError as error:
         raise RestorationError(
-            f"{folder()}: no room for a result of {size / 2**30:.1f} GiB on its way: {error.strerror};"
-            " name another folder by TMPDIR"
+            f"{folder()}: no room for a result of {size / 2**30:.1f} GiB while it is computed:"
+            f" {error.strerror}; set TMPDIR to another folder"
         ) from error
     return np.frombuffer(mapped, dtype).reshape(shape)
 
 
 def release(*arrays: Array) -> None:
-    """Take what lies on disk out of memory for now; it comes back when it is read. Others stay as they are."""
+    """Take arrays that lie on disk out of memory; they come back when they are read."""
     for array in arrays:
         base: Any = array
         while isinstance(base, np.ndarray):
@@ -60,7 +61,7 @@ def release(*arrays: Array) -> None:
 
 
 def _reserve(file: int, size: int) -> None:
-    """Make room now: on a disk that turns out to be full later, the process would be killed."""
+    """Make room now: if the disk turned out to be full later, the process would be killed."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file, 0, size)
         return

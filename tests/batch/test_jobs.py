@@ -138,7 +138,7 @@ def test_globs():
     fails(
         lambda: find_jobs(["in"], "o", globs=["*.bmp", ""]),
         CallError,
-        "in: there is no image that matches --glob",
+        "in: no image found that matches `glob`",
     )
 
 
@@ -156,7 +156,7 @@ def test_one_file():
         fails(
             lambda options=options: find_jobs(["p/a.b.png"], "o.tif", **options),
             CallError,
-            "leave out --suffix",
+            "leave out `suffix`",
         )
 
 
@@ -179,23 +179,28 @@ def test_pipes(monkeypatch):
         ("a.png missing", "o", {}, "missing: no such file"),
         ("a.png/x.png", "o", {}, "a.png/x.png: no such file"),
         ("dangling.png", "o.png", {}, "dangling.png: no such file"),
-        ("empty", None, {}, "empty: is a folder; give -o FOLDER"),
-        ("empty", "o", {}, "empty: there is no image"),
-        ("a.png b.png", None, {}, "several inputs need -o FOLDER"),
+        ("empty", None, {}, "empty: is a folder; name a folder for the results with `output`"),
+        ("empty", "o", {}, "empty: no image found"),
+        (
+            "a.png b.png",
+            None,
+            {},
+            "several inputs need a folder for the results; name one with `output`",
+        ),
         ("a.png b.png", "a.png", {}, "a.png: is a file; name a folder"),
         ("a.png", "b.png/", {}, "b.png: is a file; name a folder"),
         ("a.png", "none/o.png", {}, "none/o.png: there is no folder"),
         ("a.png", "o.gif", {}, "o.gif: unknown suffix"),
         ("a.png", "o", {}, "o: unknown suffix ''; add one such as .png, or a slash"),
-        ("a.png", None, {"format": "gif"}, "--format cannot be 'gif'; use one of png jpg"),
-        ("a.png b.png", "o", {"format": "../png"}, "--format cannot be"),
-        ("a.png b.png", "o", {"suffix": "/../x"}, "--suffix is a part of a name"),
-        ("- a.png", "o", {}, "goes with one input only"),
-        ("-", None, {}, "-o - for stdout"),
+        ("a.png", None, {"format": "gif"}, "`format` cannot be 'gif'; use one of png jpg"),
+        ("a.png b.png", "o", {"format": "../png"}, "`format` cannot be"),
+        ("a.png b.png", "o", {"suffix": "/../x"}, "`suffix` is a part of a file name"),
+        ("- a.png", "o", {}, "works with one input only"),
+        ("-", None, {}, "with `output`, or - for stdout"),
         ("-", "o", {}, "o: unknown suffix"),
         ("empty", "-", {}, "empty: is a folder"),
         ("missing.png", "-", {}, "missing.png: no such file"),
-        ("-", "o.png", {"format": "jpg"}, "leave out --suffix and --format"),
+        ("-", "o.png", {"format": "jpg"}, "leave out `suffix` and `format`"),
     ],
 )
 def test_wrong_calls(inputs, output, options, words):

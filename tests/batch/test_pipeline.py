@@ -20,7 +20,7 @@ from mambair_cli.batch.manifest import MANIFEST, Manifest
 from mambair_cli.batch.pipeline import Batch
 from mambair_cli.errors import CallError, ImageError, MemoryLimitError
 from mambair_cli.images.io import read_image, write_image
-from mambair_cli.images.resize import Size
+from mambair_cli.restore.size import Size
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

@@ -16,7 +16,7 @@ from mambair_cli.bench.cost.rows import Row
 from mambair_cli.bench.quality import fetch_sets, perceptual, protocols, report, tilers
 from mambair_cli.bench.quality.results import Report
 from mambair_cli.commands import bench
-from mambair_cli.models.catalog import MODELS
+from mambair_cli.models.catalog import list_models
 
 
 @pytest.fixture(autouse=True)
@@ -183,7 +183,7 @@ def test_bench_speed(call, monkeypatch):
         call("bench", "speed", "--backend", "numba", "--device", "cpu", "--dtype", "fp32")
     ).splitlines()
     assert lines[1].split() == ["tiny-x2", "numba", "cpu", "64x64", "0.123", "7.53", "1.00", "256"]
-    bundled = [model.name for model in MODELS if model.bundled]
+    bundled = [model.name for model in list_models() if model.bundled]
     assert asked == [
         (["tiny-x2"], (), "auto", "auto", speed.QUICK_SIDES),
         (bundled, ("numba",), "cpu", "fp32", speed.SIDES),

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import mambair_cli
+from mambair_cli import ops
 from mambair_cli.commands import doctor
 from mambair_cli.commands.doctor import report
 from mambair_cli.ops import BACKENDS
@@ -139,9 +140,9 @@ def test_a_faster_back_end_that_is_missing(machine, monkeypatch):
         name="kernels",
         unavailable=lambda device, dtype: "some-kernels is not installed, which others bring",
     )
-    monkeypatch.setattr(doctor, "BACKENDS", (first, slow))
+    monkeypatch.setattr(ops, "BACKENDS", (first, slow))
     assert report()["faster"] == "pip install some-kernels"
-    monkeypatch.setattr(doctor, "BACKENDS", (slow, first))  # it would not be taken
+    monkeypatch.setattr(ops, "BACKENDS", (slow, first))  # it would not be taken
     assert report()["faster"] is None
 
 

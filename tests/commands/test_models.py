@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from servers import answer, serving
 
 from mambair_cli.commands import models as module
-from mambair_cli.models import catalog as registry
+from mambair_cli.models import catalog
 from mambair_cli.models.cache import models_folder
-from mambair_cli.models.catalog import MODELS, TASKS, model_named
+from mambair_cli.models.catalog import list_models, model_named
+from mambair_cli.models.tasks import TASKS
 from mambair_cli.models.weights import bundled_folder
 
 ROOT = Path(__file__).parents[2]
@@ -43,11 +44,10 @@ def server(monkeypatch):
         tiny = model_named("tiny-x2")
         changed = {"config": tiny.config, "parameters": tiny.parameters, "urls": (running.url,)}
         rows = [
-            registry.Model(**vars(row) | changed) if row.name == "mambair-light-c-x2" else row
-            for row in MODELS
+            catalog.Model(**vars(row) | changed) if row.name == "mambair-light-c-x2" else row
+            for row in list_models()
         ]
-        for target in ("models.catalog", "models.weights", "models.fetch", "commands.models"):
-            monkeypatch.setattr(f"mambair_cli.{target}.MODELS", tuple(rows))
+        monkeypatch.setattr(catalog, "read_catalog", lambda path: tuple(rows))
         yield running
 
 
@@ -57,7 +57,7 @@ def server(monkeypatch):
 def test_the_list(call, home):
     header, *lines = works(call("models", "list")).splitlines()
     assert header.split() == ["name", "task", "scale", "params", "for", "score", "file"]
-    for model, line in zip(MODELS, lines, strict=True):
+    for model, line in zip(list_models(), lines, strict=True):
         assert line.split()[:2] == [model.name, model.task]
         assert f" {model.parameters / 1e6:.2f}M " in line
         state = "bundled" if model.bundled else "to fetch" if model.urls else "no address"
@@ -68,7 +68,7 @@ def test_the_list(call, home):
 
 def test_the_list_as_json(call, home):
     facts = json.loads(works(call("models", "list", "--json")))
-    for model, found in zip(MODELS, facts, strict=True):
+    for model, found in zip(list_models(), facts, strict=True):
         assert found["name"] == model.name
         assert found["config"] == json.loads(json.dumps(dict(model.config)))
         assert found["scores"] == [asdict(score) for score in model.scores]
@@ -90,7 +90,7 @@ def test_the_list_as_json(call, home):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_list_of_a_task(call, home, task):
-    expected = [model.name for model in MODELS if model.task == task]
+    expected = [model.name for model in list_models() if model.task == task]
     assert [
         facts["name"]
         for facts in json.loads(works(call("models", "list", "--task", task, "--json")))
@@ -127,7 +127,7 @@ def test_the_tables_of_readme():
 
 def test_the_tables(call, home):
     text = works(call("models", "list", "--markdown"))
-    for model in MODELS:
+    for model in list_models():
         (line,) = [line for line in text.splitlines() if line.startswith(f"| `{model.name}` |")]
         for score in model.scores:
             assert f"{score.psnr:.2f}" in line
@@ -219,7 +219,7 @@ def test_a_model_is_pulled(call, home, server, monkeypatch):
 def test_a_restoration_fetches_what_it_needs(call, home, server, monkeypatch):
     arguments = ("upscale", "photo.png", "-s", 2, "-m", "mambair-light-c-x2", "-o", "out.png")
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # so that it is put back after this test
-    fails(call(*arguments, "--offline"), 1, "mambair-light-c-x2", "--offline")
+    fails(call(*arguments, "--offline"), 1, "mambair-light-c-x2", "the network is off")
     assert not server.requests
     monkeypatch.delenv("HF_HUB_OFFLINE")  # it lasts as long as a process
     code, out, err = call(*arguments)
@@ -245,7 +245,7 @@ def test_a_pull_that_fails(call, home, server):
     code, out, err = call("models", "pull", "mambair-light-c-x2")
     assert (code, out) == (1, "")
     assert "HTTP 404" in err.splitlines()[-1]
-    assert "mambair models import FILE --name mambair-light-c-x2" in err.splitlines()[-1]
+    assert "import it as mambair-light-c-x2 (mambair models import)" in err.splitlines()[-1]
 
 
 @each_call(
@@ -260,17 +260,22 @@ def test_a_pull_that_fails(call, home, server):
         "models  pull  mambair-light-b-x2",
         1,
         "no address",
-        "mambair models import FILE --name mambair-light-b-x2",
+        "import it as mambair-light-b-x2",
     ),
     ("models  path  mambair-classic-x2", 2, "mambair models pull mambair-classic-x2"),
     ("models  path  mambair-light-b-x2", 2, "mambair models import"),
-    ("models  path  tiny-x5", 2, "no model is called 'tiny-x5'; did you mean tiny-x4?"),
+    ("models  path  tiny-x5", 2, "no model is called 'tiny-x5'; did you mean 'tiny-x4'?"),
     ("models  info  nonsense", 2, "no model is called 'nonsense'", "mambair models list"),
     ("models  convert  photo.png  out.safetensors", 1, "photo.png", "checkpoint"),
     ("models  convert  missing.pth  out.safetensors", 2, "missing.pth"),
     ("models  import  photo.png  --name  x", 1, "photo.png", "checkpoint"),
     ("models  import  photo.png  --name  X", 2, "small letters"),
-    ("models  import  photo.png  --name  tiny-x4", 2, "tiny-x4 is bundled", "another --name"),
+    (
+        "models  import  photo.png  --name  tiny-x4",
+        2,
+        "tiny-x4 is a bundled model",
+        "choose another name",
+    ),
     ("models  import  photo.png", 2, "--name"),
     ("models  remove  tiny-x2", 2, "bundled"),
     ("models  remove  nonsense", 2, "not in the cache"),
@@ -297,7 +302,7 @@ def test_all_files_are_verified(call, home, net):
     path = Path(works(call("models", "import", net, "--name", "my-net")).strip())
     lines = works(call("models", "verify")).splitlines()[1:]
     assert {line.split()[0]: line.split()[-1] for line in lines} == {
-        **{model.name: "sound" for model in MODELS if model.bundled},
+        **{model.name: "sound" for model in list_models() if model.bundled},
         "my-net": "sound",
     }
     path.write_bytes(path.read_bytes()[:-1])

@@ -1,16 +1,27 @@
 import io
+import json
 import re
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 from calls import TAIL, Terminal, plain_lines, write_tiled_photo
 from doubler import Doubler
 from folders import make
 
-from mambair_cli.commands.terminal import print_table, progress_bar
+from mambair_cli import ops
+from mambair_cli.commands.terminal import (
+    BackendNames,
+    DtypeNames,
+    as_flags,
+    print_table,
+    progress_bar,
+    say,
+)
 from mambair_cli.restore import upscaler
+from mambair_cli.system.devices import resolve_dtype
 
 
 def test_progress_on_a_terminal(folder):
@@ -80,3 +91,27 @@ def test_a_narrow_table_loses_no_column_for_a_long_first_one(narrow):
     lines = narrow(("image", "PSNR", "SSIM"), ("a" * 78, "31.612", "0.8869"))
     assert "".join(line.split()[0] for line in lines) == "a" * 78
     assert lines[0].split()[1:] == ["31.612", "0.8869"]
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("`tile_overlap` cannot be negative", "--tile-overlap cannot be negative"),
+        ("out of memory; give `tile=64`", "out of memory; give --tile 64"),
+        ("name a folder with `output`, or", "name a folder with -o, or"),
+        ("(`model`)", "(-m)"),
+        ("a`tile`.png: no such file", "a`tile`.png: no such file"),
+        ("run `mambair models list`", "run `mambair models list`"),
+    ],
+)
+def test_fields_of_the_core_become_flags(message, shown, capsys):
+    assert as_flags(message) == shown
+    say(message)
+    assert capsys.readouterr().err == f"mambair: {shown}\n"
+
+
+def test_the_choices_are_those_of_the_core():
+    assert {str(name) for name in BackendNames} == {"auto", *(b.name for b in ops.BACKENDS)}
+    for name in DtypeNames:
+        assert resolve_dtype(name, torch.device("cpu")).is_floating_point
+    assert f"{DtypeNames.FP16} {json.dumps(DtypeNames.FP16)}" == 'fp16 "fp16"'

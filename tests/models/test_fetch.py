@@ -12,13 +12,14 @@ from networks import FORMS, STATE, network, safe, saved
 from servers import answer, serving
 
 from mambair_cli.errors import CallError, CheckpointError, DownloadError
-from mambair_cli.models import catalog as registry
+from mambair_cli.models import catalog
 from mambair_cli.models import fetch as checkpoints
-from mambair_cli.models import weights
 from mambair_cli.models.cache import cached_file, list_records, models_folder, read_record
-from mambair_cli.models.catalog import MODELS, Model, model_named
+from mambair_cli.models.catalog import Model, list_models, model_named
 from mambair_cli.models.fetch import find_checkpoint, import_file, known_task, pull, remove, verify
-from mambair_cli.models.weights import bundled_folder, load_network, sha256
+from mambair_cli.models.recognise import load_network
+from mambair_cli.models.weights import bundled_folder, save_network
+from mambair_cli.system.files import sha256
 
 CONTENT = saved({"params": STATE})
 OTHER = saved({"params": {key: 2 * value for key, value in STATE.items()}})  # as good a network
@@ -40,7 +41,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def row(server, monkeypatch):
-    """Of a small network that the server has; added to MODELS."""
+    """Of a small network that the server has; added to the catalog."""
     added = Model(
         name="small-x4",
         task="upscale",
@@ -59,8 +60,8 @@ def row(server, monkeypatch):
 
 
 def use(monkeypatch, row):
-    for module in (registry, weights, checkpoints):
-        monkeypatch.setattr(module, "MODELS", (*MODELS, row))
+    models = (*list_models(), row)
+    monkeypatch.setattr(catalog, "read_catalog", lambda path: models)
 
 
 @pytest.fixture
@@ -71,14 +72,17 @@ def told():
 # Bundled models and files
 
 
-@pytest.mark.parametrize("row", [row for row in MODELS if row.bundled], ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "row", [row for row in list_models() if row.bundled], ids=lambda row: row.name
+)
 def test_bundled_models_are_found_by_name(row):
     assert find_checkpoint(row.name) == bundled_folder() / row.file
 
 
 @pytest.mark.parametrize("damage", ["missing", "changed"])
 def test_damaged_bundled_weights(tmp_path, monkeypatch, damage):
-    row, name = MODELS[0], MODELS[0].file
+    row = list_models()[0]
+    name = row.file
     if damage == "changed":
         content = bytearray((bundled_folder() / name).read_bytes())
         content[-1] ^= 1
@@ -102,8 +106,8 @@ def test_files_are_found_by_their_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("tiny-x9", ["did you mean tiny-x"]),
-        ("mambair-light-x2", ["did you mean mambair-light-"]),
+        ("tiny-x9", ["did you mean 'tiny-x"]),
+        ("mambair-light-x2", ["did you mean 'mambair-light-"]),
         ("swinir", ["mambair models list", "file"]),
         ("missing.pth", ["is missing"]),
         ("tiny-x4.safetensors", ["is missing"]),
@@ -216,7 +220,7 @@ def test_a_broken_download_goes_on_in_the_next_call(home, server, row, told):
         "small-x4 cannot be fetched",
         "HTTP 404",
         "by hand",
-        "--name small-x4",
+        "import it as small-x4",
     )
     pull(row)
     assert server.requests[-1]["Range"] == "bytes=1000-"
@@ -241,10 +245,10 @@ def test_the_next_address_is_tried(home, server, row, monkeypatch, told):
         (b"", "is no checkpoint"),
         (b"nothing of the kind", "is no checkpoint"),
         (CONTENT[:-500], "damaged"),
-        (saved(network("light_b").state_dict()), "is no small-x4: it is mambair x3"),
-        (saved(network(upscale=2).state_dict()), "is no small-x4: it is mambair x2"),
-        (saved(network(d_state=3).state_dict()), "is no small-x4: it is mambair x4"),
-        (saved(STATE | {"norm.weight": STATE["norm.weight"] * float("nan")}), "not finite"),
+        (saved(network("light_b").state_dict()), "is not small-x4: it is mambair x3"),
+        (saved(network(upscale=2).state_dict()), "is not small-x4: it is mambair x2"),
+        (saved(network(d_state=3).state_dict()), "is not small-x4: it is mambair x4"),
+        (saved(STATE | {"norm.weight": STATE["norm.weight"] * float("nan")}), "holds NaN"),
         (
             saved({key: value for key, value in STATE.items() if key != "norm.weight"}),
             "missing: norm.weight",
@@ -265,7 +269,11 @@ def test_wrong_bytes_leave_nothing(home, server, row, told, content, words):
     """Also where no hash is known."""
     server.content = content
     message = fails(
-        lambda: pull(row, tell=told.append), DownloadError, server.url, words, "--name small-x4"
+        lambda: pull(row, tell=told.append),
+        DownloadError,
+        server.url,
+        words,
+        "import it as small-x4",
     )
     assert str(home) not in message
     assert {path.name for path in (home / "models").iterdir()} <= {".small-x4.lock"}
@@ -285,7 +293,7 @@ def test_a_model_without_an_address(home, row, monkeypatch):
         lambda: pull(nowhere),
         DownloadError,
         "no address",
-        "mambair models import FILE --name small-x4",
+        "import it as small-x4 (mambair models import)",
     )
 
 
@@ -295,9 +303,9 @@ def test_offline(home, server, row, monkeypatch, value):
     fails(
         lambda: find_checkpoint("small-x4"),
         DownloadError,
-        "--offline",
+        "the network is off (HF_HUB_OFFLINE)",
         "HF_HUB_OFFLINE",
-        "--name small-x4",
+        "import it as small-x4",
     )
     assert not server.requests
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
@@ -325,7 +333,7 @@ def test_two_processes_fetch_it_once(home, server, row, told):
     second.start()
     for thread in (first, second):
         thread.join(20)
-    assert told == ["small-x4: another process fetches it; waiting"]
+    assert told == ["small-x4: another process is fetching it; waiting"]
     assert len(server.requests) == 1
     assert find_checkpoint("small-x4").read_bytes() == CONTENT
     FileLock(home / "models" / ".small-x4.lock").acquire(timeout=0).lock.release()
@@ -415,7 +423,7 @@ def test_a_file_is_imported(home, file):
     )
     assert [r.name for r in list_records()] == ["my-net"]
     assert known_task("my-net") is None
-    fails(lambda: find_checkpoint("my-nit"), CallError, "did you mean my-net?")
+    fails(lambda: find_checkpoint("my-nit"), CallError, "did you mean 'my-net'?")
     file.unlink()
     assert load_network(find_checkpoint("my-net"))[1] == "mambair"
     assert remove("my-net") == path
@@ -433,9 +441,7 @@ def test_the_suffix_tells_how_to_read_it(home, tmp_path):
 
 def test_the_task_of_an_imported_file(home, tmp_path):
     model = network("denoise")
-    weights.save_network(
-        tmp_path / "net.safetensors", model, model.state_dict(), {"task": "derain"}
-    )
+    save_network(tmp_path / "net.safetensors", model, model.state_dict(), {"task": "derain"})
     import_file(tmp_path / "net.safetensors", "my-rain")
     assert known_task("my-rain") == known_task(str(tmp_path / "net.safetensors")) == "derain"
 
@@ -449,7 +455,7 @@ def test_a_file_is_imported_as_a_known_model(home, server, row, file, told):
     file.write_bytes(OTHER)
     fails(lambda: import_file(file, "small-x4"), CheckpointError, file, "of the first download")
     file.write_bytes(saved(network("classic").state_dict()))
-    fails(lambda: import_file(file, "small-x4"), CheckpointError, file, "no small-x4", "x3")
+    fails(lambda: import_file(file, "small-x4"), CheckpointError, file, "not small-x4", "x3")
 
 
 @pytest.mark.parametrize(
@@ -462,7 +468,7 @@ def test_names_that_cannot_be_used(home, file, name):
 
 
 def test_names_that_are_taken(home, file):
-    fails(lambda: import_file(file, "tiny-x4"), CallError, "tiny-x4 is bundled")
+    fails(lambda: import_file(file, "tiny-x4"), CallError, "tiny-x4 is a bundled model")
     import_file(file, "my-net")
     fails(lambda: import_file(file, "my-net"), CallError, "my-net", "mambair models remove my-net")
     fails(
@@ -504,7 +510,7 @@ def test_damaged_files_are_found(home, file):
         again.format("gone"),
     )
     found = {name: problem for name, _, problem in verify()}
-    bundled = [model.name for model in MODELS if model.bundled]
+    bundled = [model.name for model in list_models() if model.bundled]
     assert [name for name, problem in found.items() if problem is None] == [*bundled, "good"]
     assert "damaged" in found["changed"]
     assert "is missing" in found["gone"]

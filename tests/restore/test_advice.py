@@ -16,9 +16,9 @@ PHOTOS = {
     name: np.asarray(PIL.Image.open(DATA / f"{name}.png").convert("RGB"))
     for name in ("photo", "osprey", "dragonfly")
 }
-AT_ONCE = "if it is small and spoilt in more ways: mambair upscale 'a b.png' --degradation real"
+AT_ONCE = "if it is small and spoilt in more ways: mambair upscale 'a b.png' `degradation=real`"
 CAMERAS = (
-    "for the noise of cameras, which cannot be measured: mambair denoise 'a b.png' --noise real"
+    "for the noise of cameras, which cannot be measured: mambair denoise 'a b.png' `noise=real`"
 )
 every_photo = pytest.mark.parametrize("name", PHOTOS)
 
@@ -97,7 +97,7 @@ def test_compression(name, quality):
 def test_an_enlarged_image(name):
     said = advise("tiny-x2", enlarged(PHOTOS[name], 3))
     assert "blurred or enlarged before" in said
-    assert said.endswith("better: mambair upscale 'a b.png' --degradation real")
+    assert said.endswith("better: mambair upscale 'a b.png' `degradation=real`")
 
 
 @every_photo

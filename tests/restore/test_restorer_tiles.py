@@ -111,10 +111,10 @@ def test_tiles_that_are_asked_for(tile):
     ("tile", "overlap", "word"),
     [
         *(
-            (tile, 8, "--tile must")
+            (tile, 8, "`tile` must")
             for tile in ("", "of", "0", 0, -5, "-5", "12.5", 12.5, "1e2", True, None)
         ),
-        *((tile, 32, "--tile-overlap") for tile in (1, 31, "32")),
+        *((tile, 32, "`tile_overlap`") for tile in (1, 31, "32")),
         *((tile, -1, "negative") for tile in ("auto", "off", 64)),
     ],
 )
@@ -277,7 +277,7 @@ def test_a_memory_limit(monkeypatch, limit):
     assert len(plans[1].boxes) == 1
     monkeypatch.setattr(engine, "free_memory", lambda device: 0)
     r = restorer(network("light_c"), tile="auto", memory_limit=limit * 2**20)
-    fails(lambda: r.plan(1000, 800), MemoryLimitError, "--memory-limit")
+    fails(lambda: r.plan(1000, 800), MemoryLimitError, "`memory_limit`")
 
 
 def test_a_memory_limit_below_what_the_program_takes(monkeypatch):
@@ -287,7 +287,7 @@ def test_a_memory_limit_below_what_the_program_takes(monkeypatch):
         lambda: r.plan(1000, 800),
         MemoryLimitError,
         "alone takes 0.29 GiB",
-        "--memory-limit 0.09 GiB",
+        "0.09 GiB of `memory_limit`",
     )
     assert "-0" not in message
 
@@ -295,7 +295,7 @@ def test_a_memory_limit_below_what_the_program_takes(monkeypatch):
 @pytest.mark.parametrize("mebibytes", [0, 1, 10])
 def test_an_image_that_cannot_fit(monkeypatch, mebibytes):
     r = with_memory(monkeypatch, mebibytes)
-    fails(lambda: r.restore(PHOTO), MemoryLimitError, "96x128", "GiB", "--tile 64")
+    fails(lambda: r.restore(PHOTO), MemoryLimitError, "96x128", "GiB", "`tile=64`")
 
 
 @pytest.mark.parametrize("overlap", [8, 32, 80])
@@ -480,7 +480,7 @@ def test_a_network_in_tiles_forced_by_memory_gives_nearly_the_same(monkeypatch, 
 def test_not_even_small_tiles_fit(act, tile, sides):
     model = Starving(lambda count: 0, act)
     r = restorer(model, tile=tile)
-    fails(lambda: r.restore(np.zeros((300, 40), np.uint8)), MemoryLimitError, "cpu", "--device")
+    fails(lambda: r.restore(np.zeros((300, 40), np.uint8)), MemoryLimitError, "cpu", "`device`")
     assert [height for height, _ in model.shapes] == sides
 
 
@@ -522,7 +522,7 @@ def test_a_tile_that_half_precision_cannot_hold_is_computed_again(caplog):
     assert calls.count(False) == 2  # the two tiles with something in them
     assert calls.count(True) == len(r.plan(64, 100).boxes)
     assert [record.getMessage() for record in caplog.records if "fp32" in record.getMessage()] == [
-        "small gave no numbers in torch.bfloat16: such tiles are computed again in fp32"
+        "small gave NaN or infinite values in torch.bfloat16: these tiles are computed again in fp32"
     ]
 
 

@@ -6,10 +6,11 @@ from restorers import SCENE, load
 
 from mambair_cli.errors import CallError
 from mambair_cli.images.io import Image
-from mambair_cli.images.resize import Size, bicubic
+from mambair_cli.images.resize import bicubic
 from mambair_cli.models.choice import Choice
 from mambair_cli.models.weights import save_network
-from mambair_cli.restore.restorer import Options
+from mambair_cli.restore.options import Options
+from mambair_cli.restore.size import Size
 from mambair_cli.restore.upscaler import Upscaler
 
 CHAINS = {

@@ -49,7 +49,7 @@ def test_the_limit_reaches_openmp():
 
 FAULTS = """
 import resource
-from mambair_cli import runtime
+from mambair_cli.system import runtime
 for _ in range(KEEP):
     runtime.keep_freed_memory()
 def faults():

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...archs.complexity import OUTPUT, complexity
+from ...archs.complexity import multiply_adds
 from ...archs.mambair import MambaIR, MambaIRConfig
 from ...archs.ss2d import SS2D, use_backend
 from ...models.catalog import bundled_models
 from ...models.fetch import find_checkpoint
-from ...models.weights import load_network
+from ...models.recognise import load_network
 from ...ops import ss2d_scan
 from ...ops.scan_reference import ss2d_scan_sequential, ss2d_scan_vectorised
 from .rows import Row, at_least, at_most, ratio
@@ -175,12 +175,12 @@ def floor(model: nn.Module, image: Tensor) -> float:
     conv = layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     sample = torch.rand(1, channels, side, side).contiguous(memory_format=torch.channels_last)
     macs_a_second = conv.weight.numel() * side**2 / work_seconds(lambda: conv(sample), 9)
-    pixels = image.shape[2] * image.shape[3]
+    height, width = image.shape[2:]
+    pixels = height * width
     states = sum(m.A_logs.numel() for m in model.modules() if isinstance(m, SS2D))
     skips = sum(m.Ds.numel() for m in model.modules() if isinstance(m, SS2D))
-    # `complexity` counts 9 multiply-adds for an update of a state, and one for each skip.
-    share = pixels * model.config.upscale**2 / (OUTPUT[0] * OUTPUT[1])  # type: ignore[union-attr, operator]
-    dense = complexity(model).macs * share - pixels * (9 * states + skips)
+    # Counted are 9 multiply-adds for an update of a state, and one for each skip.
+    dense = multiply_adds(model, width, height).full - pixels * (9 * states + skips)
     return dense / macs_a_second + 13 * pixels * states / LANES * fma_seconds()
 
 

@@ -117,7 +117,7 @@ def _load_bundled(name: str, threads: int) -> Enlarge:
 
 def _bundled(name: str) -> Any:
     from ...models.fetch import find_checkpoint
-    from ...models.weights import load_network
+    from ...models.recognise import load_network
 
     return load_network(find_checkpoint(name))[0]
 

@@ -223,7 +223,7 @@ def race(
     """
     protocol, scale = benchmark.protocol, benchmark.protocol.scale
     if protocol.task != "upscale":
-        raise CallError("peers are compared in enlarging; choose a scale")
+        raise CallError("peers are compared in enlarging; give `scale`")
     everyone = contestants(scale)
     samples = [load_sample(pair, protocol) for pair in benchmark.pairs]
     with tempfile.TemporaryDirectory() as name:

@@ -12,9 +12,9 @@ from ...images.folders import Pixels
 from ...images.resize import bicubic
 from ...models.catalog import model_named
 from ...models.fetch import find_checkpoint
-from ...models.weights import sha256
 from ...restore.restorer import Progress, load_restorer
 from ...system.devices import peak_memory, reset_peak_memory
+from ...system.files import sha256
 from ..cost.timing import timed
 from .protocols import Protocol
 from .results import Network
@@ -62,7 +62,7 @@ class Candidate:
         scale = self.restorer.scale
         if scale < protocol.scale or (scale > 1 and protocol.scale == 1):
             raise CallError(
-                f"{model} enlarges {scale} times, not {protocol.scale}; choose another model"
+                f"{model} enlarges {scale} times, not {protocol.scale}; choose another `model`"
             )
         name = model if model_named(model) else Path(model).stem
         self.name = name + "+" * ensemble
@@ -137,7 +137,7 @@ class Candidate:
         result, seconds = timed(lambda: self.restore(image, size, progress))
         if self.tiler != "auto" and self.restorer.largest_tile < largest:
             raise MemoryLimitError(
-                f"the image does not fit into memory with the tiler {self.tiler}, and smaller tiles"
+                f"the image does not fit into memory with `tiler={self.tiler}`, and smaller tiles"
                 " would change the result"
             )
         return result, seconds, peak_memory(self.restorer.device)

@@ -43,7 +43,7 @@ def load_distance(name: str) -> Distance:
     """
     if name not in METRICS:
         raise CallError(
-            f"the metric must be {' or '.join(METRICS)}, not {name!r}; PSNR and SSIM are always"
+            f"`metric` must be {' or '.join(METRICS)}, not {name!r}; PSNR and SSIM are always"
             " measured"
         )
     module, load = METRICS[name]

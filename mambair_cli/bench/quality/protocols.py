@@ -7,13 +7,14 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ...degradations.base import compress, published_noise
+from ...degradations.jpeg import compress
+from ...degradations.noise import published_noise
 from ...errors import CallError
 from ...images.folders import Pixels
 from ...images.metrics import to_y
 from ...images.resize import bicubic, downscale
-from ...models.catalog import TASKS
 from ...models.choice import find_models
+from ...models.tasks import TASKS
 from .sets import DataSet
 
 Channel = Literal["y", "rgb", "gray"]
@@ -172,7 +173,7 @@ def choose_protocol(
     asked = [value for value in (scale, noise, quality, pairs, unspoilt) if value is not None]
     if len(asked) > 1:
         raise CallError(
-            "scale, noise, JPEG quality, pairs and clean exclude each other; give one of them"
+            "`scale`, `noise`, `jpeg`, `pairs` and `clean` exclude each other; give one of them"
         )
     if pairs is None and not asked and row:
         pairs = row.task if row.task in PAIRED else None
@@ -182,24 +183,22 @@ def choose_protocol(
         protocol = jpeg(quality)
     elif unspoilt is not None:
         if unspoilt not in CLEAN:
-            raise CallError(
-                f"the task for clean images must be {', '.join(CLEAN)}, not {unspoilt!r}"
-            )
+            raise CallError(f"`clean` must be {', '.join(CLEAN)}, not {unspoilt!r}")
         protocol = clean(unspoilt)
     elif pairs is not None:
         if pairs not in PAIRED:
-            raise CallError(f"the task for pairs must be {' or '.join(PAIRED)}, not {pairs!r}")
+            raise CallError(f"`pairs` must be {' or '.join(PAIRED)}, not {pairs!r}")
         protocol = PAIRED[pairs]
     elif scale is None and row and row.task != "upscale":
-        usual = {"denoise": "noise: 15, 25 or 50", "dejpeg": "JPEG quality: 10, 20, 30 or 40"}
+        usual = {"denoise": "`noise` 15, 25 or 50", "dejpeg": "`jpeg` 10, 20, 30 or 40"}
         raise CallError(
-            f"{row.name} is measured at several settings; choose one ({usual[row.task]}), or a"
-            " scale to enlarge its images"
+            f"{row.name} is measured at several settings; give {usual[row.task]}, or `scale` to"
+            " enlarge its images"
         )
     else:
         protocol = super_resolution(scale or 4)
     if channel is not None:
         if channel not in get_args(Channel):
-            raise CallError(f"the channel must be {', '.join(get_args(Channel))}, not {channel!r}")
+            raise CallError(f"`channel` must be {', '.join(get_args(Channel))}, not {channel!r}")
         protocol = replace(protocol, channel=cast(Channel, channel))
     return protocol if border is None else replace(protocol, border=border)

@@ -176,13 +176,11 @@ def _published_notes(report: Report) -> list[str]:
         )
     by_mambair = any(row.method.startswith("MambaIR") for row in report.published)
     if by_mambair and report.tiler != "published":
-        notes.append(
-            "The published MambaIR figures were made in parts, as the tiler published does."
-        )
+        notes.append("The published MambaIR figures were made in parts, as by `tiler=published`.")
     rain = ("derain", "VmambaIR")
     if report.border != 4 and any((row.table, row.method) == rain for row in report.published):
         notes.append(
-            "VmambaIR's figures leave out 4 pixels on each side, the others none: a border of 4"
+            "VmambaIR's figures leave out 4 pixels on each side, the others none: `border=4`"
             " compares with them."
         )
     return notes

@@ -1,6 +1,5 @@
 """The benchmark data sets that are known by name: where they come from, finding, checking."""
 
-import difflib
 import hashlib
 import os
 import re
@@ -8,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...errors import CallError
+from ...errors import CallError, did_you_mean
 from ...images.folders import Pixels
 from ...models.cache import cache_folder
 
@@ -94,7 +93,7 @@ class DataSet:
             return self.steps
         return (
             f"get it from {self.source} ({self.licence}), lay it out as {self.layout}, and name the"
-            f" folder above it in {DATA_VARIABLE}"
+            f" folder above it as `data_root` or in {DATA_VARIABLE}"
         )
 
 
@@ -337,8 +336,7 @@ def known_set(name: str) -> DataSet:
 
 def _hint(name: str) -> str:
     known = [row.name for row in SETS]
-    near = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {near[0]}?" if near else f"the known sets are {', '.join(known)}"
+    return did_you_mean(name, known, f"the known sets are {', '.join(known)}")
 
 
 def _plain(name: str) -> str:
@@ -387,7 +385,9 @@ def find_set(
 
 def _roots(data_root: Path | None) -> list[Path]:
     if data_root and not data_root.is_dir():
-        raise CallError(f"{data_root} is not a folder; name the one that holds the data sets")
+        raise CallError(
+            f"`data_root` {data_root} is not a folder; name the one that holds the data sets"
+        )
     named = [data_root] if data_root else []
     variable = os.environ.get(DATA_VARIABLE)
     return [*named, *([Path(variable)] if variable else []), Path(), fetched_folder()]

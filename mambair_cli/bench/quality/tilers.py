@@ -20,7 +20,7 @@ MARGIN = 10
 def check_tiler(name: str) -> Tiler:
     """The name itself. Raises CallError where there is no such tiler."""
     if name not in get_args(Tiler):
-        raise CallError(f"the tiler must be {', '.join(get_args(Tiler))}, not {name!r}")
+        raise CallError(f"`tiler` must be {', '.join(get_args(Tiler))}, not {name!r}")
     return cast(Tiler, name)
 
 

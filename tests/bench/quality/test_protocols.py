@@ -142,8 +142,8 @@ def test_by_default_a_model_is_measured_that_a_command_would_take(name, call, mo
         (None, {"unspoilt": "upscale"}, ["clean", "denoise, derain, dejpeg", "'upscale'"]),
         (None, {"unspoilt": "derain", "scale": 2}, ["exclude each other"]),
         (None, {"channel": "z"}, ["channel", "y, rgb, gray", "'z'"]),
-        ("CBSD68", {}, ["CBSD68", "noise: 15, 25 or 50"]),
-        ("classic5", {}, ["classic5", "quality: 10, 20, 30 or 40"]),
+        ("CBSD68", {}, ["CBSD68", "`noise` 15, 25 or 50"]),
+        ("classic5", {}, ["classic5", "`jpeg` 10, 20, 30 or 40"]),
     ],
 )
 def test_calls_that_do_not_fit(name, call, words):

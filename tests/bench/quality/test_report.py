@@ -144,9 +144,9 @@ def test_what_a_reader_has_to_know():
     notes = footnotes(printed)
     assert notes[0].startswith("4.0 s, of these 3.8 s (95 %) in networks; 2 thread(s), tiler auto")
     assert any("Y resized alone" in note for note in notes)
-    assert any("the tiler published" in note for note in notes)
-    assert not any("the tiler" in note for note in footnotes(replace(printed, tiler="published")))
-    assert not any("the tiler" in note for note in footnotes(REPORT))
+    assert any("`tiler=published`" in note for note in notes)
+    assert not any("`tiler" in note for note in footnotes(replace(printed, tiler="published")))
+    assert not any("`tiler" in note for note in footnotes(REPORT))
     assert not any("whole set" in note for note in notes)
     partial = replace(REPORT, complete=False)
     assert any("whole set" in note for note in footnotes(partial))
@@ -155,8 +155,8 @@ def test_what_a_reader_has_to_know():
     assert not any("Y resized" in note for note in footnotes(jpeg))
     figure = replace(FIGURE, table="derain", method="VmambaIR")
     rain = replace(REPORT, setting="-", border=0, published=(figure,))
-    assert any("border of 4" in note for note in footnotes(rain))
-    assert not any("border" in note for note in footnotes(replace(rain, border=4)))
+    assert any("`border=4`" in note for note in footnotes(rain))
+    assert not any("`border" in note for note in footnotes(replace(rain, border=4)))
 
 
 def test_markdown():

@@ -1,0 +1,268 @@
+"""What the restoration commands call: from a request to what became of each file.
+
+Two steps, so that a caller can say what will be done before anything slow is imported: `plan_files`
+finds the files and the models, `restore_files` does the work.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CallError, MambairError
+from ..models.catalog import Model, model_named
+from ..models.choice import Choice, better_model, check_task, gain, is_here, parse_choice
+from ..models.tasks import Task
+from ..restore.options import Options
+from ..restore.size import Size
+
+if TYPE_CHECKING:
+    from ..restore.upscaler import Upscaler
+    from .jobs import Job
+    from .manifest import Manifest, Record
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to restore, how, and where the results go.
+
+    Attributes:
+        task: what to do.
+        inputs: files, folders, or - for stdin.
+        output: a file, a folder, or - for stdout; None: beside the only input.
+        scale: how many times larger; None: as the model or the task has it.
+        width: of the results in pixels, instead of a scale.
+        height: likewise.
+        model: a name or a checkpoint file; None: a bundled one that fits.
+        setting: what the task's option chooses among the bundled models.
+        globs: patterns for the files of folders.
+        overwrite: restore what is finished in a folder once more.
+        format: of the results, such as png.
+        quality: of formats that lose something, 1 to 100.
+        suffix: after the names of the results.
+        max_pixels: the largest input; None: `images.io.MAX_PIXELS`.
+        keep_times: whether results get the times and permissions of their inputs.
+        options: device, memory, precision.
+        advice: whether to say what would help an input, and which model would be better.
+    """
+
+    task: Task
+    inputs: tuple[str, ...]
+    output: str | None = None
+    scale: float | None = None
+    width: int | None = None
+    height: int | None = None
+    model: str | None = None
+    setting: str | None = None
+    globs: tuple[str, ...] = ()
+    overwrite: bool = False
+    format: str | None = None
+    quality: int | None = None
+    suffix: str | None = None
+    max_pixels: int | None = None
+    keep_times: bool = False
+    options: Options = field(default_factory=Options)
+    advice: bool = True
+
+    @property
+    def sides(self) -> str:
+        """The sides that were asked for, such as 800w600h; empty if a scale counts."""
+        width = f"{self.width}w" if self.width else ""
+        height = f"{self.height}h" if self.height else ""
+        return width + height
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The files and models of a request.
+
+    Attributes:
+        request: what was asked for.
+        choice: of the models.
+        jobs: what is restored into what.
+        folder: the output folder; None if there is a single result.
+        scale: how many times larger; None if a width or height counts.
+        passed_over: files in the input folders that are not named like images.
+        upscaler: loaded already, if only its file told the scale.
+    """
+
+    request: Request
+    choice: Choice
+    jobs: list["Job"]
+    folder: Path | None
+    scale: float | None
+    passed_over: int = 0
+    upscaler: "Upscaler | None" = None
+
+    @property
+    def row(self) -> Model | None:
+        """The model that was named, if the catalog knows it."""
+        return model_named(self.request.model or "")
+
+
+@dataclass
+class Outcome:
+    """What came of a request.
+
+    Attributes:
+        total: how many files it meant.
+        records: what became of each, in the order in which they finished.
+        backend: which scan ran.
+        device: where it ran.
+        seconds: since the request.
+        better: what a better model would have brought; None if there is none.
+        stopped: what ended the run early, to be raised once the records have been shown.
+    """
+
+    total: int
+    records: list["Record"] = field(default_factory=list)
+    backend: str = ""
+    device: str = ""
+    seconds: float = 0.0
+    better: dict[str, Any] | None = None
+    stopped: BaseException | None = None
+
+    @property
+    def models(self) -> list[str]:
+        """The names of those that ran."""
+        return list(dict.fromkeys(name for record in self.records for name in record.models))
+
+
+def plan_files(request: Request) -> Plan:
+    """Find the files and models that a request means.
+
+    Imports torch only if a checkpoint file has to tell its scale.
+
+    Raises:
+        CallError: the request contradicts itself, or no such file, model or folder exists.
+        ImageError: a result could not be written.
+    """
+    from .jobs import count_passed_over, find_jobs
+
+    task, scale, sides = request.task, request.scale, request.sides
+    if scale and sides:
+        raise CallError("`scale` excludes `width` and `height`; give one or the other")
+    choice = parse_choice(task, request.setting, request.model)
+    if scale is None and not sides:
+        row = model_named(request.model or "")
+        scale = row.scale if row else None if request.model else task.scale
+    upscaler = None
+    if scale is None and not sides:
+        upscaler = _load(choice, request.options)
+        scale = upscaler.chain(1)[0].scale
+    jobs, folder = find_jobs(
+        list(request.inputs),
+        request.output,
+        suffix=request.suffix,
+        default_suffix=f"_{sides}" if sides else task.suffix.format(scale=scale),
+        format=request.format,
+        globs=request.globs,
+    )
+    passed_over = count_passed_over(request.inputs, request.output) if folder else 0
+    return Plan(request, choice, jobs, folder, None if sides else scale, passed_over, upscaler)
+
+
+def restore_files(
+    plan: Plan,
+    *,
+    done: Callable[["Record"], None],
+    progress: Callable[[float, str], None],
+    started: float | None = None,
+) -> Outcome:
+    """Restore all files of a plan.
+
+    Args:
+        plan: from `plan_files`.
+        done: called with the record of each file as soon as it is finished.
+        progress: called with the share done, from 0 to 1, and what is at work.
+        started: when the request came, as `time.perf_counter` counts; None: now.
+
+    Returns:
+        What became of each file. An interrupt or an error that ends the run early is in `stopped`.
+
+    Raises:
+        MambairError: the work could not begin.
+    """
+    from ..images.io import MAX_PIXELS
+    from ..restore.advice import Advisor
+    from .pipeline import Batch
+
+    started = time.perf_counter() if started is None else started
+    request = plan.request
+    if plan.row:
+        check_task(request.task.name, plan.row.name, plan.row.task, plan.row.scale)
+    upscaler = plan.upscaler or _load(plan.choice, request.options)
+    # Tells before the work what cannot be loaded.
+    upscaler.chain(plan.scale or 1)
+    batch = Batch(
+        upscaler,
+        Size(plan.scale or 1, request.width, request.height),
+        request.quality,
+        _manifest(plan),
+        request.overwrite,
+        request.max_pixels or MAX_PIXELS,
+        request.keep_times,
+    )
+    if request.advice:
+        batch.advise = Advisor()
+    outcome = Outcome(len(plan.jobs), backend=upscaler.backend, device=str(upscaler.device))
+
+    def collect(record: "Record") -> None:
+        outcome.records.append(record)
+        done(record)
+
+    try:
+        batch.run(plan.jobs, collect, progress)
+    except (KeyboardInterrupt, MambairError, OSError) as error:
+        outcome.stopped = error
+    outcome.seconds = round(time.perf_counter() - started, 3)
+    if request.advice:
+        outcome.better = _better(plan.choice, outcome)
+    return outcome
+
+
+def _load(choice: Choice, options: Options) -> "Upscaler":
+    from ..restore.upscaler import Upscaler
+
+    return Upscaler(choice, options)
+
+
+def _manifest(plan: Plan) -> "Manifest | None":
+    """Where the results of a folder are recorded, together with what decides their pixels."""
+    if plan.folder is None:
+        return None
+    from ..models.fetch import find_checkpoint
+    from ..system.files import sha256
+    from .manifest import Manifest
+
+    request = plan.request
+    settings = {
+        "models": [sha256(find_checkpoint(name)) for name in plan.choice.possible(plan.scale)],
+        "size": [plan.scale, request.width, request.height],
+        "quality": request.quality,
+        "ensemble": request.options.ensemble,
+        "alpha": request.options.alpha,
+        "dtype": request.options.dtype,
+    }
+    return Manifest(plan.folder, settings)
+
+
+def _better(choice: Choice, outcome: Outcome) -> dict[str, Any] | None:
+    """What a better model would have brought, in dB, and the time that it would have taken."""
+    skipped = any(record.status == "skipped" for record in outcome.records)
+    row = None if choice.model or skipped else model_named(", ".join(outcome.models))
+    other = better_model(row) if row else None
+    if row is None or other is None:
+        return None
+    # Of several processes the records count all seconds of work.
+    at_work = min(outcome.seconds, sum(record.seconds for record in outcome.records))
+    seconds = outcome.seconds + at_work * (other.gmacs / row.gmacs - 1)
+    return {
+        "model": other.name,
+        "here": is_here(other),
+        "gain": round(gain(other, row), 2),
+        "dataset": other.scores[0].dataset,
+        "scale": other.scale,
+        "seconds": round(seconds, 3),
+    }
