@@ -131,7 +131,6 @@ def test_the_package_imports_its_dependencies_and_nothing_else():
     distributions = {"PIL": "pillow", "cv2": "opencv-python-headless", "llvmlite": "numba"}
     distributions |= {"pillow_heif": "pillow-heif", "pillow_jxl": "pillow-jxl-plugin"}
     distributions |= {"mamba_ssm": "mamba-ssm", "yaml": "pyyaml"}
-    distributions |= {"skimage": "scikit-image"}
     imported = {name.split(".")[0] for path in MODULES for name in imports(path)}
     imported -= {
         "mambair_cli",
