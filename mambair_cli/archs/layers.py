@@ -82,6 +82,11 @@ class FullPrecisionConv(nn.Conv2d):
             return super().forward(image)
 
 
+def linear(layer: nn.Module) -> tuple[Any, Any]:
+    """The weight and the bias, if any, of a layer, for `ops.fused`."""
+    return layer.weight, layer.bias
+
+
 class Linear(nn.Linear):
     """A linear layer of tokens that runs as `pointwise`."""
 
@@ -174,6 +179,11 @@ class ChannelAttention(nn.Module):
         """(B,C,H,W) -> (B,C,H,W)."""
         return image * self.attention(image)
 
+    def of_means(self, means: Tensor) -> Tensor:
+        """The factors (B,C) for an image of these means (B,C)."""
+        factors: Tensor = self.attention[1:](means[:, :, None, None])
+        return factors.flatten(1)
+
 
 def pixel_shuffle(channels: int, scale: int) -> nn.Sequential:
     """Convolutions that each multiply the channels and shuffle them to pixels: x2 as often as needed, or x3 once.
@@ -199,6 +209,10 @@ def scale_of_pixel_shuffle(state: Mapping[str, Tensor], prefix: str) -> int:
     """The scale of the `pixel_shuffle` of this name in a state dict."""
     steps = [state[key] for i in (0, 2, 4) if (key := f"{prefix}.{i}.weight") in state]
     return math.prod(math.isqrt(weight.shape[0] // weight.shape[1]) for weight in steps)
+
+
+class Block(nn.Module):
+    """A block of a network around one scan: most of the work is done in these, and progress counts them."""
 
 
 def padded(image: Tensor, multiple: int, mode: Padding) -> Tensor:

@@ -11,14 +11,17 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from ..ops import fused
 from .frame import Frame, ResidualConv, Upsampler, read_frame, residual_conv, tail_floats
 from .layers import (
+    Block,
     ChannelAttention,
     DilatedDepthwise,
     DropPath,
     LayerNorm,
     Padding,
     Pointwise,
+    linear,
     to_image,
     to_tokens,
 )
@@ -90,7 +93,7 @@ def _conv_block(form: ConvBlock, C: int) -> nn.Module:
     return nn.Sequential(OrderedDict(cab=nn.Sequential(*layers)))
 
 
-class VSSBlock(nn.Module):
+class VSSBlock(Block):
     """Residual State-Space Block, RSSB (section 3.3, equations 4 and 5).
 
     Args:
@@ -111,6 +114,7 @@ class VSSBlock(nn.Module):
     ):
         super().__init__()
         self.skip_scale = nn.Parameter(torch.ones(C))
+        self.conv_block = conv_block
         self.has_conv_blk = conv_block != "none"
         if self.has_conv_blk:
             self.skip_scale2 = nn.Parameter(torch.ones(C))
@@ -123,6 +127,8 @@ class VSSBlock(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B,H,W,C) -> (B,H,W,C)."""
+        if not self.training and fused.takes(tokens, self.self_attention.backend):
+            return self._fused(tokens)
         u = torch.addcmul(
             self.drop_path(self.self_attention(self.ln_1(tokens))), tokens, self.skip_scale
         )
@@ -130,6 +136,39 @@ class VSSBlock(nn.Module):
             return u
         branch = to_tokens(self.conv_blk(to_image(self.ln_2(u))))
         return torch.addcmul(branch, u, self.skip_scale2)
+
+    def _fused(self, tokens: Tensor) -> Tensor:
+        """The same by the kernels of `ops.fused`."""
+        ss2d, (norm1, norm) = (
+            self.self_attention,
+            (linear(m) for m in (self.ln_1, self.self_attention.out_norm)),
+        )
+        into_x, into_z = ss2d.in_proj.weight.chunk(2)
+        scanned = fused.scan(
+            tokens,
+            norm1,
+            (into_x, None),
+            linear(ss2d.conv2d),
+            ss2d.x_proj_weight,
+            ss2d.scan_parameters(),
+        )
+        rest = scanned, (norm1, (into_z, None), norm), linear(ss2d.out_proj), self.skip_scale
+        if not self.has_conv_blk:
+            return fused.leave(tokens, *rest)[0]
+        layers = list(self.conv_blk.get_submodule("cab").children())
+        first = linear(layers[0]) if isinstance(layers[0], Pointwise) else None
+        u, v = fused.leave(tokens, *rest, (linear(self.ln_2), first))
+        if self.conv_block == "mlp":
+            return fused.feed(v, None, "gelu", linear(layers[2]), u, self.skip_scale2)
+        if self.conv_block == "light_c":
+            v = fused.feed(v, linear(layers[1]), "gelu", linear(layers[3]))
+            v, means = fused.convolve(v, linear(layers[4]), dilation=2)
+        elif self.conv_block == "light_a":
+            v, means = fused.convolve(v, linear(layers[0]), dilation=1)
+        else:
+            v = to_tokens(nn.Sequential(*layers[:-1])(to_image(v)))
+            means = v.mean((1, 2))
+        return fused.blend(v, layers[-1].of_means(means), u, self.skip_scale2)
 
     def start_as_identity(self) -> None:
         """Begin by giving the tokens on as they are: for a fresh block in a net that was trained without it."""

@@ -17,6 +17,7 @@ from ..ops import window_attention
 from .complexity import Macs, layer_macs
 from .frame import Frame, ResidualConv, Upsampler, read_frame, residual_conv, tail_floats
 from .layers import (
+    Block,
     LayerNorm,
     Linear,
     Padding,
@@ -247,7 +248,7 @@ def _rows(tokens: Tensor, order: Tensor) -> Tensor:
     return tokens.flatten(0, 1).index_select(0, (order + first).flatten()).view(tokens.shape)
 
 
-class AttentiveLayer(nn.Module):
+class AttentiveLayer(Block):
     """Window attention and attentive state-space module, each with a feed-forward network (section 3.1)."""
 
     def __init__(self, config: MambaIRv2Config, shifted: bool):
@@ -281,7 +282,8 @@ class AttentiveLayer(nn.Module):
 
     def start_as_identity(self) -> None:
         """Begin by returning the tokens as they are: for a new layer in a trained net."""
-        last = self.win_mhsa.proj, self.convffn1.fc2, self.assm.out_proj, self.convffn2.fc2
+        names = "win_mhsa.proj", "convffn1.fc2", "assm.out_proj", "convffn2.fc2"
+        last = [self.get_submodule(name) for name in names]
         for parameter in (p for layer in last for p in layer.parameters()):
             nn.init.zeros_(parameter)
         nn.init.zeros_(self.scale1)

@@ -65,15 +65,16 @@ class SelectiveScan(nn.Module):
         """Initialise the scan as Mamba does."""
         reset_scan(self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs)
 
+    def scan_parameters(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """dt_weight, dt_bias, A_log and D of `ss2d_scan`."""
+        return self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds
+
     def selective_scan(self, x: Tensor, x_dbl: Tensor) -> Tensor:
-        """`ops.ss2d_scan` of x (B,H,W,D) and x_dbl (B,H,W,K,R+2N) with these parameters."""
+        """`ss2d_scan` of x (B,H,W,D) and x_dbl (B,H,W,K,R+2N) with these parameters."""
         return ss2d_scan(
             x,
             x_dbl,
-            self.dt_projs_weight,
-            self.dt_projs_bias,
-            self.A_logs,
-            self.Ds,
+            *self.scan_parameters(),
             backend=self.backend,
         )
 

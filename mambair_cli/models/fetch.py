@@ -27,7 +27,7 @@ from .cache import (
 from .catalog import Model, list_models, model_named
 from .download import Progress, download
 from .recognise import check_model, describe, load_network
-from .weights import bundled_folder, task_of, why_missing
+from .weights import bundled_folder, in_run, task_of, why_missing
 
 log = logging.getLogger(__name__)
 Tell = Callable[[str], None]
@@ -68,11 +68,11 @@ def find_checkpoint(
 
 
 def named_file(name: str) -> Path:
-    """`name` as the path of a file.
+    """`name` as the path of a file; the folder of a training run stands for its weights.
 
     Raises CallError where there is no such file and it looks like the name of a model.
     """
-    path = Path(name)
+    path = in_run(Path(name))
     if path.suffix or why_missing(path) != "is missing":
         return path
     raise CallError(no_model(name, "see mambair models list, or give a file"))
@@ -97,7 +97,7 @@ def known_task(name_or_file: str) -> str | None:
     model, record = model_named(name_or_file), read_record(name_or_file)
     if model:
         return model.task
-    return record.task if record else task_of(Path(name_or_file))
+    return record.task if record else task_of(in_run(Path(name_or_file)))
 
 
 def pull(
@@ -152,6 +152,7 @@ def import_file(source: Path, name: str, tell: Tell = log.warning) -> Path:
         raise CallError(f"{name} is a bundled model; choose another name")
     if cached_file(name):
         raise CallError(f"there is a model {name} already; first: mambair models remove {name}")
+    source = in_run(source)
     if why := why_missing(source):
         raise CallError(f"{source} {why}; give a checkpoint file")
     with _writing(name, tell):

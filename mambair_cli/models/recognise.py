@@ -15,7 +15,7 @@ from ..archs import ARCHITECTURES, Architecture
 from ..errors import CallError, CheckpointError
 from ..system.files import sha256
 from .catalog import Model, list_models
-from .weights import Checkpoint, read_state, save_network
+from .weights import Checkpoint, in_run, read_state, save_network
 
 NEAR = 0.3  # share of common names of tensors from which on two networks are alike
 
@@ -228,6 +228,7 @@ def convert(source: Path, target: Path) -> None:
     """
     if target.suffix.lower() != ".safetensors":
         raise CallError(f"{target}: the result is a .safetensors file; give it this suffix")
+    source = in_run(source)
     checkpoint = read_state(source)
     model, _ = build_network(checkpoint, source)
     named = {key.removeprefix("mambair."): value for key, value in checkpoint.metadata.items()}

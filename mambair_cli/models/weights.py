@@ -41,6 +41,15 @@ def bundled_folder() -> Path:
     return installed if installed.is_dir() else Path(__file__).parents[2] / "weights"
 
 
+def in_run(path: Path) -> Path:
+    """The weights of a training run where `path` is its folder; else `path` itself.
+
+    They are those of its end or of when it was stopped, or else the best ones so far.
+    """
+    files = (path / "model.safetensors", path / "best.safetensors")
+    return next((file for file in files if file.is_file()), path)
+
+
 def why_missing(path: Path) -> str | None:
     """Why there is no such file to read; None where there is one."""
     try:

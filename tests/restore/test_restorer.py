@@ -413,8 +413,10 @@ def test_overshoot_of_the_resizing_stays_in_range():
 @pytest.mark.parametrize("asked", ["auto", "numba", "reference"])
 def test_the_back_end_that_runs(monkeypatch, tiny, asked):
     runs = "numba" if asked == "auto" else asked
-    made, forward = [], scan_numba.forward
-    monkeypatch.setattr(scan_numba, "forward", lambda *inputs: made.append(1) or forward(*inputs))
+    made, forward = [], scan_numba.forward_planes
+    monkeypatch.setattr(
+        scan_numba, "forward_planes", lambda *inputs: made.append(1) or forward(*inputs)
+    )
     r = load(backend=asked, tile="off")
     assert r.backend == runs
     assert r.device == torch.device("cpu")
