@@ -129,7 +129,8 @@ def test_light_modules_import_nothing_heavy(name):
 
 def test_the_package_imports_its_dependencies_and_nothing_else():
     distributions = {"PIL": "pillow", "cv2": "opencv-python-headless", "llvmlite": "numba"}
-    distributions |= {"pillow_heif": "pillow-heif", "mamba_ssm": "mamba-ssm", "yaml": "pyyaml"}
+    distributions |= {"pillow_heif": "pillow-heif", "pillow_jxl": "pillow-jxl-plugin"}
+    distributions |= {"mamba_ssm": "mamba-ssm", "yaml": "pyyaml"}
     distributions |= {"skimage": "scikit-image"}
     imported = {name.split(".")[0] for path in MODULES for name in imports(path)}
     imported -= {
@@ -144,7 +145,8 @@ def test_the_package_imports_its_dependencies_and_nothing_else():
         *(extras[name] for name in extras if name != "test"),
     ]
     declared = {re.match(r"[\w-]+", line)[0] for lines in required for line in lines}
-    imported.add("tensorboard")  # by torch.utils.tensorboard
+    # by torch.utils.tensorboard, and by tifffile
+    imported |= {"tensorboard", "imagecodecs"}
     assert {distributions.get(name, name) for name in imported} == declared
     assert not declared & {"torchvision", "timm", "basicsr", "einops", "opencv-python"}
 

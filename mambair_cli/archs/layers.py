@@ -212,13 +212,14 @@ def scale_of_pixel_shuffle(state: Mapping[str, Tensor], prefix: str) -> int:
 
 
 class Block(nn.Module):
-    """A block of a network around one scan: most of the work is done in these, and progress counts them."""
+    """A block of a network around one scan: most of the work, and what progress counts."""
 
 
 def padded(image: Tensor, multiple: int, mode: Padding) -> Tensor:
-    """(B,C,H,W) with sides made multiples by mirroring at the bottom and the right, as often as it takes.
+    """Mirror an image at the bottom and the right until its sides are multiples.
 
-    The mode is numpy's: `reflect` leaves the edge out, `symmetric` repeats it.
+    (B,C,H,W) -> (B,C,H',W'), as often as it takes. The mode is numpy's: `reflect` leaves the edge
+    out, `symmetric` repeats it.
     """
     for axis in (2, 3):
         side = image.shape[axis]

@@ -6,7 +6,7 @@ All published forms, with the official tensor names. Attribute names are the che
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -168,7 +168,8 @@ class VSSBlock(Block):
         else:
             v = to_tokens(nn.Sequential(*layers[:-1])(to_image(v)))
             means = v.mean((1, 2))
-        return fused.blend(v, layers[-1].of_means(means), u, self.skip_scale2)
+        attention = cast(ChannelAttention, layers[-1])
+        return fused.blend(v, attention.of_means(means), u, self.skip_scale2)
 
     def start_as_identity(self) -> None:
         """Begin by giving the tokens on as they are: for a fresh block in a net that was trained without it."""

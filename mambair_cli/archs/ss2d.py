@@ -22,6 +22,9 @@ def reset_scan(x_proj: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor
         dt_bias: (K,D).
         A_log: (K*D,N).
     """
+    # Without values there is nothing to fill, and `arange` would import 900 modules first.
+    if A_log.is_meta:
+        return
     with torch.no_grad():
         for weight in (x_proj, dt_weight):
             weight.uniform_(-(weight.shape[2] ** -0.5), weight.shape[2] ** -0.5)
@@ -70,7 +73,7 @@ class SelectiveScan(nn.Module):
         return self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds
 
     def selective_scan(self, x: Tensor, x_dbl: Tensor) -> Tensor:
-        """`ss2d_scan` of x (B,H,W,D) and x_dbl (B,H,W,K,R+2N) with these parameters."""
+        """`ops.ss2d_scan` of x (B,H,W,D) and x_dbl (B,H,W,K,R+2N) with these parameters."""
         return ss2d_scan(
             x,
             x_dbl,

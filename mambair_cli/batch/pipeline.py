@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 import os
+import shutil
 import sys
 import time
 from collections import deque
@@ -69,6 +70,7 @@ class Batch:
             skipped, and the first error is raised.
         overwrite: also restore what is finished.
         max_pixels: of an input; larger ones fail (a guard against decompression bombs).
+        keep_times: give results the times and permissions of their inputs.
         advise: called with the pixels and the name of each input, the model that it gets first, and
             the level that was measured; returns what its user should know.
     """
@@ -79,6 +81,7 @@ class Batch:
     manifest: Manifest | None = None
     overwrite: bool = False
     max_pixels: int = MAX_PIXELS
+    keep_times: bool = False
     advise: Callable[[Any, str, Model, int | None], str | None] = lambda *about: None
 
     def run(
@@ -232,6 +235,8 @@ class Batch:
     def _write(self, job: Job, record: Record, result: Image) -> None:
         with _timed(record):
             record.notes += _write_image(job, result, self.quality)
+            if self.keep_times and job.source and job.target:
+                shutil.copystat(job.source, job.target)
         record.status = "ok"
         if self.manifest:
             self.manifest.append(record)

@@ -18,7 +18,8 @@ from ..archs import name_of
 from ..errors import CallError, CheckpointError
 from ..system.files import write_atomically
 
-WRAPPINGS = ("params_ema", "params", "state_dict")  # preferred first
+# Preferred first.
+WRAPPINGS = ("params_ema", "params", "state_dict")
 
 
 class Checkpoint(NamedTuple):
