@@ -7,7 +7,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -181,10 +181,8 @@ class OSSBlock(Block):
         """The same by the kernels of `ops.fused`."""
         attn, ffn = self.attn, self.ffn
         norm1, norm2, norm = (linear(layer[0]) for layer in (self.norm1, self.norm2, attn.out_norm))
-        (into_x, into_z), (bias_x, bias_z) = (
-            attn.in_conv.weight.chunk(2),
-            attn.in_conv.bias.chunk(2),
-        )
+        into_x, into_z = attn.in_conv.weight.chunk(2)
+        bias_x, bias_z = cast(Tensor, attn.in_conv.bias).chunk(2)
         scanned = fused.scan(
             tokens,
             norm1,

@@ -1,6 +1,4 @@
-"""From the name of a model to its file: bundled, in the cache, or fetched now; and what enters and
-leaves the cache.
-"""
+"""From the name of a model to its file; what enters the cache and what leaves it."""
 
 import json
 import logging
@@ -32,8 +30,10 @@ from .weights import bundled_folder, in_run, task_of, why_missing
 log = logging.getLogger(__name__)
 Tell = Callable[[str], None]
 
-BYTES_PER_PARAMETER = 16  # two copies in float64: more than any published file has
-OVERHEAD = 2**20  # bytes of a file for names and shapes
+# Two copies in float64: more than any published file has.
+BYTES_PER_PARAMETER = 16
+# Bytes of a file for names and shapes.
+OVERHEAD = 2**20
 
 
 def find_checkpoint(
@@ -105,8 +105,8 @@ def pull(
 ) -> Path:
     """The file of a model, fetched into the cache unless it is here.
 
-    What arrives must be of the model's network. Its SHA-256 must be the one in the catalog or, where
-    nobody knows that, the one of the first download.
+    What arrives must be of the model's network. Its SHA-256 must be the one in the catalog or,
+    where nobody knows that, the one of the first download.
 
     Args:
         model: the model.
@@ -115,7 +115,7 @@ def pull(
 
     Raises:
         CheckpointError: the file that is here is damaged.
-        DownloadError: no address is known, none of them has the file, or the cache cannot be written.
+        DownloadError: no address is known or has the file, or the cache cannot be written.
     """
     if model.file or cached_file(model.name):
         return find_checkpoint(model.name)
@@ -164,8 +164,8 @@ def import_file(source: Path, name: str, tell: Tell = log.warning) -> Path:
 def remove(name: str) -> Path:
     """Delete a model's file from the cache and return where it was.
 
-    The hash of a model of the catalog is kept, as a later download must match it. A file outside the
-    cache stays there.
+    The hash of a model of the catalog is kept, as a later download must match it. A file outside
+    the cache stays there.
     Raises CallError where the model is bundled or not in the cache.
     """
     model, record = model_named(name), read_record(name)
@@ -227,7 +227,7 @@ def _writing(name: str, tell: Tell) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise DownloadError(
-            f"{folder}: cannot be written: {reason}; make room, or set MAMBAIR_HOME to another folder"
+            f"{folder}: cannot be written: {reason}; make room, or set MAMBAIR_HOME to another"
         ) from error
 
 
@@ -236,7 +236,7 @@ def _fetch(model: Model, url: str, progress: Progress, tell: Tell) -> Path:
     if found := find_in_hub(url):
         return found
     if is_offline():
-        raise DownloadError(f"{url} is not here, and HF_HUB_OFFLINE forbids the network")
+        raise DownloadError(f"{url} is not here, and the network is off (HF_HUB_OFFLINE)")
     tell(f"{model.name}: fetching {url} (licence: {model.licence})")
     path = _new_file(model.name, url)
     limit = OVERHEAD + BYTES_PER_PARAMETER * model.parameters
@@ -282,7 +282,7 @@ def _check_hash(model: Model, digest: str, source: str, tell: Tell) -> None:
     known = model.sha256 or (record.sha256 if record else None)
     if known is None:
         tell(
-            f"{model.name}: nobody knows the hash of this file yet, so only its network was checked;"
+            f"{model.name}: the hash of this file is not known, so only its network was checked;"
             f" its SHA-256 {digest} is recorded, and later downloads must match it"
         )
     elif digest != known:

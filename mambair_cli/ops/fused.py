@@ -145,14 +145,18 @@ def _leave(
     B, H, W, C = tokens.shape
     none = np.zeros(_up(max(C, D)), np.float32)
     nones = none, none
-    norm1, gates, norm = nones, nones, nones
+    norm1: tuple[Array, ...] = nones
+    gates: tuple[Array, ...] = nones
+    norm: tuple[Array, ...] = nones
     if gate is not None:
         norm1, gates, norm = (
             tuple(map(_padded, gate[0])),
             _packed(gate[1]),
             tuple(map(_padded, gate[2])),
         )
-    S, norm2, linear = 0, nones, nones
+    S = 0
+    norm2: tuple[Array, ...] = nones
+    linear: tuple[Array, ...] = nones
     if then is not None:
         norm2 = tuple(map(_padded, then[0]))
         S = -1 if then[1] is None else len(then[1][0])

@@ -184,6 +184,18 @@ def add(typing_context, x, y):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def div(typing_context, x, y):  # type: ignore[no-untyped-def]
+    """x / y."""
+    return vec(vec, vec), lambda ctx, b, sig, args: b.fdiv(*args)
+
+
+@intrinsic
+def maximum(typing_context, x, y):  # type: ignore[no-untyped-def]
+    """The larger one; x where y is not a number."""
+    return vec(vec, vec), lambda ctx, b, sig, args: _max(b, *args)
+
+
+@intrinsic
 def fma(typing_context, x, y, z):  # type: ignore[no-untyped-def]
     """X * y + z."""
     return vec(vec, vec, vec), lambda ctx, b, sig, args: _fma(b, *args)

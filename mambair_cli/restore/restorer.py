@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ..archs.layers import Padding
 from ..archs.ss2d import use_backend
 from ..errors import CallError, MemoryLimitError, RestorationError
 from ..images.image import WHITE, Image, each_frame
@@ -33,7 +34,7 @@ from ..system.devices import (
     used_memory,
 )
 from . import tiling
-from .options import TILE_OVERLAP, Options
+from .options import GRAPHS, TILE_OVERLAP, Options
 from .runner import Counter, Progress, Runner, Wait
 from .transparency import fill_transparent
 
@@ -85,7 +86,7 @@ class Restorer:
             raise CallError(f"`alpha` must be model or bicubic, not {str(options.alpha)!r}")
         self.alpha = options.alpha
         self.ensemble = options.ensemble
-        self.runner = Runner(model, self.device, options.ensemble)
+        self.runner = Runner(model, self.device, options.ensemble, options.graphs)
         self.largest_tile = LARGEST_TILE
         self.largest_batch = BATCH_PIXELS if self.device.type == "cuda" else 1
         # Whether half precision was not enough for some tile.
@@ -96,6 +97,11 @@ class Restorer:
             torch.cuda.set_per_process_memory_fraction(
                 min(1.0, self.memory_limit / total), self.device
             )
+
+    @property
+    def graphs(self) -> int:
+        """How many shapes are recorded at the same time; 0 also after a recording has failed."""
+        return self.runner.graphs.limit
 
     def bytes_per_pixel(self) -> int:
         """Estimated peak memory of the network for each pixel of a tile.
@@ -225,7 +231,7 @@ class Restorer:
         begun: deque[_Batch] = deque()
         for i in range(0, len(boxes), size):
             places = boxes[i : i + size]
-            crops = np.stack([_crop(image, tiles, place) for place in places])
+            crops = np.stack([_crop(image, tiles, place, self.config.padding) for place in places])
             crops -= np.float32(low)
             crops /= np.float32(full)
             batch = _Batch(crops, places, len(places) / len(boxes), self.dtype)
@@ -377,6 +383,7 @@ def load_restorer(
     ensemble: bool = False,
     alpha: str = "model",
     dtype: str = "auto",
+    graphs: int = GRAPHS,
 ) -> Restorer:
     """Load a model by its name or from a checkpoint file and make it ready on a device.
 
@@ -391,6 +398,7 @@ def load_restorer(
         ensemble: see `Options`.
         alpha: see `Options`.
         dtype: see `Options`.
+        graphs: see `Options`.
 
     Raises:
         CallError: there is no such model, file, device or back end, or an option is wrong.
@@ -399,7 +407,9 @@ def load_restorer(
         BackendError: the device or back end cannot run here.
     """
     model, _ = load_network(find_checkpoint(name_or_file))
-    options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha, dtype)
+    options = Options(
+        device, backend, tile, tile_overlap, memory_limit, ensemble, alpha, dtype, graphs
+    )
     return Restorer(model, str(name_or_file), options)
 
 
@@ -482,10 +492,10 @@ class _Batch:
     wait: Wait | None = None
 
 
-def _crop(image: Array, tiles: tiling.TilePlan, place: tuple[int, int]) -> Array:
-    """One tile, (tile_height,tile_width,c) float32; reflected where it reaches beyond the image."""
+def _crop(image: Array, tiles: tiling.TilePlan, place: tuple[int, int], padding: Padding) -> Array:
+    """One tile, (tile_height,tile_width,c) float32; mirrored where it reaches beyond the image."""
     top, left = place
     crop = image[top : top + tiles.tile_height, left : left + tiles.tile_width]
     crop = crop.reshape(*crop.shape[:2], -1).astype(np.float32)
     missing = [(0, tiles.tile_height - len(crop)), (0, tiles.tile_width - crop.shape[1]), (0, 0)]
-    return np.pad(crop, missing, mode="reflect")
+    return np.pad(crop, missing, mode=padding)

@@ -28,7 +28,7 @@ UPSCALE = [  # options after `upscale photo.png -o out.png`; exit code, words of
     ("--max-pixels 0", 2, "--max-pixels"),
     ("-s two", 2, "--scale"),
     ("-s", 2, "-s"),
-    ("-m tiny-x9", 2, "'tiny-x9'", "did you mean tiny-x"),
+    ("-m tiny-x9", 2, "'tiny-x9'", "did you mean 'tiny-x"),
     ("-m nonsense", 2, "'nonsense'", "mambair models list"),
     ("-m missing.pth", 2, "missing.pth is missing"),
     ("-m folder.pth", 2, "folder.pth is a folder"),

@@ -5,6 +5,7 @@ from safetensors import safe_open
 
 from mambair_cli.archs.mambair import MambaIRConfig
 from mambair_cli.archs.mambair_unet import MambaIRUNetConfig
+from mambair_cli.archs.mambairv2 import MambaIRv2Config
 from mambair_cli.archs.vmambair import VmambaIRConfig
 from mambair_cli.models import weights
 from mambair_cli.models.recognise import describe, load_network
@@ -19,6 +20,7 @@ from mambair_cli.models.weights import (
 # What the tensors do not tell, or not exactly.
 HIDDEN = {
     MambaIRConfig: ("mambair", {"drop_path_rate": 0.25}),
+    MambaIRv2Config: ("mambairv2", {"expand": 1.51}),
     MambaIRUNetConfig: ("mambair_unet", {"expand": 1.51}),
     VmambaIRConfig: ("vmambair", {"ffn_expand": 2.51}),
 }
