@@ -72,12 +72,30 @@ class Manifest:
     def __init__(self, folder: Path, settings: dict[str, Any]):
         self.folder, self.path, self.settings = folder, folder / MANIFEST, settings
         self._lock = FileLock(folder / LOCK)
+        self.records: dict[str, dict[str, Any]] = {}
+        # Which file was read, and how much of it.
+        self._read = (0, 0)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read what has been appended since, by this run or another one."""
         try:
-            self.records = _records(self.path.read_bytes().splitlines())
+            with self.path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                known, place = self._read
+                # Another run may have compacted it.
+                if known != status.st_ino or place > status.st_size:
+                    self.records, place = {}, 0
+                file.seek(place)
+                lines = file.read()
         except FileNotFoundError:
             self.records = {}
+            return
         except OSError as error:
             raise ImageError(f"{self.path}: cannot be read: {error.strerror}") from error
+        whole = lines.rfind(b"\n") + 1
+        self.records |= _records(lines[:whole].splitlines())
+        self._read = (status.st_ino, place + whole)
 
     def key(self, source: Path) -> dict[str, Any] | None:
         """What tells this state of an input and the settings from others; None without a file."""

@@ -29,6 +29,7 @@ from ..images.io import (
 from ..models.catalog import Model
 from ..models.tasks import MAX_SCALE
 from ..system.files import TEMPORARY
+from .claims import Claims
 from .jobs import Job
 from .manifest import Manifest, Record
 from .peers import Peers
@@ -71,6 +72,7 @@ class Batch:
         overwrite: also restore what is finished.
         max_pixels: of an input; larger ones fail (a guard against decompression bombs).
         keep_times: give results the times and permissions of their inputs.
+        first_frame: of animations, and the first page of documents, is all that is restored.
         advise: called with the pixels and the name of each input, the model that it gets first, and
             the level that was measured; returns what its user should know.
     """
@@ -82,6 +84,7 @@ class Batch:
     overwrite: bool = False
     max_pixels: int = MAX_PIXELS
     keep_times: bool = False
+    first_frame: bool = False
     advise: Callable[[Any, str, Model, int | None], str | None] = lambda *about: None
 
     def run(
@@ -149,29 +152,69 @@ class Batch:
         weights = [_file_size(job) for job in jobs]
         starts = list(itertools.accumulate(weights, initial=0))
         records = [Record(str(job.source or "-"), str(job.target or "-")) for job in jobs]
-        results = _Results(self.manifest, done)
-        ahead: Future[Image] | None = None
+        looks_again = self.manifest and not self.overwrite
+        claims = Claims(self.manifest.folder) if self.manifest and looks_again else None
+        busy: list[int] = []
+
+        def claimed(order: Sequence[int], wait: bool) -> Iterator[int]:
+            """Those jobs that no other run is at, and none has finished meanwhile."""
+            for i in order:
+                target = jobs[i].target
+                if claims is None or self.manifest is None or target is None:
+                    yield i
+                elif not claims.take(target, wait=wait):
+                    busy.append(i)
+                else:
+                    self.manifest.refresh()
+                    if finished := self.manifest.finished(jobs[i]):
+                        claims.give_back(target)
+                        done(finished)
+                    else:
+                        yield i
+
+        def work(order: Sequence[int], wait: bool = False) -> None:
+            def report(i: int) -> Callable[[float], None]:
+                place = f"{i + 1} of {len(jobs)}: " if len(jobs) > 1 else ""
+                label = place + _name(jobs[i])
+                share = weights[i] / starts[-1]
+                return lambda part: progress(starts[i] / starts[-1] + part * share, label)
+
+            todo = ((jobs[i], records[i], report(i)) for i in claimed(order, wait))
+            self._work(todo, _Results(self.manifest, done, claims))
+
+        try:
+            work(range(len(jobs)))
+            # Their runs have gone on meanwhile; one at a time, or two runs could wait for each other.
+            for i in list(busy):
+                work([i], wait=True)
+        finally:
+            if claims:
+                claims.give_all_back()
+
+    def _work(
+        self, todo: Iterator[tuple[Job, Record, Callable[[float], None]]], results: "_Results"
+    ) -> None:
+        """Restore jobs one after the other; each comes with its record and its progress."""
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(WRITERS) as writers:
+            reading = (
+                (job, record, report, reader.submit(self._read, job, record))
+                for job, record, report in todo
+            )
             try:
-                for i, (job, record) in enumerate(zip(jobs, records, strict=True)):
-                    if results.fatal:
-                        break
-                    place = f"{i + 1} of {len(jobs)}: " if len(jobs) > 1 else ""
-                    label = place + _name(job)
-
-                    def report(share: float, i: int = i, label: str = label) -> None:
-                        progress((starts[i] + share * weights[i]) / starts[-1], label)
-
+                current = next(reading, None)
+                while current and not results.fatal:
+                    (job, record, report, found), ahead = current, None
                     report(0)
-                    reading, ahead = ahead or reader.submit(self._read, job, record), None
                     try:
-                        image = reading.result()
+                        image = found.result()
                     except Exception as error:
                         results.fail(record, error)
+                        current = next(reading, None)
                         continue
-                    if i + 1 < len(jobs) and image.pixels.size < PIXELS_AHEAD:
-                        ahead = reader.submit(self._read, jobs[i + 1], records[i + 1])
-                    pixels = math.prod(self.size.of(*image.pixels.shape[:2]))
+                    if image.pixels.size < PIXELS_AHEAD:
+                        ahead = next(reading, None)
+                    frames = 1 + len(image.frames.images if image.frames else ())
+                    pixels = frames * math.prod(self.size.of(*image.pixels.shape[:2]))
                     results.make_room(pixels)
                     if results.fatal:
                         break
@@ -182,10 +225,13 @@ class Batch:
                         raise
                     except Exception as error:
                         results.fail(record, error)
-                        continue
-                    results.add(record, pixels, writers.submit(self._write, job, record, result))
-                    # Or the next one would find less memory.
-                    del image, result
+                    else:
+                        written = writers.submit(self._write, job, record, result)
+                        results.add(record, pixels, written)
+                        # Or the next one would find less memory.
+                        del result
+                    del image
+                    current = ahead or next(reading, None)
             finally:
                 reader.shutdown(wait=False, cancel_futures=True)
                 results.settle()
@@ -197,10 +243,14 @@ class Batch:
             if self.manifest and job.source:
                 # Before it is read: it could change.
                 record.key = self.manifest.key(job.source)
+            options: dict[str, Any] = {
+                "max_pixels": self.max_pixels,
+                "first_frame": self.first_frame,
+            }
             if job.source:
-                image = read_image(job.source, max_pixels=self.max_pixels)
+                image = read_image(job.source, **options)
             else:
-                image = decode_image(sys.stdin.buffer.read(), "stdin", max_pixels=self.max_pixels)
+                image = decode_image(sys.stdin.buffer.read(), "stdin", **options)
             height, width = image.pixels.shape[:2]
             record.size_in = [width, height]
             record.notes += image.notes
@@ -250,11 +300,13 @@ class _Results:
         manifest: of the output folder, if there is one.
         done: called with each record that is finished.
         writing: for each result its record, its pixels, and what tells that it is written.
+        claims: what this run has claimed, if other runs could want it.
         fatal: the error that ends the run.
     """
 
     manifest: Manifest | None
     done: Callable[[Record], None]
+    claims: Claims | None = None
     writing: deque[tuple[Record, int, Future[None]]] = field(default_factory=deque)
     fatal: Exception | None = None
 
@@ -291,7 +343,12 @@ class _Results:
         # The error of the file is the one to tell.
         with contextlib.suppress(ImageError):
             self.manifest.append(record)
+        self._give_back(record)
         self.done(record)
+
+    def _give_back(self, record: Record) -> None:
+        if self.claims:
+            self.claims.give_back(Path(record.output))
 
     def _settle_oldest(self) -> None:
         record, _, written = self.writing.popleft()
@@ -300,6 +357,7 @@ class _Results:
         except Exception as error:
             self.fail(record, error)
         else:
+            self._give_back(record)
             self.done(record)
 
 

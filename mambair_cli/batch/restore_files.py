@@ -42,6 +42,7 @@ class Request:
         quality: of formats that lose something, 1 to 100.
         suffix: after the names of the results.
         max_pixels: the largest input; None: `images.io.MAX_PIXELS`.
+        first_frame: whether only the first frame or page of a file is restored.
         keep_times: whether results get the times and permissions of their inputs.
         options: device, memory, precision.
         advice: whether to say what would help an input, and which model would be better.
@@ -62,6 +63,7 @@ class Request:
     suffix: str | None = None
     max_pixels: int | None = None
     keep_times: bool = False
+    first_frame: bool = False
     options: Options = field(default_factory=Options)
     advice: bool = True
 
@@ -203,6 +205,7 @@ def restore_files(
         request.overwrite,
         request.max_pixels or MAX_PIXELS,
         request.keep_times,
+        request.first_frame,
     )
     if request.advice:
         batch.advise = Advisor()
@@ -245,6 +248,8 @@ def _manifest(plan: Plan) -> "Manifest | None":
         "alpha": request.options.alpha,
         "dtype": request.options.dtype,
     }
+    if request.first_frame:
+        settings["first_frame"] = True
     return Manifest(plan.folder, settings)
 
 

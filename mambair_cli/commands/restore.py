@@ -118,6 +118,12 @@ KeepTimes = Annotated[
     bool,
     typer.Option("--keep-times", help="Give results the times and permissions of their inputs."),
 ]
+FirstFrame = Annotated[
+    bool,
+    typer.Option(
+        "--first-frame", help="Of animations and documents, restore only the first frame or page."
+    ),
+]
 Ensemble = Annotated[
     bool,
     typer.Option(
@@ -165,6 +171,7 @@ def _parameters(task: Task) -> list[inspect.Parameter]:
         "memory_limit": MemoryLimit,
         "max_pixels": MaxPixels,
         "keep_times": KeepTimes,
+        "first_frame": FirstFrame,
         "ensemble": Ensemble,
         "alpha": Alpha,
         "device": Device,

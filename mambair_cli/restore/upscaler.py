@@ -7,7 +7,7 @@ import numpy as np
 
 from ..degradations.estimate import jpeg_quality, noise_sigma, stored_quality
 from ..errors import CallError
-from ..images.image import Image
+from ..images.image import Image, each_frame
 from ..models.choice import Choice, check_task
 from ..models.fetch import known_task
 from ..models.tasks import TASKS
@@ -105,10 +105,18 @@ class Upscaler:
 
         Raises as `Restorer.restore_image`, and CallError if no network reaches the size.
         """
+
+        def restored(frame: Image, report: Progress) -> Image:
+            return self._restore_frame(frame, size, report, level)
+
+        return each_frame(image, restored, progress)
+
+    def _restore_frame(
+        self, image: Image, size: Size, report: Progress, level: int | None
+    ) -> Image:
         height, width = image.pixels.shape[:2]
         chain = self.chain(size.factor(height, width), level)
         height, width = size.of(height, width)
-        report = progress or (lambda share: None)
         # The work of each network: the pixels it sees, as multiples of the input's.
         work = np.cumprod([1, *(restorer.scale**2 for restorer in chain[:-1])])
         shares = work / work.sum()
