@@ -16,9 +16,8 @@ from typing import Any
 from filelock import FileLock
 
 from ..errors import ImageError
-from .jobs import Job
+from .jobs import MANIFEST, Job
 
-MANIFEST = ".mambair.jsonl"
 LOCK = f"{MANIFEST}.lock"
 
 

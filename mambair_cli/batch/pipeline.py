@@ -208,8 +208,7 @@ class Batch:
                     f" possible is 1 to {MAX_SCALE} times"
                 )
             if job.target:
-                if self.manifest:
-                    job.target.parent.mkdir(parents=True, exist_ok=True)
+                _make_folder(job.target.parent)
                 check_writable(job.target, self.size.of(height, width))
             record.level = self.upscaler.measure(image)
             for row in self.upscaler.choice.models(factor, record.level)[:1]:
@@ -299,10 +298,7 @@ class _Results:
 
 def _prepare_folder(folder: Path) -> None:
     """Create an output folder, or clear it of unfinished results. Raises ImageError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ImageError(f"{folder}: cannot be created: {error.strerror}") from error
+    _make_folder(folder)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ImageError(f"{folder}: no permission to write into it; name another folder")
     for left_over in folder.rglob(TEMPORARY.format("*")):
@@ -310,6 +306,13 @@ def _prepare_folder(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - left_over.stat().st_mtime > STALE:
                 left_over.unlink()
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageError(f"{folder}: cannot be created: {error.strerror}") from error
 
 
 def _write_image(job: Job, image: Image, quality: int | None) -> list[str]:

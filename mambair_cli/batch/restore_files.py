@@ -32,7 +32,8 @@ class Request:
         output: a file, a folder, or - for stdout; None: beside the only input.
         scale: how many times larger; None: as the model or the task has it.
         width: of the results in pixels, instead of a scale.
-        height: likewise.
+        height: likewise; the result fits inside of both.
+        exact: exactly `width` and `height`, whatever the aspect ratio.
         model: a name or a checkpoint file; None: a bundled one that fits.
         setting: what the task's option chooses among the bundled models.
         globs: patterns for the files of folders.
@@ -51,6 +52,7 @@ class Request:
     scale: float | None = None
     width: int | None = None
     height: int | None = None
+    exact: bool = False
     model: str | None = None
     setting: str | None = None
     globs: tuple[str, ...] = ()
@@ -124,10 +126,11 @@ class Outcome:
         return list(dict.fromkeys(name for record in self.records for name in record.models))
 
 
-def plan_files(request: Request) -> Plan:
+def plan_files(request: Request, note: Callable[[str], None] = lambda message: None) -> Plan:
     """Find the files and models that a request means.
 
-    Imports torch only if a checkpoint file has to tell its scale.
+    Imports torch only if a checkpoint file has to tell its scale. Calls `note` with what the user
+    should know, such as which files are left out.
 
     Raises:
         CallError: the request contradicts itself, or no such file, model or folder exists.
@@ -138,6 +141,8 @@ def plan_files(request: Request) -> Plan:
     task, scale, sides = request.task, request.scale, request.sides
     if scale and sides:
         raise CallError("`scale` excludes `width` and `height`; give one or the other")
+    if request.exact and not (request.width and request.height):
+        raise CallError("`exact` needs both `width` and `height`")
     choice = parse_choice(task, request.setting, request.model)
     if scale is None and not sides:
         row = model_named(request.model or "")
@@ -153,6 +158,8 @@ def plan_files(request: Request) -> Plan:
         default_suffix=f"_{sides}" if sides else task.suffix.format(scale=scale),
         format=request.format,
         globs=request.globs,
+        endings=_endings(task),
+        note=note,
     )
     return Plan(request, choice, jobs, folder, None if sides else scale, upscaler)
 
@@ -191,7 +198,7 @@ def restore_files(
     upscaler.chain(plan.scale or 1)
     batch = Batch(
         upscaler,
-        Size(plan.scale or 1, request.width, request.height),
+        Size(plan.scale or 1, request.width, request.height, request.exact),
         request.quality,
         _manifest(plan),
         request.overwrite,
@@ -215,6 +222,12 @@ def restore_files(
     return outcome
 
 
+def _endings(task: Task) -> str:
+    """A regular expression for what tells the results of a task from inputs beside them."""
+    usual = task.suffix.replace("{scale:g}", r"\d+(\.\d+)?")
+    return rf"{usual}|_\d+w(\d+h)?|_\d+h" if task.scale > 1 else usual
+
+
 def _load(choice: Choice, options: Options) -> "Upscaler":
     from ..restore.upscaler import Upscaler
 
@@ -230,9 +243,11 @@ def _manifest(plan: Plan) -> "Manifest | None":
     from .manifest import Manifest
 
     request = plan.request
+    # Earlier versions did not fit results inside, and gave them exactly the sides.
+    fits = ["fits"] if request.width and request.height and not request.exact else []
     settings = {
         "models": [sha256(find_checkpoint(name)) for name in plan.choice.possible(plan.scale)],
-        "size": [plan.scale, request.width, request.height],
+        "size": [plan.scale, request.width, request.height, *fits],
         "quality": request.quality,
         "ensemble": request.options.ensemble,
         "alpha": request.options.alpha,

@@ -65,7 +65,13 @@ Height = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Height of the results in pixels. Alone it keeps the aspect ratio.",
+        help="Height of the results in pixels. With --width, the results fit inside of both.",
+    ),
+]
+Exact = Annotated[
+    bool,
+    typer.Option(
+        "--exact", help="With --width and --height: exactly that size, even if it distorts."
     ),
 ]
 ModelName = Annotated[
@@ -144,6 +150,7 @@ def _parameters(task: Task) -> list[inspect.Parameter]:
     annotations: dict[str, Any] = {"inputs": Inputs, "output": _output(task)}
     if task.scale > 1:
         annotations |= {"scale": _scale(task), "width": Width, "height": Height}
+        annotations["exact"] = Exact
     annotations["model"] = ModelName
     if task.option:
         annotations["setting"] = Annotated[
@@ -197,7 +204,7 @@ def _scale(task: Task) -> Any:
 def _restore(request: Request, quiet: bool, as_json: bool) -> None:
     """Do what a request asks for, and show what came of it."""
     started = time.perf_counter()
-    plan = plan_files(request)
+    plan = plan_files(request, say)
     if plan.row:
         check_task(request.task.name, plan.row.name, plan.row.task, plan.row.scale)
         fetch(plan.row, as_json or quiet)

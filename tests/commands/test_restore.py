@@ -247,7 +247,8 @@ def test_tiles(call, folder):
         ("-s 4 -m tiny-x2", (96, 72), "tiny-x2", "photo_x4.png"),
         ("--width 60", (60, 45), "tiny-x3", "photo_60w.png"),
         ("--height 36", (48, 36), "tiny-x2", "photo_36h.png"),
-        ("--width 30 --height 54", (30, 54), "tiny-x3", "photo_30w54h.png"),
+        ("--width 60 --height 54", (60, 45), "tiny-x3", "photo_60w54h.png"),
+        ("--width 30 --height 54 --exact", (30, 54), "tiny-x3", "photo_30w54h.png"),
     ],
 )
 def test_any_size(call, folder, options, size, model, name):

@@ -183,6 +183,7 @@ def test_what_was_finished_otherwise_is_restored_again(call):
         ("--width", 32),
         ("--height", 32),
         ("--width", 32, "--height", 32),
+        ("--width", 32, "--height", 32, "--exact"),
     ]
     options += [("--ensemble",), ("--alpha", "bicubic"), ("--quality", 50), ("-m", "tiny-x2")]
     for asked in options:
