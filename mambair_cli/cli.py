@@ -14,7 +14,7 @@ from . import __version__
 from .commands import bench, doctor, models, restore, train
 from .commands.terminal import say
 from .errors import MambairError
-from .models.catalog import TASKS
+from .models.tasks import TASKS
 
 SETTINGS = {
     "help_option_names": ["-h", "--help"],

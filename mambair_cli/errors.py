@@ -14,6 +14,9 @@
 An interrupted run exits with 130. Messages say what happened, to which file, and what to do.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class MambairError(Exception):
     """The work failed. Base of every error this package raises on purpose."""
@@ -57,3 +60,9 @@ class CallError(MambairError):
     """The call itself is wrong: an unknown model, a bad option, a missing input."""
 
     exit_code = 2
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
+    """The end of a message about an unknown word: the known word that is near it, or `otherwise`."""
+    near = difflib.get_close_matches(word, known, 1)
+    return f"did you mean {near[0]!r}?" if near else otherwise

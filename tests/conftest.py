@@ -94,7 +94,7 @@ def no_user_cache(tmp_path_factory, monkeypatch):
 @pytest.fixture
 def load(tmp_path):
     """Load the network of a file that has this content."""
-    from mambair_cli.models.weights import load_network
+    from mambair_cli.models.recognise import load_network
 
     def load_bytes(content, name="file.pth"):
         path = tmp_path / name
@@ -115,9 +115,9 @@ def gpu_costs(monkeypatch):
 
     from mambair_cli.bench.cost import gpu
     from mambair_cli.bench.cost.gpu_cases import Cost
-    from mambair_cli.ops import scan
+    from mambair_cli.ops import backends
 
-    given, (numba, *_, reference) = [], scan.BACKENDS
+    given, (numba, *_, reference) = [], backends.BACKENDS
     stand_ins = (
         replace(numba, name="triton"),
         replace(reference, name="mamba-ssm"),
@@ -132,13 +132,13 @@ def gpu_costs(monkeypatch):
         return found
 
     monkeypatch.setattr(gpu, "measure", measure)
-    for module in (gpu, scan):
+    for module in (gpu, backends):
         monkeypatch.setattr(module, "BACKENDS", stand_ins)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(gpu, "NETS", {"light": TINY})
     monkeypatch.setattr(gpu, "LARGE", 6)
     monkeypatch.setattr(gpu, "PATCH", 4)
-    monkeypatch.setattr(scan, "_resolved", {})
+    monkeypatch.setattr(backends, "_resolved", {})
     return given
 
 

@@ -1,8 +1,9 @@
-"""Reads mutated image files under limits of memory and time, and writes what could be read; prints figures as JSON.
+"""Reads mutated image files under limits of memory and time, and writes what could be read; prints
+figures as JSON.
 
-python tests/fuzz_images.py COUNT [NAME], where NAME is a file of PHOTOS in test_image_decode, else it takes all. Any
-exception but MambairError, a file that takes too long, and a picture that was read but cannot be written end it with
-a traceback.
+python tests/fuzz_images.py COUNT [NAME], where NAME is a file of PHOTOS in test_decode, else it
+takes all. Any exception but MambairError, a file that takes too long, and a picture that was read
+but cannot be written end it with a traceback.
 """
 
 import collections
@@ -18,26 +19,30 @@ import warnings
 import zlib
 from pathlib import Path
 
-from test_image_decode import PHOTOS
+from encoded_photos import PHOTOS
 
 from mambair_cli.errors import CallError, MambairError
 from mambair_cli.images.io import decode_image, encode_image
 
-MEMORY = 2 * 2**30  # bytes of addresses, a gigabyte of which belongs to the libraries
-MAX_PIXELS = 64 * 2**20  # what fits into that, however false the header
+# bytes of addresses, a gigabyte of which belongs to the libraries
+MEMORY = 2 * 2**30
+# what fits into that, however false the header
+MAX_PIXELS = 64 * 2**20
 SECONDS = 10
 OUTPUTS = ("png", "tif", "jpg", "webp", "ppm", "avif")
 
 
 def mutated(data, other, chance):
-    """Data with one to four changes: bits or numbers altered, ends or parts cut off, parts doubled or of other."""
+    """Data with one to four changes: bits or numbers altered, ends or parts cut off, parts doubled
+    or of other.
+    """
     result = bytearray(data)
     for _ in range(chance.choice((1, 1, 2, 4))):
-        near = min(
-            len(result), chance.choice((60, 600, len(result)))
-        )  # headers, which say how much there is
+        # headers, which say how much there is
+        near = min(len(result), chance.choice((60, 600, len(result))))
         place = chance.randrange(near)
-        place = chance.choice((place, len(result) - 1 - place))  # TIFF has its header at the end
+        # TIFF has its header at the end
+        place = chance.choice((place, len(result) - 1 - place))
         size = chance.randrange(1, chance.choice((2, 16, 300)))
         kind = chance.choice(("bit", "byte", "number", "end", "cut", "double", "splice"))
         if kind == "bit":
@@ -63,7 +68,7 @@ def mutated(data, other, chance):
 
 
 def with_checksums(data):
-    """PNG chunks with the right sums, so that what they hold is looked at; other files as they are."""
+    """Mend the sums of PNG chunks, so that what they hold is looked at; leave other files."""
     result, place = bytearray(data), 8
     while data[:8] == b"\x89PNG\r\n\x1a\n" and place + 12 <= len(data):
         (size,) = struct.unpack_from(">I", data, place)
@@ -94,15 +99,15 @@ def run(name, count):
             output = OUTPUTS[number % len(OUTPUTS) if image.pixels.size < 50_000 else 0]
             try:
                 encode_image(image, output)
-            except CallError:  # too large for the format
+            # too large for the format
+            except CallError:
                 outcomes["not written"] += 1
             except Exception as error:
                 raise AssertionError(f"writing file {number} of {name} as {output}") from error
         slowest = max(slowest, time.perf_counter() - started)
         faulthandler.cancel_dump_traceback_later()
-    status = Path("/proc/self/status").read_text(
-        "ascii"
-    )  # getrusage tells at least the peak of who started this
+    # getrusage tells at least the peak of who started this
+    status = Path("/proc/self/status").read_text("ascii")
     peak = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
     return {"name": name, "slowest": round(slowest, 3), "peak": 1024 * int(peak[1]), **outcomes}
 

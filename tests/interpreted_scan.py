@@ -16,8 +16,7 @@ import triton
 import triton.language as tl
 from scan_inputs import definition, errors, scan_inputs, y_and_gradients
 
-from mambair_cli.ops import scan_triton, triton_kernels
-from mambair_cli.ops.scan import BACKENDS
+from mambair_cli.ops import BACKENDS, scan_triton, triton_kernels
 
 scan = next(backend.scan for backend in BACKENDS if backend.name == "triton")
 for operation in ("forward", "backward"):

@@ -10,13 +10,13 @@ import safetensors.torch
 import torch
 from golden.fill import fill_state
 
+from mambair_cli.archs import ARCHITECTURES
 from mambair_cli.archs.mambair import MambaIRConfig
 from mambair_cli.archs.mambair_unet import MambaIRUNetConfig
 from mambair_cli.archs.vmambair import VmambaIRConfig
-from mambair_cli.models.weights import ARCHITECTURES
 
 GOLDEN = Path(__file__).parent / "golden"
-CLASSES = {config: network for config, network, _ in ARCHITECTURES.values()}
+CLASSES = {row.config: row.network for row in ARCHITECTURES.values()}
 SMALL = MambaIRConfig(embed_dim=12, depths=(1, 2), d_state=2)
 SMALL_OMNI = VmambaIRConfig(dim=8, blocks=(1, 2, 1, 3), refinement=1, d_state=2, ffn_expand=2.5)
 FORMS = {

@@ -1,23 +1,28 @@
-"""Small pictures, files of them as other programs write them, and the metadata that these hold; shared by tests."""
+"""Small pictures, files of them as other programs write them, and the metadata that these hold;
+shared by tests.
+"""
 
 import contextlib
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
 from PIL import ImageCms
 from PIL import TiffImagePlugin as tiff
 
+DATA = Path(__file__).parent / "data"
 RGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GRAY_PROFILE = RGB_PROFILE[:16] + b"GRAY" + RGB_PROFILE[20:]
 CMYK_PROFILE = RGB_PROFILE[:16] + b"CMYK" + RGB_PROFILE[20:]
+# tEXt, zTXt or iTXt, by need
 TEXTS = {
     "Title": "Zürich",
     "Comment": "日本語 " * 50,
     "Software": "GIMP",
-}  # tEXt, zTXt or iTXt, by need
+}
 WHITE = {"uint8": 255, "uint16": 65535, "float32": 1}
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:li>\xc3\x89t\xc3\xa9</rdf:li></x:xmpmeta>'
 MAKER_NOTE = b"MAKER\0II\x2a\0" + bytes(range(256))
@@ -36,6 +41,16 @@ def smooth(shape, dtype="uint8"):
     if len(shape) == 3:
         ramp = ramp[..., None] * np.array([1.0, 0.8, 0.5])
     return (ramp if dtype == "float32" else (ramp * WHITE[dtype]).round()).astype(dtype)
+
+
+def photo(name="photo"):
+    """A photograph of the tests' data, H x W x 3 float32 in [0, 1]."""
+    return np.asarray(PIL.Image.open(DATA / f"{name}.png"), np.float32) / 255
+
+
+def flat(value, height=128, width=128):
+    """A picture of one gray, H x W x 3 float32."""
+    return np.full((height, width, 3), value, np.float32)
 
 
 def pillow_bytes(image, format, **options):
@@ -86,7 +101,9 @@ def tiff_bytes(samples, order="<", **changed):
 
 
 def exif_tags(orientation=1):
-    """What a camera writes, as Pillow takes it: letters beyond ASCII, a maker note, GPS, nested directories."""
+    """What a camera writes, as Pillow takes it: letters beyond ASCII, a maker note, GPS, nested
+    directories.
+    """
     rational = tiff.IFDRational
     return ({274: orientation} if orientation else {}) | {
         270: "Zürich am See".encode(),
@@ -141,7 +158,8 @@ def exif_facts(block):
         ("thumbnail", "IFD1"),
     ):
         facts[name] = {}
-        with contextlib.suppress(KeyError):  # older versions of Pillow, where there is no directory
+        # older versions of Pillow, where there is no directory
+        with contextlib.suppress(KeyError):
             facts[name] = {
                 key: value for key, value in dict(exif.get_ifd(tag)).items() if key != 40965
             }
@@ -151,7 +169,8 @@ def exif_facts(block):
 def check_exif(block):
     """All of exif_tags is in the block, value by value and byte by byte, but no thumbnail."""
     seen, wanted = exif_facts(block), exif_facts(exif_block(thumbnail=False))
-    seen["main"].pop(305, None)  # Software, which comes from texts
+    # Software, which comes from texts
+    seen["main"].pop(305, None)
     assert seen["main"].pop(274, 1) == wanted["main"].pop(274)
     assert seen == wanted
     assert MAKER_NOTE in block

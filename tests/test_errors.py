@@ -3,7 +3,7 @@ import inspect
 import pytest
 
 from mambair_cli import errors
-from mambair_cli.errors import CallError, MambairError
+from mambair_cli.errors import CallError, MambairError, did_you_mean
 
 CLASSES = [
     c for _, c in inspect.getmembers(errors, inspect.isclass) if c.__module__ == errors.__name__
@@ -25,3 +25,10 @@ def test_the_tree_is_the_one_drawn():
 
 def test_python_own_errors_are_none_of_ours():
     assert not any(issubclass(error, (OSError, ValueError, RuntimeError)) for error in CLASSES)
+
+
+def test_a_near_word_is_proposed():
+    known = ["upscale", "denoise"]
+    assert did_you_mean("upscal", known, "see the list") == "did you mean 'upscale'?"
+    assert did_you_mean("other", known, "see the list") == "see the list"
+    assert did_you_mean("upscale", [], "see the list") == "see the list"

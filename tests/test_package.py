@@ -7,6 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from failing import fails
 
@@ -105,8 +106,8 @@ def test_imports_are_read_right(tmp_path, monkeypatch):
 def test_dependencies_point_downwards(path):
     part = part_of(path)
     if path == PACKAGE / "__init__.py":
-        # restore only when it is asked for
-        assert own_parts(path) == {"models", "system", "restore"}
+        # restore and images only when they are asked for
+        assert own_parts(path) == {"models", "system", "restore", "images"}
         return
     above = {other for other in own_parts(path) if LAYER[other] >= LAYER[part]}
     assert above <= ({part} if path.parent != PACKAGE else set())
@@ -160,8 +161,18 @@ def test_nothing_of_triton_is_imported_where_it_does_not_run():
 
 
 def test_the_public_names():
-    assert set(mambair_cli.__all__) == {"Model", "Restorer", "list_models", "load_restorer"}
+    functions = {"list_models", "load_restorer", "read_image", "write_image"}
+    assert set(mambair_cli.__all__) == functions | {"Image", "Model", "Restorer"}
     assert all(callable(getattr(mambair_cli, name)) for name in mambair_cli.__all__)
+
+
+def test_files_are_read_and_written_from_the_root(tmp_path):
+    image = mambair_cli.Image(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+    assert mambair_cli.write_image(tmp_path / "a.png", image) == []
+    assert np.array_equal(mambair_cli.read_image(tmp_path / "a.png").pixels, image.pixels)
+
+
+def test_other_names_are_not_public():
     fails(lambda: mambair_cli.load_model, AttributeError, "mambair_cli", "load_model")
 
 

@@ -9,11 +9,12 @@ from calls import DATA
 
 from mambair_cli.images.folders import read_rgb
 from mambair_cli.images.io import Image, write_image
-from mambair_cli.training import checkpoints, loop
+from mambair_cli.training import checkpoints, loop, state
+from mambair_cli.training.config import TrainConfig
 from mambair_cli.training.data import TrainingPairs
-from mambair_cli.training.loop import Folders, Settings
+from mambair_cli.training.inputs import Folders, Settings
 from mambair_cli.training.photos import find_sources
-from mambair_cli.training.recipe import TrainConfig, checked, tomllib
+from mambair_cli.training.recipe import checked, tomllib
 
 RECIPE = """
 scale = 2
@@ -40,10 +41,8 @@ ema = 0.9
 iterations = 6
 warmup = 0.1
 """
-STOPPABLE = {
-    "iterations": 8,
-    "network": {"depths": [1, 1], "drop_path_rate": 0.4},
-}  # draws random numbers
+# draws random numbers
+STOPPABLE = {"iterations": 8, "network": {"depths": [1, 1], "drop_path_rate": 0.4}}
 CPU = Settings(device="cpu")
 DENOISE = {
     "scale": 1,
@@ -76,7 +75,7 @@ def write_photos(folder):
 
 
 def recipe(**changes) -> TrainConfig:
-    """RECIPE with other values; the names of keys are unique but for `network`, which is updated."""
+    """RECIPE with other values; keys have unique names except `network`, which is updated."""
     table = asdict(checked(tomllib.loads(RECIPE), "RECIPE"))
     for key, value in changes.items():
         if key == "network":
@@ -85,7 +84,9 @@ def recipe(**changes) -> TrainConfig:
             table[key] = value
         else:
             (section,) = (
-                name for name in ("data", "loss", "optimiser", "schedule") if key in table[name]
+                name
+                for name in ("data", "loss", "teacher", "optimiser", "schedule")
+                if key in table[name]
             )
             table[section][key] = value
     return checked(table, "RECIPE")
@@ -121,14 +122,14 @@ def assert_equal(a, b):
 
 def before_iteration(monkeypatch, iteration, action):
     """Run `action` when this iteration begins."""
-    original = loop.learning_rate
+    original = state.learning_rate
 
     def learning_rate(config, i):
         if i == iteration:
             action()
         return original(config, i)
 
-    monkeypatch.setattr(loop, "learning_rate", learning_rate)
+    monkeypatch.setattr(state, "learning_rate", learning_rate)
 
 
 def replace_batches(monkeypatch, iterations, batch):

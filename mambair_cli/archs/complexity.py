@@ -1,11 +1,13 @@
-"""Parameters and multiply-adds of a network in two countings: as the MambaIR paper printed them, and all of them.
+"""Parameters and multiply-adds of a network, counted in two ways: as the MambaIR paper printed them,
+and all of them.
 
-The paper's Table 3 comes from a counter that sees only leaf modules. It misses every bare parameter of the scans
-and all work that is no module's: the projections to step sizes, B and C, and the recurrence.
+The paper's Table 3 comes from a counter that sees only leaf modules. It misses every bare parameter
+of the scans and all work that belongs to no module: the projections to step sizes, B and C, and the
+recurrence.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,11 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from .layers import LayerNorm
-from .ss2d import SS2D, SpatialScan, use_backend
-from .vmambair import EFFN, OmniSelectiveScan
 
 OUTPUT = (1280, 720)  # width and height of the image that the papers count for
-Counts = tuple[int, int]  # of leaf modules, of all
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Multiply-adds: of leaf modules only, and all of them."""
+
+    leaf: int = 0
+    full: int = 0
+
+    def __add__(self, other: "Macs") -> "Macs":
+        return Macs(self.leaf + other.leaf, self.full + other.full)
 
 
 @dataclass(frozen=True)
@@ -31,67 +41,98 @@ class Complexity:
 
 
 def complexity(model: nn.Module) -> Complexity:
-    """Count a network, on tensors without values, so in milliseconds.
-
-    Of leaf modules: outputs x inputs of one group x kernel for a convolution, in x out a token for a linear layer,
-    4 an element for LayerNorm, H x W + 1 a channel for global pooling, nothing for all else and for biases. In all,
-    as fvcore counts: the same for convolutions and linear layers, 5 an element for LayerNorm, 1 for pooling, and for
-    each of K directions of a scan over L pixels the projections L x D x (R + 2N) and L x R x D and the recurrence
-    L x (9 x D x N + D).
-    """
-    config = cast(Any, model.config)
-    ghost = copy.deepcopy(model).to("meta")
-    use_backend(ghost, "reference")
-    found: list[Counts] = []
-    for module in ghost.modules():
-        if isinstance(module, UNITS):  # their kernels need values, so only shapes pass
-            module.forward = lambda tokens, unit=module: _pass(tokens, unit, found)  # type: ignore[method-assign, misc]
-        elif count := next(
-            (count for kind, count in COUNTS.items() if isinstance(module, kind)), None
-        ):
-            module.register_forward_hook(
-                lambda layer, inputs, out, count=count: found.append(count(layer, inputs[0], out))
-            )
+    """Count a network as the papers do, for an output of OUTPUT; takes milliseconds."""
+    scale = cast(Any, model.config).upscale
     width, height = OUTPUT
-    with torch.inference_mode():
-        ghost(
-            torch.empty(
-                1, config.in_chans, height // config.upscale, width // config.upscale, device="meta"
-            )
-        )
+    macs = multiply_adds(model, width // scale, height // scale)
     leaves = [module for module in model.modules() if not list(module.children())]
     return Complexity(
         parameters=sum(p.numel() for p in model.parameters()),
         leaf_parameters=sum(p.numel() for leaf in leaves for p in leaf.parameters()),
-        macs=sum(full for _, full in found),
-        leaf_macs=sum(leaf for leaf, _ in found),
+        macs=macs.full,
+        leaf_macs=macs.leaf,
     )
 
 
-def _pass(tokens: Tensor, unit: nn.Module, found: list[Counts]) -> Tensor:
-    found.append(unit_macs(unit, tokens.shape[:3].numel()))
-    return tokens
+def multiply_adds(model: nn.Module, width: int, height: int) -> Macs:
+    """The multiply-adds of a network for an input of this size, counted on tensors without values.
+
+    Leaf modules: outputs x inputs of one group x kernel for a convolution, in x out a token for a
+    linear layer, 4 an element for LayerNorm, H x W + 1 a channel for global pooling, nothing for all
+    else and for biases. All of them, as fvcore counts: the same for convolutions and linear layers,
+    5 an element for LayerNorm, 1 for pooling, and what `scan_macs` says of the scans.
+
+    A module that calls its layers as functions, so that no hook sees them, has a method
+    `macs(pixels) -> Macs`, which counts it whole.
+    """
+    ghost = copy.deepcopy(model).eval().to("meta")
+    found: list[Macs] = []
+    modules: list[Any] = list(ghost.modules())
+    for module in modules:
+        if hasattr(module, "backend"):
+            module.backend = "reference"
+        if hasattr(module, "macs"):
+            # Its kernels need values, so only the shape passes.
+            module.forward = _counted(module, found)
+        elif rule := _rule(module):
+            module.register_forward_hook(_noting(rule, found))
+    channels = cast(Any, model.config).in_chans
+    with torch.inference_mode():
+        ghost(torch.empty(1, channels, height, width, device="meta"))
+    return sum(found, Macs())
 
 
-def _convolution(layer: Any, image: Tensor, out: Tensor) -> Counts:
+def layer_macs(layers: Iterable[nn.Module], tokens: int) -> Macs:
+    """The multiply-adds of the convolutions, linear layers and norms among `layers`, on so many tokens."""
+    found = Macs()
+    for layer in layers:
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            products = tokens * layer.weight.numel()
+            found += Macs(products, products)
+        elif isinstance(layer, LayerNorm):
+            elements = tokens * layer.weight.numel()
+            found += Macs(4 * elements, 5 * elements)
+    return found
+
+
+def scan_macs(x_proj: Tensor, dt_weight: Tensor, A_log: Tensor, length: int) -> Macs:
+    """The multiply-adds of a selective scan over `length` pixels in all its directions.
+
+    For each direction the projections, L x D x (R + 2N) and L x R x D, and the recurrence,
+    L x (9 x D x N + D).
+
+    Args:
+        x_proj: (K,R+2N,D).
+        dt_weight: (K,D,R).
+        A_log: (K*D,N).
+        length: L.
+    """
+    recurrence = 9 * A_log.numel() + A_log.shape[0]
+    return Macs(0, length * (x_proj.numel() + dt_weight.numel() + recurrence))
+
+
+Rule = Callable[[Any, Tensor, Tensor], Macs]
+
+
+def _convolution(layer: Any, image: Tensor, out: Tensor) -> Macs:
     count = out.numel() * layer.weight[0].numel()
-    return count, count
+    return Macs(count, count)
 
 
-def _linear(layer: Any, tokens: Tensor, out: Tensor) -> Counts:
+def _linear(layer: Any, tokens: Tensor, out: Tensor) -> Macs:
     count = out.numel() * layer.in_features
-    return count, count
+    return Macs(count, count)
 
 
-def _norm(layer: Any, tokens: Tensor, out: Tensor) -> Counts:
-    return 4 * tokens.numel(), 5 * tokens.numel()
+def _norm(layer: Any, tokens: Tensor, out: Tensor) -> Macs:
+    return Macs(4 * tokens.numel(), 5 * tokens.numel())
 
 
-def _pooling(layer: Any, image: Tensor, out: Tensor) -> Counts:
-    return image.numel() + image.shape[1], image.numel()
+def _pooling(layer: Any, image: Tensor, out: Tensor) -> Macs:
+    return Macs(image.numel() + image.shape[1], image.numel())
 
 
-COUNTS: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], Counts]] = {
+RULES: dict[type[nn.Module], Rule] = {
     nn.Conv2d: _convolution,
     nn.Linear: _linear,
     LayerNorm: _norm,
@@ -99,35 +140,17 @@ COUNTS: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], Counts]] = {
 }
 
 
-UNITS = (SS2D, OmniSelectiveScan, EFFN)  # call their layers as functions, so that no hook sees them
+def _rule(module: nn.Module) -> Rule | None:
+    return next((rule for kind, rule in RULES.items() if isinstance(module, kind)), None)
 
 
-def unit_macs(unit: nn.Module, pixels: int) -> Counts:
-    """Of a module of UNITS on so many pixels: of leaf modules, of all."""
-    leaf = full = 0
-    for name, layer in unit.named_modules():
-        tokens = pixels
-        if isinstance(unit, OmniSelectiveScan) and name.startswith(("conv_c", "channel_norm")):
-            tokens = (
-                1 if name.startswith("channel_norm") else unit.dt_projs_bias.shape[1]
-            )  # along the channels
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            leaf, full = leaf + tokens * layer.weight.numel(), full + tokens * layer.weight.numel()
-        elif isinstance(layer, LayerNorm):
-            leaf, full = (
-                leaf + 4 * tokens * layer.weight.numel(),
-                full + 5 * tokens * layer.weight.numel(),
-            )
-    if isinstance(unit, SpatialScan):
-        full += pixels * _scan(unit.x_proj_weight, unit.dt_projs_weight, unit.A_logs)
-    if isinstance(unit, OmniSelectiveScan):
-        length = unit.dt_projs_bias.shape[1]
-        full += pixels * length + length * _scan(
-            unit.xc_proj_weight, unit.dtc_projs_weight, unit.Ac_logs
-        )
-    return leaf, full
+def _noting(rule: Rule, found: list[Macs]) -> Any:
+    return lambda layer, inputs, out: found.append(rule(layer, inputs[0], out))
 
 
-def _scan(x_proj: Tensor, dt_proj: Tensor, A_logs: Tensor) -> int:
-    """Of all directions of a scan, for each position: projections and recurrence."""
-    return x_proj.numel() + dt_proj.numel() + 9 * A_logs.numel() + A_logs.shape[0]
+def _counted(module: Any, found: list[Macs]) -> Any:
+    def forward(tokens: Tensor) -> Tensor:
+        found.append(module.macs(tokens.shape[:3].numel()))
+        return tokens
+
+    return forward

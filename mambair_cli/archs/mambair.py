@@ -6,7 +6,7 @@ All published forms, with the official tensor names. Attribute names are the che
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -38,18 +38,19 @@ class MambaIRConfig:
     `conv_block` is the convolutional half of a block: `classic`, or the light form of the paper's Table 3
     (`light_a`), of the first release (`light_b`) or of the released weights (`light_c`). The ablations of Table 1
     have its channel attention alone (`attention`), no such half (`none`), or an MLP in its place (`mlp`).
+    `limits` of a number's metadata are what a recipe may ask for.
     """
 
-    embed_dim: int = 180
-    depths: tuple[int, ...] = (6, 6, 6, 6, 6, 6)
-    d_state: int = 16
-    expand: float = 2.0
+    embed_dim: int = field(default=180, metadata={"limits": (6, 1024)})
+    depths: tuple[int, ...] = field(default=(6, 6, 6, 6, 6, 6), metadata={"limits": (1, 100)})
+    d_state: int = field(default=16, metadata={"limits": (1, 256)})
+    expand: float = field(default=2.0, metadata={"limits": (0.25, 8)})
     conv_block: ConvBlock = "classic"
     upsampler: Upsampler = "pixelshuffle"
-    upscale: int = 2
-    in_chans: int = 3
+    upscale: int = field(default=2, metadata={"limits": (1, 8)})
+    in_chans: int = field(default=3, metadata={"limits": (1, 3)})
     resi_connection: Literal["1conv", "3conv"] = "1conv"
-    drop_path_rate: float = 0.0
+    drop_path_rate: float = field(default=0.0, metadata={"limits": (0, 0.9)})
     multiple: ClassVar[int] = 1  # sides that the net takes without padding
 
     @property

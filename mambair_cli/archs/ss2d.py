@@ -1,11 +1,13 @@
 """SS2D, the 2-D selective-scan module (MambaIR, section 3.5; VMamba)."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..ops import silu, ss2d_scan
+from .complexity import Macs, layer_macs, scan_macs
 from .layers import LayerNorm, pointwise, to_image, to_tokens
 
 DIRECTIONS = 4
@@ -81,6 +83,10 @@ class SpatialScan(nn.Module):
             backend=self.backend,
         )
 
+    def scan_macs(self, pixels: int) -> Macs:
+        """The multiply-adds of the scan over so many pixels."""
+        return scan_macs(self.x_proj_weight, self.dt_projs_weight, self.A_logs, pixels)
+
 
 class SS2D(SpatialScan):
     """Gated selective scan of an image in four directions. Arguments as `SpatialScan`."""
@@ -100,9 +106,14 @@ class SS2D(SpatialScan):
         y = self.scan(pointwise(tokens, into_x))
         return pointwise(self.out_norm(y, pointwise(tokens, into_z)), self.out_proj.weight)
 
+    def macs(self, pixels: int) -> Macs:
+        """The multiply-adds on so many pixels."""
+        return layer_macs(self.modules(), pixels) + self.scan_macs(pixels)
+
 
 def use_backend(network: nn.Module, name: str) -> None:
     """Let all scans of a network, and the kernels around them, run on one back end."""
-    for module in network.modules():
-        if isinstance(module, (SpatialScan, LayerNorm)):
+    modules: list[Any] = list(network.modules())
+    for module in modules:
+        if hasattr(module, "backend"):
             module.backend = name

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,16 +36,17 @@ class UNetConfig:
     """The shape of a U-Net: `dim` channels at full resolution, twice as many at each lower level.
 
     `blocks` counts them on each level on the way down, `refinement` those after the last one. d_state, expand:
-    N and E of the scans. With an `upscale` above 1 the net enlarges.
+    N and E of the scans. With an `upscale` above 1 the net enlarges. `limits` of a number's metadata are what a
+    recipe may ask for.
     """
 
-    dim: int = 48
-    blocks: tuple[int, int, int, int] = (4, 6, 6, 8)
-    refinement: int = 4
-    d_state: int = 16
-    expand: float = 1.5
-    in_chans: int = 3
-    upscale: int = 1
+    dim: int = field(default=48, metadata={"limits": (4, 512)})
+    blocks: tuple[int, int, int, int] = field(default=(4, 6, 6, 8), metadata={"limits": (1, 100)})
+    refinement: int = field(default=4, metadata={"limits": (0, 100)})
+    d_state: int = field(default=16, metadata={"limits": (1, 256)})
+    expand: float = field(default=1.5, metadata={"limits": (0.25, 8)})
+    in_chans: int = field(default=3, metadata={"limits": (1, 3)})
+    upscale: int = field(default=1, metadata={"limits": (1, 8)})
     multiple: ClassVar[int] = 8  # sides that the net takes without padding
 
     def inner(self, width: int) -> int:

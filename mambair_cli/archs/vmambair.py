@@ -6,7 +6,7 @@ Omni Selective Scan: over the pixels in four directions and over the channels in
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import ss2d_scan
+from .complexity import Macs, layer_macs, scan_macs
 from .layers import LayerNorm, Pointwise, to_image, to_tokens
 from .ss2d import SpatialScan, reset_scan
 from .unet import UNet, UNetConfig, channels, read_shape
@@ -29,10 +30,10 @@ class VmambaIRConfig(UNetConfig):
     `ffn_expand` is the width of the feed-forward network, in widths of the block.
     """
 
-    blocks: tuple[int, int, int, int] = (3, 5, 7, 9)
-    refinement: int = 2
-    expand: float = 1.0
-    ffn_expand: float = 2.66
+    blocks: tuple[int, int, int, int] = field(default=(3, 5, 7, 9), metadata={"limits": (1, 100)})
+    refinement: int = field(default=2, metadata={"limits": (0, 100)})
+    expand: float = field(default=1.0, metadata={"limits": (0.25, 8)})
+    ffn_expand: float = field(default=2.66, metadata={"limits": (0.25, 16)})
     channel_inner: Literal[1, 2, 4] = 4
 
     @property
@@ -115,6 +116,17 @@ class OmniSelectiveScan(SpatialScan):
         y = y + c if self.adds_channels else torch.addcmul(y, y, c)
         return to_tokens(self.out_conv(to_image(y)))
 
+    def macs(self, pixels: int) -> Macs:
+        """The multiply-adds on so many pixels."""
+        length = self.dt_projs_bias.shape[1]  # D, of the sequence of channels
+        spatial = (self.in_conv, self.conv2d, self.out_norm[0], self.out_conv)
+        found = layer_macs(spatial, pixels) + self.scan_macs(pixels)
+        if self.Dsc.shape[0] > 2:
+            found += layer_macs((self.conv_cin, self.conv_cout), length)
+        found += scan_macs(self.xc_proj_weight, self.dtc_projs_weight, self.Ac_logs, length)
+        means = Macs(0, pixels * length)
+        return found + layer_macs(self.channel_norm, 1) + means
+
 
 class EFFN(nn.Module):
     """Efficient feed-forward network: expand, depthwise convolution, GELU gate, project (section 3.4)."""
@@ -136,6 +148,10 @@ class EFFN(nn.Module):
         )
         return to_tokens(self.project_out(F.gelu(gate) * value))
 
+    def macs(self, pixels: int) -> Macs:
+        """The multiply-adds on so many pixels."""
+        return layer_macs(self.modules(), pixels)
+
 
 class OSSBlock(nn.Module):
     """Omni Selective Scan and feed-forward network, each on the normalised input and added to it."""
@@ -151,6 +167,12 @@ class OSSBlock(nn.Module):
         """(B,H,W,C) -> (B,H,W,C)."""
         tokens = tokens + self.attn(self.norm1(tokens))
         return tokens + self.ffn(self.norm2(tokens))
+
+    def start_as_identity(self) -> None:
+        """Begin by giving the tokens on as they are, as `mambair.VSSBlock` does."""
+        for layer in (self.attn.out_conv, self.ffn.project_out):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
 
 
 class VmambaIR(UNet):

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CallError, ImageError, MambairError
 from ..images.io import (
     MAX_PIXELS,
-    TEMPORARY,
     Image,
     check_writable,
     decode_image,
@@ -26,7 +25,9 @@ from ..images.io import (
     read_image,
     write_image,
 )
-from ..models.catalog import MAX_SCALE, Model
+from ..models.catalog import Model
+from ..models.tasks import MAX_SCALE
+from ..system.files import TEMPORARY
 from .jobs import Job
 from .manifest import Manifest, Record
 from .peers import Peers

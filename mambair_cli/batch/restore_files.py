@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CallError, MambairError
-from ..models.catalog import Model, Task, model_named
+from ..models.catalog import Model, model_named
 from ..models.choice import Choice, better_model, check_task, gain, is_here, parse_choice
+from ..models.tasks import Task
 from ..restore.options import Options
 from ..restore.size import Size
 
@@ -239,7 +240,7 @@ def _manifest(plan: Plan) -> "Manifest | None":
     if plan.folder is None:
         return None
     from ..models.fetch import find_checkpoint
-    from ..models.weights import sha256
+    from ..system.files import sha256
     from .manifest import Manifest
 
     request = plan.request

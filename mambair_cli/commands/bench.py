@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import CallError
-from ..models.catalog import MODELS
+from ..models.catalog import list_models
 from .figure import app as figure
 from .terminal import (
     Backend,
@@ -240,7 +240,7 @@ def bench_speed(
     """Measure seconds for a megapixel, peak memory, and how both grow with the size."""
     from ..bench.cost.speed import QUICK_SIDES, SIDES, speed
 
-    names = model or [row.name for row in MODELS if row.bundled]
+    names = model or [row.name for row in list_models() if row.bundled]
     with progress_bar(as_json) as progress:
         rows = speed(names, backend or (), device, dtype, QUICK_SIDES if quick else SIDES, progress)
     if as_json:

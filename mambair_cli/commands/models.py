@@ -7,22 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import CallError
+from ..errors import CallError, did_you_mean
 from ..models.cache import Record, cached_file, list_records, models_folder
-from ..models.catalog import (
-    BASELINES,
-    MODELS,
-    TASKS,
-    Model,
-    Score,
-    Task,
-    model_named,
-    published_scores,
-)
+from ..models.catalog import Model, list_models, model_named
+from ..models.published import BASELINES, Score, published_scores
+from ..models.tasks import TASKS, Task
 from .terminal import Json, Offline, print_json, print_table, progress_bar, say
 
 app = typer.Typer(
-    help="Which models there are, what each is for, and which are here.", no_args_is_help=True
+    help="Which models there are, what each is for, and which are on this machine.",
+    no_args_is_help=True,
 )
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="See mambair models list.", show_default=False)
@@ -32,54 +26,28 @@ Name = Annotated[
 @app.command("list")
 def models_list(
     task: Annotated[
-        str | None, typer.Option(help=f"Only those for one of {', '.join(TASKS)}.")
+        str | None, typer.Option(help=f"Only the models of one task: {', '.join(TASKS)}.")
     ] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="As the tables of README.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the tables of the README.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """List the models that can be used by name, bundled, fetched or to be fetched."""
+    """List the models that can be used by name: bundled, fetched or to be fetched."""
     if task and task not in TASKS:
-        raise CallError(f"no task is called {task!r}; there are {', '.join(TASKS)}")
-    models = [model for model in MODELS if task in (None, model.task)]
-    own = [
-        r
-        for r in list_records()
-        if model_named(r.name) is None and (task is None or task in _tasks(r))
-    ]
+        hint = did_you_mean(task, TASKS, f"there are {', '.join(TASKS)}")
+        raise CallError(f"no task is called {task!r}; {hint}")
+    models = [model for model in list_models() if task in (None, model.task)]
+    imported = [record for record in list_records() if model_named(record.name) is None]
+    imported = [record for record in imported if task is None or task in _tasks(record)]
     if as_json:
-        print_json(
-            [_facts(model) for model in models]
-            + [asdict(record) | {"state": "here"} for record in own]
-        )
+        records = [asdict(record) | {"state": "here"} for record in imported]
+        print_json([_facts(model) for model in models] + records)
     elif markdown:
-        print(
-            "\n\n".join("\n".join(_markdown(TASKS[name])) for name in TASKS if task in (None, name))
-        )
+        tables = [_markdown(TASKS[name]) for name in TASKS if task in (None, name)]
+        print("\n\n".join("\n".join(table) for table in tables))
     else:
-        rows = [
-            (
-                m.name,
-                m.task,
-                _step(m),
-                _millions(m.parameters),
-                m.degradation,
-                " ".join(map(_cell, m.scores[:1])),
-                _state(m),
-            )
-            for m in models
-        ]
-        rows += [
-            (
-                r.name,
-                " or ".join(_tasks(r)),
-                f"x{r.scale}",
-                _millions(r.parameters),
-                f"imported from {r.source}",
-                "",
-                "here",
-            )
-            for r in own
-        ]
+        rows = [*map(_model_row, models), *map(_record_row, imported)]
         print_table(("name", "task", "scale", "params", "for", "score", "file"), rows)
 
 
@@ -88,32 +56,30 @@ def models_info(
     name: Annotated[str, typer.Argument(metavar="NAME|FILE", show_default=False)],
     as_json: Json = False,
 ) -> None:
-    """Say all that is known of a model, or what a checkpoint file holds."""
-    row, path = model_named(name), _file_of(name)
+    """Show everything known about a model, or what a checkpoint file holds."""
+    model, path = model_named(name), _file_of(name)
     facts: dict[str, Any] = {}
-    if path or not row:
+    if path or not model:
         from ..models.fetch import named_file
-        from ..models.weights import describe
+        from ..models.recognise import describe
 
         facts = describe(path or named_file(name))
-    if row:
-        facts |= {**_facts(row), "file": str(path) if path else None}
+    if model:
+        facts |= {**_facts(model), "file": str(path) if path else None}
     if as_json:
         print_json(facts)
         return
-    if row:
-        facts["scores"] = [_cell(score) for score in row.scores]
-    print_table(
-        ("", ""),
-        [(key, _text(value)) for key, value in facts.items() if value not in (None, [], {}, ())],
-    )
+    if model:
+        facts["scores"] = [_cell(score) for score in model.scores]
+    known = {key: value for key, value in facts.items() if value not in (None, [], {}, ())}
+    print_table(("", ""), [(key, _text(value)) for key, value in known.items()])
 
 
 @app.command("pull")
 def models_pull(name: Name, offline: Offline = False) -> None:
-    """Fetch a model's file into the cache, unless it is here; a broken download goes on where it stopped."""
-    row = model_named(name)
-    path = fetch(row) if row else _file_of(name)
+    """Download a model, unless it is here; an interrupted download goes on where it stopped."""
+    model = model_named(name)
+    path = fetch(model) if model else _file_of(name)
     if path is None:
         from ..models.fetch import no_model
 
@@ -123,19 +89,17 @@ def models_pull(name: Name, offline: Offline = False) -> None:
 
 @app.command("verify")
 def models_verify(as_json: Json = False) -> None:
-    """Check the files of all models that are here: their hashes, and that they can be loaded."""
+    """Check the files of all models that are here: their hashes, and whether they load."""
     from ..models.fetch import verify
 
-    found = [
-        {"name": name, "file": str(path), "problem": problem} for name, path, problem in verify()
-    ]
+    found = list(verify())
     if as_json:
-        print_json(found)
+        rows = ({"name": name, "file": str(path), "problem": why} for name, path, why in found)
+        print_json(list(rows))
     else:
-        print_table(
-            ("name", "file", ""), [(f["name"], f["file"], f["problem"] or "sound") for f in found]
-        )
-    if any(f["problem"] for f in found):
+        table = [(name, str(path), why or "sound") for name, path, why in found]
+        print_table(("name", "file", ""), table)
+    if any(why for _, _, why in found):
         raise typer.Exit(1)
 
 
@@ -143,18 +107,17 @@ def models_verify(as_json: Json = False) -> None:
 def models_path(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False)] = None,
 ) -> None:
-    """Say where the fetched models lie, or the file of one."""
+    """Show the folder of the fetched models, or the file of one."""
     path = _file_of(name) if name else models_folder()
     if name and path is None:
         from ..models.fetch import no_model
 
-        row = model_named(name)
-        how = (
-            f"mambair models pull {name} fetches it"
-            if row and row.urls
-            else "see mambair models import --help"
-        )
-        raise CallError(f"{name} is not here; {how}" if row else no_model(name))
+        model = model_named(name)
+        if model is None:
+            raise CallError(no_model(name))
+        pull = f"mambair models pull {name} fetches it"
+        how = pull if model.urls else "see mambair models import --help"
+        raise CallError(f"{name} is not here; {how}")
     print(path)
 
 
@@ -163,8 +126,8 @@ def models_convert(
     source: Annotated[Path, typer.Argument(metavar="FILE", show_default=False)],
     target: Annotated[Path, typer.Argument(metavar="OUT.safetensors", show_default=False)],
 ) -> None:
-    """Write a checkpoint as safetensors: the same tensors, with the configuration beside them."""
-    from ..models.weights import convert
+    """Convert a checkpoint to safetensors: the same tensors, with the configuration."""
+    from ..models.recognise import convert
 
     convert(source, target)
     print(target)
@@ -173,9 +136,9 @@ def models_convert(
 @app.command("import")
 def models_import(
     source: Annotated[Path, typer.Argument(metavar="FILE", show_default=False)],
-    name: Annotated[str, typer.Option(help="A new one, or that of a model whose file this is.")],
+    name: Annotated[str, typer.Option(help="A new name, or that of the model whose file this is.")],
 ) -> None:
-    """Copy a checkpoint into the cache, so that `-m NAME` takes it."""
+    """Copy a checkpoint into the cache, so that -m NAME finds it."""
     from ..models.fetch import import_file
 
     print(import_file(source, name, tell=say))
@@ -189,24 +152,26 @@ def models_remove(name: Name) -> None:
     print(f"removed {remove(name)}")
 
 
-def fetch(row: Model, quiet: bool = False) -> Path:
-    """`checkpoints.pull` with a progress bar."""
+def fetch(model: Model, quiet: bool = False) -> Path:
+    """The file of a model, fetched with a progress bar unless it is here. Raises as `pull`."""
     from ..models.fetch import pull
 
     with progress_bar(quiet) as show:
-        return pull(
-            row, lambda done, total: show(done / total if total else 0, f"fetching {row.name}"), say
-        )
+
+        def progress(done: int, total: int | None) -> None:
+            show(done / total if total else 0, f"fetching {model.name}")
+
+        return pull(model, progress, say)
 
 
 def _file_of(name: str) -> Path | None:
-    """Of a bundled or cached model."""
-    row = model_named(name)
-    if row is None or row.file is None:
+    """The file of a bundled or cached model, not checked; None where it is not here."""
+    model = model_named(name)
+    if model is None or model.file is None:
         return cached_file(name)
     from ..models.weights import bundled_folder
 
-    return bundled_folder() / row.file
+    return bundled_folder() / model.file
 
 
 def _facts(model: Model) -> dict[str, Any]:
@@ -224,7 +189,7 @@ def _millions(parameters: int) -> str:
 
 
 def _text(value: Any) -> str:
-    """Of a fact, for people."""
+    """Format a value for the terminal."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
@@ -236,22 +201,40 @@ def _text(value: Any) -> str:
 
 def _tasks(record: Record) -> list[str]:
     """What an imported model may be for."""
+    if record.task:
+        return [record.task]
+    return [task.name for task in TASKS.values() if (task.scale > 1) == (record.scale > 1)]
+
+
+def _model_row(model: Model) -> tuple[str, ...]:
+    score = " ".join(map(_cell, model.scores[:1]))
+    size = _millions(model.parameters)
+    return model.name, model.task, _step(model), size, model.degradation, score, _state(model)
+
+
+def _record_row(record: Record) -> tuple[str, ...]:
+    tasks, size = " or ".join(_tasks(record)), _millions(record.parameters)
     return (
-        [record.task]
-        if record.task
-        else [t.name for t in TASKS.values() if (t.scale > 1) == (record.scale > 1)]
+        record.name,
+        tasks,
+        f"x{record.scale}",
+        size,
+        f"imported from {record.source}",
+        "",
+        "here",
     )
 
 
 def _step(model: Model) -> str:
-    """Its scale, or the level that it is for."""
+    """The scale of a model, or the level that it is for."""
     if not model.levels:
         return f"x{model.scale}"
     return f"{TASKS[model.task].level} {'-'.join(map(str, dict.fromkeys(model.levels)))}"
 
 
 def _cell(score: Score, name: bool = True) -> str:
-    ssim = f"{score.ssim:.4f}".removesuffix("0") if score.ssim else ""  # some give three digits
+    # Some papers print three digits.
+    ssim = f"{score.ssim:.4f}".removesuffix("0") if score.ssim else ""
     figures = f"{score.psnr:.2f}{' / ' if ssim else ''}{ssim}"
     return f"{score.dataset} {figures} ({score.channel})" if name else figures
 
@@ -262,18 +245,23 @@ def _state(model: Model) -> str:
     return "to fetch" if model.urls else "no address"
 
 
-def _markdown(task: Task) -> Iterator[str]:
-    """The table of a task's models, with what the bundled ones reach and the others are said to reach."""
-    models = [model for model in MODELS if model.task == task.name]
+MarkdownRow = tuple[str, str, str, str, tuple[Score, ...], str, str]
+
+
+def _baselines(task: Task, models: list[Model]) -> Iterator[MarkdownRow]:
+    """What the models of a task have to beat, for each of their scales or levels."""
     table, method, setting = BASELINES.get(task.name, ("", "", "{}"))
-    steps = dict.fromkeys(
-        (_step(m), (m.levels or [m.scale])[0]) for m in models if len({*(m.levels or [0])}) == 1
-    )
-    rows: list[tuple[str, str, str, str, tuple[Score, ...], str, str]] = [
-        (f"({method})", step, "", "", scores, "", "")
-        for step, number in sorted(steps, key=lambda pair: pair[1])
-        if (scores := published_scores(table, setting.format(number), method))
-    ]
+    single = [m for m in models if m.levels is None or m.levels[0] == m.levels[1]]
+    steps = {_step(m): m.levels[0] if m.levels else m.scale for m in single}
+    for step, number in sorted(steps.items(), key=lambda pair: pair[1]):
+        if scores := published_scores(table, setting.format(number), method):
+            yield f"({method})", step, "", "", scores, "", ""
+
+
+def _markdown(task: Task) -> Iterator[str]:
+    """The table of a task's models with their scores: measured of bundled ones, else published."""
+    models = [model for model in list_models() if model.task == task.name]
+    rows = list(_baselines(task, models))
     for m in models:
         file = "bundled" if m.bundled else "to fetch" if m.urls else "no address"
         size = _millions(m.parameters)
@@ -282,7 +270,8 @@ def _markdown(task: Task) -> Iterator[str]:
     channels = ", ".join(dict.fromkeys(score.channel for row in rows for score in row[4]))
     yield f"`mambair {task.name}` (PSNR in dB and SSIM; {channels})"
     yield ""
-    yield f"| model | {task.level or 'scale'} | parameters | for | {' | '.join([*sets, 'licence', 'file'])} |"
+    columns = " | ".join([*sets, "licence", "file"])
+    yield f"| model | {task.level or 'scale'} | parameters | for | {columns} |"
     yield "|---" * (6 + len(sets)) + "|"
     for name, step, size, purpose, scores, licence, file in rows:
         cells = {score.dataset: _cell(score, name=False) for score in scores}

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from ..batch.restore_files import Outcome, Plan, Request, plan_files, restore_files
-from ..models.catalog import MAX_SCALE, Task
 from ..models.choice import check_task
+from ..models.tasks import MAX_SCALE, Task
 from ..restore.options import Options
 from .models import fetch
 from .terminal import (

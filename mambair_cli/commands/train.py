@@ -1,6 +1,8 @@
 """`mambair train`."""
 
 import os
+import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,57 +12,65 @@ from ..errors import CallError
 from .terminal import Device, print_table, say
 
 if TYPE_CHECKING:
-    from ..training.recipe import TrainConfig
+    from ..training.config import TrainConfig
+    from ..training.inputs import Folders, Settings
 
-RecipeName = Annotated[
-    str | None, typer.Option("--recipe", help="A recipe's name or a TOML file; see --list.")
-]
+
+Recipe = Annotated[str | None, typer.Option(help="A recipe's name or a TOML file; see --list.")]
 Data = Annotated[Path | None, typer.Option(help="Folder of photos to train on.")]
 Out = Annotated[Path | None, typer.Option(help="Folder of the run: log, checkpoints, weights.")]
-List = Annotated[bool, typer.Option("--list", help="List the recipes and exit.")]
+ListRecipes = Annotated[bool, typer.Option("--list", help="List the recipes.")]
 Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: optimiser.lr=1e-4."),
 ]
 Iterations = Annotated[int | None, typer.Option(min=1, help="How many, instead of the recipe's.")]
-ImportYaml = Annotated[Path | None, typer.Option(help="A BasicSR option file as the recipe.")]
+ImportYaml = Annotated[Path | None, typer.Option(help="A BasicSR option file instead of a recipe.")]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Continue the run in --out exactly where it stopped.")
+    bool, typer.Option("--resume", help="Go on exactly where the run in --out stopped.")
 ]
-Init = Annotated[str, typer.Option(help="Model or file to start from; tensors that fit are used.")]
-Val = Annotated[Path | None, typer.Option(help="Folder of validation photos, used whole.")]
-Low = Annotated[Path | None, typer.Option(help="Folder of the degraded versions of --data.")]
-ValLow = Annotated[Path | None, typer.Option(help="Folder of the degraded versions of --val.")]
+Init = Annotated[str, typer.Option(help="Model or file to start from; what fits is taken.")]
+Val = Annotated[Path | None, typer.Option(help="Folder of photos to validate with, whole.")]
+Low = Annotated[
+    Path | None, typer.Option(help="Folder with the degraded form of each image of --data.")
+]
+ValLow = Annotated[
+    Path | None, typer.Option(help="Folder with the degraded form of each image of --val.")
+]
+Teacher = Annotated[
+    Path | None, typer.Option(help="Folder of targets for --data, or a model, to learn from too.")
+]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Measure a few steps, and say what the run will take.")
+    bool, typer.Option("--dry-run", help="Measure a few steps and say what the run will take.")
 ]
 Precision = Annotated[
     str | None,
-    typer.Option(help="fp32, bf16 or fp64. Default: fp32, or that of the run to resume."),
+    typer.Option(help="fp32, bf16 or fp64; default: fp32, or that of the run to resume."),
 ]
 DeviceBatch = Annotated[
-    int | None, typer.Option(min=1, help="Samples at once. Default: as many as fit.")
+    int | None, typer.Option(min=1, help="Samples at once; default: what fits.")
 ]
-Workers = Annotated[int, typer.Option(min=1, max=64, help="Threads that prepare batches.")]
+Workers = Annotated[int, typer.Option(min=1, max=64, help="Threads that make batches.")]
 Cache = Annotated[
     float | None,
-    typer.Option(min=0, help="GiB of decoded images to keep. Default: half of the free memory."),
+    typer.Option(min=0, help="GiB for decoded images; default: half of the free memory."),
 ]
 Recompute = Annotated[
-    bool, typer.Option("--recompute", help="Use less memory and more time (checkpointing).")
+    bool,
+    typer.Option("--recompute", help="Take less memory and more time (gradient checkpointing)."),
 ]
-TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also log to TensorBoard.")]
+Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Log to TensorBoard too.")]
 Vgg = Annotated[Path | None, typer.Option(help="File of VGG19's weights, for perceptual losses.")]
-Compiled = Annotated[
+Compile = Annotated[
     bool, typer.Option("--compile", help="Fuse operations with torch.compile, on a GPU.")
 ]
 
 
 def train(
-    recipe: RecipeName = None,
+    recipe: Recipe = None,
     data: Data = None,
     out: Out = None,
-    list_recipes: List = False,
+    list_recipes: ListRecipes = False,
     changes: Changes = None,
     iterations: Iterations = None,
     import_yaml: ImportYaml = None,
@@ -69,6 +79,7 @@ def train(
     val: Val = None,
     low: Low = None,
     val_low: ValLow = None,
+    teacher: Teacher = None,
     dry_run: DryRun = False,
     device: Device = "auto",
     precision: Precision = None,
@@ -76,14 +87,14 @@ def train(
     workers: Workers = 1,
     cache: Cache = None,
     recompute: Recompute = False,
-    tensorboard: TensorBoard = False,
+    tensorboard: Tensorboard = False,
     vgg: Vgg = None,
-    compiled: Compiled = False,
+    compiled: Compile = False,
 ) -> None:
     """Train a network by a recipe."""
     from ..system.runtime import keep_freed_memory
-    from ..training.loop import Folders, Settings
-    from ..training.loop import train as run
+    from ..training import loop, plan
+    from ..training.inputs import Folders, Settings
     from ..training.recipe import read_recipe, recipe_names
 
     if list_recipes:
@@ -97,35 +108,61 @@ def train(
         raise CallError("give --data DIR, a folder of photographs")
     if not (out or dry_run):
         raise CallError("give --out DIR, the folder of the run")
+    if val_low and not val:
+        raise CallError("--val-low holds the degraded forms of --val; give that too")
     keep_freed_memory()
-    config = _recipe(recipe, import_yaml, changes or [], iterations)
+    if import_yaml:
+        config = _import_yaml(import_yaml, changes or [], iterations)
+    else:
+        config = read_recipe(str(recipe), changes or [], iterations)
     gib = None if cache is None else cache * 2**30
     settings = Settings(
         device, precision, device_batch, workers, gib, recompute, tensorboard, vgg, compiled
     )
-    folders = Folders(data, val, low, val_low)
+    folders = Folders(data, val, low, val_low, teacher)
     if dry_run:
-        from ..training.plan import plan
-
-        print_table(("", ""), plan(config, folders, settings, init))
+        print_table(("", ""), plan.plan(config, folders, settings, init))
         return
     assert out
-    weights = run(config, folders, out, resume=resume, init=init, settings=settings)
-    # Of the processes of torchrun, one speaks.
-    if os.environ.get("RANK", "0") == "0":
+    # of the processes of torchrun
+    first = os.environ.get("RANK", "0") == "0"
+    try:
+        weights = loop.train(config, folders, out, resume=resume, init=init, settings=settings)
+    except loop.Stopped:
+        if first:
+            say(f"go on with: {how_to_resume(folders, out, settings)}")
+        raise
+    if first:
         print(weights)
 
 
-def _recipe(
-    name: str | None, import_yaml: Path | None, changes: list[str], iterations: int | None
-) -> "TrainConfig":
-    """The recipe of a name or of a file of BasicSR, with what the command changes."""
+def _import_yaml(path: Path, changes: list[str], iterations: int | None) -> "TrainConfig":
+    """The recipe in a BasicSR option file; says what it leaves out."""
     from ..training.basicsr import convert
-    from ..training.recipe import read_recipe, resolve
+    from ..training.recipe import resolve
 
-    if not import_yaml:
-        return read_recipe(str(name), changes, iterations)
-    table, notes = convert(import_yaml)
-    for note in notes:
+    imported = convert(path)
+    for note in imported.notes:
         say(note)
-    return resolve(table, import_yaml.name, changes, iterations)
+    for name, (field, value) in imported.given.items():
+        say(f"{name}: give --{field.replace('_', '-')} {value}")
+    return resolve(imported.table, path.name, changes, iterations)
+
+
+def how_to_resume(folders: "Folders", out: Path, settings: "Settings") -> str:
+    """The command that goes on with a run on this machine as it began."""
+    from ..training import parallel
+    from ..training.inputs import Settings
+
+    words = ["mambair"]
+    processes = parallel.processes_here()
+    if processes > 1:
+        words = ["torchrun", "--nproc-per-node", str(processes), "-m", "mambair_cli"]
+    words += ["train", "--resume", "--out", str(out)]
+    defaults = asdict(Settings())
+    gib = settings.cache and settings.cache / 2**30
+    for name, value in (asdict(folders) | asdict(settings) | {"cache": gib}).items():
+        if value is not None and value != defaults.get(name):
+            words.append(f"--{name.replace('_', '-')}")
+            words += [] if value is True else [str(value)]
+    return shlex.join(words)

@@ -1,4 +1,7 @@
-"""What an image has suffered, told from its pixels in a few hundredths of a second: noise, JPEG, enlargement."""
+"""Tells from its pixels what an image has suffered: noise, JPEG, enlargement.
+
+Each estimate takes a few hundredths of a second.
+"""
 
 import math
 from collections.abc import Sequence
@@ -14,11 +17,14 @@ SMALLEST = 32
 """Pixels that the shorter side needs for an estimate."""
 
 WINDOW = 768
-"""Pixels a side of the middle of an image that are looked at for traces of JPEG and of enlargement."""
+"""Pixels a side of the middle of an image, searched for traces of JPEG and of enlargement."""
 
-PATCH = 6  # pixels a side, even
-PATCHES = 10000  # positions that are looked at, up to four times as many in small images
-FLATTEST = 2500  # patches whose values are compared
+# pixels a side, even
+PATCH = 6
+# positions that are looked at, up to four times as many in small images
+PATCHES = 10000
+# patches whose values are compared
+FLATTEST = 2500
 HALVING = np.kron(*2 * [np.kron(np.eye(PATCH // 2), [[0.5], [0.5]])]).astype(np.float32)
 """Turns the values of a patch into the means of its squares of 2 x 2."""
 
@@ -31,10 +37,11 @@ LUMINANCE = np.array([
     [18, 22, 37, 56, 68, 109, 103, 77], [24, 35, 55, 64, 81, 104, 113, 92],
     [49, 64, 78, 87, 103, 121, 120, 101], [72, 92, 95, 98, 112, 100, 103, 99],
 ])  # fmt: skip
-"""The quantisation table for luma that annex K of the JPEG standard proposes; encoders scale it by quality."""
+"""The table of steps for luma in annex K of the JPEG standard; encoders scale it by quality."""
 
 QUALITIES = np.arange(5, 96)
-BLOCKS = 192  # of 8 x 8 pixels that are looked at
+# of 8 x 8 pixels that are looked at
+BLOCKS = 192
 FREQUENCIES = tuple(sorted(((i, n - i) for n in range(1, 5) for i in range(n + 1)), key=sum)[:12])
 COSINES = np.sqrt([[0.125]] + 7 * [[0.25]]) * np.cos(
     np.outer(np.arange(8), 2 * np.arange(8) + 1) * math.pi / 16
@@ -44,27 +51,32 @@ COSINES = np.sqrt([[0.125]] + 7 * [[0.25]]) * np.cos(
 ROUNDING = 0.45
 """Standard deviation of what rounding to 8-bit RGB adds to a coefficient."""
 
-STRAY = 1e-3  # share of coefficients that may be anything
-EVIDENCE = 0.15  # mean logarithm of the likelihood ratio from which on an image counts as JPEG
+# share of coefficients that may be anything
+STRAY = 1e-3
+# mean logarithm of the likelihood ratio from which on an image counts as JPEG
+EVIDENCE = 0.15
 
-SEGMENT = 64  # pixels in a row whose spectrum is taken
+# pixels in a row whose spectrum is taken
+SEGMENT = 64
 SEGMENTS = 4000
-SHADING = 4  # the lowest frequencies of a segment, which soft light and gradients hold as well
-POWER = 0.6  # of noise in a luma of 0..255; rounding is 0.04, and the finest detail of photographs 1 to 100
+# the lowest frequencies of a segment, which soft light and gradients hold as well
+SHADING = 4
+# of noise in a luma of 0..255; rounding is 0.04, and the finest detail of photographs 1 to 100
+POWER = 0.6
 
 
 def noise_sigma(pixels: NDArray[np.generic]) -> float | None:
-    """The standard deviation of white Gaussian noise, of 255, that an image seems to hold.
+    """Estimate the standard deviation, of 255, of the white Gaussian noise in an image.
 
-    The smallest eigenvalues of the covariance of patches are those of noise alone (Chen, Zhu and Heng 2015,
-    algorithm 1), here of the flattest patches that noise does not drive out of the range. Over the three
-    channels of a colour image texture is told from noise best; but where chroma was subsampled, as in most
-    JPEG files, noise shows in single channels only, and there just what exceeds any texture counts. In gray
-    images the finest texture passes for noise of up to about 5. Correlated noise, as cameras leave it in their
-    JPEG files, is hardly seen.
+    The smallest eigenvalues of the covariance of patches are those of noise alone (Chen, Zhu and
+    Heng 2015, algorithm 1), here of the flattest patches that noise does not drive out of the
+    range. Over the three channels of a colour image texture is told from noise best; but where
+    chroma was subsampled, as in most JPEG files, noise shows in single channels only, and there
+    just what exceeds any texture counts. In gray images the finest texture passes for noise of up
+    to about 5. Correlated noise, as cameras leave it in their JPEG files, is hardly seen.
 
     Args:
-        pixels: H x W or H x W x 3 as `image_io.Image` holds them: uint8, uint16, or float32 in [0, 1].
+        pixels: H x W or H x W x 3 as `Image` holds them: uint8, uint16, or float32 in [0, 1].
 
     Returns:
         0 and more; None where the image has less than 32 pixels a side, too few to tell.
@@ -77,7 +89,8 @@ def noise_sigma(pixels: NDArray[np.generic]) -> float | None:
     step = max(1, math.isqrt(pixels.shape[0] * pixels.shape[1] // PATCHES))
     positions = sliding_window_view(pixels, (PATCH, PATCH), axis=(0, 1))[::step, ::step]
     patches = as_255(positions.reshape(-1, 1 if pixels.ndim == 2 else 3, PATCH * PATCH))
-    if (patches == patches[:, :1]).all():  # gray
+    # three equal channels are gray
+    if (patches == patches[:, :1]).all():
         patches = patches[:, :1]
     channels = patches.reshape(-1, 1, PATCH * PATCH)
     coarse = (channels[:, 0] @ HALVING)[:, None]
@@ -91,10 +104,11 @@ def noise_sigma(pixels: NDArray[np.generic]) -> float | None:
 
 
 def jpeg_quality(pixels: NDArray[np.generic]) -> int | None:
-    """The quality, on the scale of the Independent JPEG Group, at which an image seems to have been compressed.
+    """Estimate at which quality, of the Independent JPEG Group's scale, an image was compressed.
 
-    The coefficients of its blocks lie close to multiples of the steps of some quantisation table (Fan and de
-    Queiroz 2003). The blocks may begin anywhere; noise or resizing after the compression hides them.
+    The coefficients of its blocks lie close to multiples of the steps of some quantisation table
+    (Fan and de Queiroz 2003). The blocks may begin anywhere; noise or resizing after the
+    compression hides them.
 
     Args:
         pixels: as for `noise_sigma`.
@@ -124,13 +138,12 @@ def jpeg_quality(pixels: NDArray[np.generic]) -> int | None:
         distance += np.abs(np.log(tables[:, i, j] / steps[ratios.argmax()]))
     if best < EVIDENCE * len(blocks) * len(FREQUENCIES):
         return None
-    return _best(
-        QUALITIES, evidence if evidence.max() > 0.8 * best else -distance
-    )  # the other tables are foreign
+    # the other tables are foreign
+    return _best(QUALITIES, evidence if evidence.max() > 0.8 * best else -distance)
 
 
 def stored_quality(quantization: Sequence[int]) -> int:
-    """The quality, on the scale of the Independent JPEG Group, that a table of a JPEG file stands for.
+    """Tell the quality, of the Independent JPEG Group's scale, from a table of a JPEG file.
 
     Args:
         quantization: the 64 steps for luma, row by row.
@@ -144,23 +157,23 @@ def stored_quality(quantization: Sequence[int]) -> int:
     stored = np.array(quantization, float).reshape(8, 8)
     qualities, (i, j) = np.arange(1, 101), np.transpose(FREQUENCIES)
     distances = np.abs(np.log(stored / _tables(qualities)))
-    return _best(
-        qualities, -distances[:, i, j].sum(1) - 1e-3 * distances.sum((1, 2))
-    )  # what is seen most, first
+    # what is seen most, first
+    return _best(qualities, -distances[:, i, j].sum(1) - 1e-3 * distances.sum((1, 2)))
 
 
 def bandwidth(pixels: NDArray[np.generic]) -> float | None:
-    """The share of the frequencies that an image of its size could hold, from the lowest up, that it does hold.
+    """Estimate which share of the frequencies that fit into an image, from the lowest up, it holds.
 
-    Sharp photographs hold all of them; those enlarged two or three times by a smooth filter at most 0.95 or 0.7,
-    as do blurred ones. Compression as JPEG, noise, and repeated pixels fill the spectrum and hide enlargement.
+    Sharp photographs hold all of them; those enlarged two or three times by a smooth filter at most
+    0.95 or 0.7, as do blurred ones. Compression as JPEG, noise, and repeated pixels fill the
+    spectrum and hide enlargement.
 
     Args:
         pixels: as for `noise_sigma`.
 
     Returns:
-        0..1; None where the image has less than 64 pixels a side, or holds no more than tones that change slowly,
-        such as a plain colour or a gradient: too little to tell.
+        0..1; None where the image has less than 64 pixels a side, or holds no more than tones that
+        change slowly, such as a plain colour or a gradient: too little to tell.
 
     Raises:
         ValueError: as for `noise_sigma`.
@@ -177,9 +190,8 @@ def bandwidth(pixels: NDArray[np.generic]) -> float | None:
         segments = image[:, :columns].reshape(-1, SEGMENT)
         segments = segments[:: max(1, len(segments) // SEGMENTS)]
         segments = segments - segments.mean(1, keepdims=True)
-        segments = (
-            segments - np.outer(segments @ slope, slope)
-        ) * window  # which would leak from it
+        # which would leak from it
+        segments = (segments - np.outer(segments @ slope, slope)) * window
         power += (np.abs(np.fft.rfft(segments)) ** 2).mean(0) / (2 * (window**2).sum())
     gaps = np.flatnonzero(power[1:] < POWER)
     held = int(gaps[0]) if len(gaps) else len(power) - 1
@@ -187,7 +199,7 @@ def bandwidth(pixels: NDArray[np.generic]) -> float | None:
 
 
 def _large_enough(pixels: NDArray[np.generic], side: int = SMALLEST) -> bool:
-    """Raises ValueError where these are no pixels of an image."""
+    """Check that an image has enough pixels a side. Raises ValueError where it is no image."""
     if pixels.dtype not in (np.uint8, np.uint16, np.float32):
         raise ValueError(f"expected uint8, uint16 or float32, got {pixels.dtype}")
     if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
@@ -196,7 +208,7 @@ def _large_enough(pixels: NDArray[np.generic], side: int = SMALLEST) -> bool:
 
 
 def as_255(pixels: NDArray[np.generic]) -> Array:
-    """In [0, 255]. Raises ValueError where some are NaN."""
+    """Scale pixels to [0, 255]. Raises ValueError where some are NaN."""
     scaled = pixels.astype(np.float32)
     if pixels.dtype == np.uint16:
         scaled /= 257
@@ -222,7 +234,7 @@ def _luma(pixels: Array) -> Array:
 
 
 def _sigma(patches: Array, coarse: Array) -> float:
-    """The standard deviation of noise.
+    """Estimate the standard deviation of noise.
 
     Args:
         patches: N x channels x (PATCH * PATCH) in [0, 255].
@@ -231,34 +243,35 @@ def _sigma(patches: Array, coarse: Array) -> float:
     flatness, mean = coarse.var(2).sum(1), coarse.mean(2)
     room = np.minimum(mean, 255 - mean).min(1)
     sigma = 0.0
-    for _ in range(2):  # once it is known how far noise reaches, patches that it clips are avoided
+    # once it is known how far noise reaches, patches that it clips are avoided
+    for _ in range(2):
         cost = flatness + 1e6 * np.maximum(0, 1.5 + 2.5 * sigma - room)
         chosen = np.argpartition(cost, min(FLATTEST, len(cost)) - 1)[:FLATTEST]
         values = patches[chosen].reshape(len(chosen), -1)
         values -= values.mean(0)
         eigenvalues = np.linalg.eigvalsh(values.T @ values / len(values)).clip(0)
         counts = np.arange(1, len(eigenvalues) + 1)
-        means = eigenvalues.cumsum() / counts  # of the smallest, as they ascend
+        # of the smallest, as they ascend
+        means = eigenvalues.cumsum() / counts
         medians = np.searchsorted(eigenvalues, means) <= counts / 2
         sigma = math.sqrt(means[medians][-1])
     return sigma
 
 
 def _first_block(luma: Array) -> int:
-    """The column, 0..7, in which blocks begin: where third differences across columns are largest."""
+    """Find the column, 0..7, in which blocks begin: where third differences are largest."""
     some = np.ascontiguousarray(luma[::2])
     jumps = (
         np.abs(some[:, 3:] - some[:, :-3] - 3 * (some[:, 2:-1] - some[:, 1:-2]))
         .clip(max=20)
         .mean(0)
     )
-    return (
-        int(np.argmax([jumps[start::8].mean() for start in range(8)])) + 2
-    ) % 8  # between columns 1 and 2
+    # between columns 1 and 2
+    return (int(np.argmax([jumps[start::8].mean() for start in range(8)])) + 2) % 8
 
 
 def _detailed_blocks(luma: Array, values: Array) -> Array:
-    """Those N x 8 x 8 of the luma that vary most, but none in which a value is black or white."""
+    """Choose the blocks of luma, N x 8 x 8, that vary most, none with black or white values."""
     height, width = (side // 8 for side in luma.shape)
     luma, size = luma[: 8 * height, : 8 * width], (width, height)
     mean = np.asarray(cv2.resize(luma, size, interpolation=cv2.INTER_AREA))
@@ -272,20 +285,21 @@ def _detailed_blocks(luma: Array, values: Array) -> Array:
 
 
 def _best(qualities: NDArray[np.int64], scores: NDArray[np.float64]) -> int:
-    """The quality of the highest score, of equals the best quality; qualities ascend."""
+    """Choose the quality of the highest score, of equals the best quality; qualities ascend."""
     return int(qualities[::-1][scores[::-1].argmax()])
 
 
 def _tables(qualities: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The luma tables of the Independent JPEG Group's encoder, one for each quality."""
+    """Build the luma tables of the Independent JPEG Group's encoder, one for each quality."""
     percent = np.where(qualities < 50, 5000 // qualities, 200 - 2 * qualities)[:, None, None]
     return ((LUMINANCE * percent + 50) // 100).clip(1, 255)
 
 
 def _log_likelihood_ratios(coefficients: Array, steps: NDArray[np.int64]) -> NDArray[np.float64]:
-    """For each step, the sum over absolute coefficients of log p(quantised by it) - log p(not quantised).
+    """Sum log p(quantised) - log p(not quantised) over absolute coefficients, for each step.
 
-    Both follow a Laplace distribution before the quantisation; after it, Gaussians around multiples of the step.
+    Both follow a Laplace distribution before the quantisation; after it, Gaussians around multiples
+    of the step.
     """
     step = steps[:, None].astype(np.float32)
     scale = max(float(coefficients.mean()), 0.1)

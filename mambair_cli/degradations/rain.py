@@ -1,4 +1,4 @@
-"""Rain over a photograph: layers of streaks, from drizzle to downpour, and the haze of what falls far away."""
+"""Rain over a photograph: layers of streaks, and the haze of what falls far away."""
 
 import math
 from collections.abc import Mapping
@@ -9,22 +9,25 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from .base import Degradation, Float, Range, draw_log, from_pixels, to_pixels
+from ..images.samples import to_uint8
+from .base import Degradation, Float, Range, draw_log, from_pixels
 
 
 @dataclass(frozen=True)
 class Rain(Degradation):
-    """Streaks, as falling drops leave them while the shutter is open, before a veil that thickens with distance.
+    """Streaks of falling drops before a veil that thickens with distance.
 
-    A layer is the rain at one distance: the nearer, the longer and wider its streaks. All streaks are of one
-    light, which is added where they are and hides `cover` of what lies behind. At 0 they are those of Rain100H,
-    towards 1 those of photographs. The defaults reach from a few faint streaks to the downpours of Rain100H.
+    A layer is the rain at one distance: the nearer, the longer and wider its streaks. All streaks
+    are of one light, which is added where they are and hides `cover` of what lies behind. At 0 they
+    are those of Rain100H, towards 1 those of photographs. The defaults reach from a few faint
+    streaks to the downpours of Rain100H.
 
     layers: their number, whole; none leaves the photograph as it is but for the veil.
     angle: main direction, degrees from the vertical; positive falls to the left.
     crossing: how far the direction of a layer may be off the main one, degrees to either side.
     length, width: of streaks in pixels, drawn by octaves.
-    density: share of the image that the streaks of a layer cover, overlaps counted twice; drawn by octaves.
+    density: share of the image that the streaks of a layer cover, overlaps counted twice; drawn by
+        octaves.
     brightness: of the brightest streaks of a layer, 1 being white; drawn by octaves.
     soft: share of a streak's length over which it fades in and out.
     cover: share of the background that a fully bright streak hides.
@@ -61,16 +64,18 @@ class Rain(Degradation):
         rain = np.zeros((height, width), np.float32)
         for _ in range(rng.integers(*self.layers, endpoint=True)):
             rain += self._layer(height, width, main + rng.uniform(-crossing, crossing), rng)
-        light = (rng.uniform(0.7, 1) * rng.uniform(0.96, 1, 3)).astype(np.float32)  # nearly gray
+        # drops are nearly gray
+        light = (rng.uniform(0.7, 1) * rng.uniform(0.96, 1, 3)).astype(np.float32)
         haze = (rng.uniform(*self.veil) * _distance(height, width, rng))[:, :, None]
         hazy = image + haze * (np.float32(rng.uniform(0.6, 1)) * light - image)
         cover = np.float32(rng.uniform(*self.cover))
-        return from_pixels(to_pixels(hazy + rain[:, :, None] * (light - cover * hazy)))
+        return from_pixels(to_uint8(hazy + rain[:, :, None] * (light - cover * hazy)))
 
     def _layer(self, height: int, width: int, angle: float, rng: Generator) -> Float:
-        """Streaks of one direction and of similar size, H x W.
+        """Draw streaks of one direction and of similar size, H x W.
 
-        They are drawn upright, as steps up and down that are summed along their columns, and then turned.
+        They are drawn upright, as steps up and down that are summed along their columns, and then
+        turned.
         """
         near, soft = rng.uniform(), rng.uniform(*self.soft)
         length, thickness = (
@@ -98,12 +103,12 @@ class Rain(Degradation):
 
 
 def _at(limits: Range, share: float) -> float:
-    """The number that lies at a share, from 0 to 1, of the octaves between two positive ones."""
+    """Return the number at a share, from 0 to 1, of the octaves between two positive ones."""
     return limits[0] * (limits[1] / limits[0]) ** share
 
 
 def _box(size: float) -> Float:
-    """How much of each pixel around a middle one a box of `size` pixels covers, as a kernel; their sum is `size`."""
+    """Make the kernel of a box: how much it covers of each pixel; the sum is `size`, in pixels."""
     reach = math.ceil(size / 2)
     x = np.arange(-reach, reach + 1)
     return (size / 2 + 0.5 - np.abs(x)).clip(0, min(1, size)).astype(np.float32)

@@ -1,7 +1,7 @@
-"""EXIF blocks and the directories of TIFF files, which are one thing: tags with typed values, maybe nested.
+"""EXIF blocks and the directories of TIFF files: both are tags with typed values, maybe nested.
 
-Pillow has a reader and a writer, but that writer guesses types, moves what maker notes point at, and replaces
-letters beyond ASCII by question marks. Here every value stays the bytes that it was.
+Pillow has a reader and a writer, but that writer guesses types, moves what maker notes point at,
+and replaces letters beyond ASCII by question marks. Here every value stays the bytes that it was.
 """
 
 import contextlib
@@ -53,11 +53,14 @@ _ASCII, _SHORT, _LONG, _RATIONAL, _UNDEFINED, _LONG8 = 2, 3, 4, 5, 7, 16
 
 
 class Entry(NamedTuple):
-    """A type of TIFF and a value of it: bytes in the order of the block, or a directory."""
+    """A type of TIFF and a value of it: bytes in the order of the block, or a directory.
+
+    place: of the entry in the block that it was read from.
+    """
 
     kind: int
     value: "bytes | Entries"
-    place: int = 0  # of the entry in the block that it was read from
+    place: int = 0
 
 
 Entries = dict[int, Entry]
@@ -65,34 +68,39 @@ Entries = dict[int, Entry]
 
 @dataclass(frozen=True)
 class Block:
-    """What was read: order is "<" or ">"; next is the place of the next directory, 0 where there is none."""
+    """What was read.
+
+    order: "<" or ">".
+    next: the place of the next directory, 0 where there is none.
+    damaged: values, or whole directories, were left out.
+    """
 
     order: str
     entries: Entries
     next: int = 0
     next_place: int = 0
-    damaged: bool = False  # values, or whole directories, were left out
+    damaged: bool = False
 
     def numbers(self, tag: int) -> tuple[int, ...]:
-        """The integers of a tag; empty where it is missing or of another type."""
+        """Return the integers of a tag; empty where it is missing or of another type."""
         kind, value, _ = self.entries.get(tag, Entry(0, b""))
         if not isinstance(value, bytes) or _FORMATS.get(kind, "s") not in "BHIQbhiq":
             return ()
         return struct.unpack(f"{self.order}{len(value) // _SIZES[kind]}{_FORMATS[kind]}", value)
 
     def data(self, tag: int) -> bytes | None:
-        """The value of a tag as it is stored."""
+        """Return the value of a tag as it is stored."""
         value = self.entries.get(tag, Entry(0, b"")).value
         return value or None if isinstance(value, bytes) else None
 
 
 def is_tiff(data: bytes) -> bool:
-    """Whether data begin as a TIFF file does, or as an EXIF block without its prefix."""
+    """Tell whether data begin as a TIFF file does, or an EXIF block without its prefix."""
     return data[:4] in {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}
 
 
 def parse(data: bytes) -> Block:
-    """Read the first directory of an EXIF block or TIFF file, and those below it. Raises ValueError."""
+    """Read the first directory of EXIF or TIFF, and those in it. Raises ValueError."""
     if not is_tiff(data):
         raise ValueError("neither EXIF nor TIFF")
     order, big = "<" if data[:1] == b"I" else ">", b"+" in data[2:4]
@@ -109,14 +117,15 @@ def _directory(data: bytes, order: str, big: bool, start: int, parent: int) -> B
     (count,) = struct.unpack_from(order + count_format, data, start)
     start += struct.calcsize(count_format)
     end = start + count * (4 + 2 * inline)
-    (following,) = struct.unpack_from(
-        order + number, data, end
-    )  # first, so that a false count fails at once
+    # first, so that a false count fails at once
+    (following,) = struct.unpack_from(order + number, data, end)
     entries: Entries = {}
-    damaged, budget = False, len(data)  # values that overlap could take more memory than the file
+    # values that overlap could take more memory than the file
+    damaged, budget = False, len(data)
     for place in range(start, end, 4 + 2 * inline):
         tag, kind, length = struct.unpack_from(order + "HH" + number, data, place)
-        if not length:  # as some cameras write what they do not know
+        # as some cameras write what they do not know
+        if not length:
             continue
         size = _SIZES.get(kind, 0) * length
         at = place + 4 + inline
@@ -140,7 +149,10 @@ def _directory(data: bytes, order: str, big: bool, start: int, parent: int) -> B
 
 
 def build(order: str, entries: Entries, start: int = 8, big: bool = False) -> bytes:
-    """The directory of entries, for the place start of a file (big: of BigTIFF), followed by its values."""
+    """Build the directory of entries, and its values, for the place start of a file.
+
+    big: of BigTIFF.
+    """
     number, inline, count_format = ("Q", 8, "Q") if big else ("I", 4, "H")
     head = [struct.pack(order + count_format, len(entries))]
     tail: list[bytes] = []
@@ -161,7 +173,7 @@ def build(order: str, entries: Entries, start: int = 8, big: bool = False) -> by
 
 
 def header(order: str, place: int = 8, big: bool = False) -> bytes:
-    """The first bytes of a TIFF file or EXIF block whose directory is at place."""
+    """Build the first bytes of a TIFF file or EXIF block whose directory is at place."""
     mark = b"II" if order == "<" else b"MM"
     return mark + (
         struct.pack(order + "HHHQ", 43, 8, 0, place)
@@ -171,30 +183,31 @@ def header(order: str, place: int = 8, big: bool = False) -> bytes:
 
 
 def joined(order: str, entries: Entries) -> bytes:
-    """The EXIF block of entries."""
+    """Build the EXIF block of entries."""
     return header(order) + build(order, entries)
 
 
 def integers(order: str, *values: int) -> Entry:
-    """An entry of non-negative integers, of the smallest type from 16 bits on that holds them all."""
+    """Make an entry of integers >= 0, of the smallest type of 16 bits or more that holds all."""
     kind = _SHORT if max(values) < 2**16 else _LONG if max(values) < 2**32 else _LONG8
     return Entry(kind, struct.pack(f"{order}{len(values)}{_FORMATS[kind]}", *values))
 
 
 def text(value: str) -> Entry:
-    """An entry of letters."""
+    """Make an entry of letters."""
     return Entry(_ASCII, value.encode() + b"\0")
 
 
 def raw(value: bytes) -> Entry:
-    """An entry of bytes."""
+    """Make an entry of bytes."""
     return Entry(_UNDEFINED, value)
 
 
 def resolution(block: Block) -> tuple[float, float] | None:
-    """Pixels an inch across and down, 1..65535; None where the block says nothing that makes sense."""
+    """Return pixels an inch across and down, 1..65535; None where they make no sense."""
     stored = (block.numbers(RESOLUTION_UNIT) or (2,))[0]
-    unit = {1: math.nan, 3: 2.54}.get(stored, 1.0)  # of no unit, a centimetre, an inch
+    # of no unit, a centimetre, an inch
+    unit = {1: math.nan, 3: 2.54}.get(stored, 1.0)
     found = []
     for tag in (X_RESOLUTION, Y_RESOLUTION):
         kind, value, _ = block.entries.get(tag, Entry(0, b""))
@@ -206,7 +219,7 @@ def resolution(block: Block) -> tuple[float, float] | None:
 
 
 def of_resolution(order: str, dpi: tuple[float, float]) -> Entries:
-    """The entries that say how many pixels, 1..65535, there are to an inch across and down."""
+    """Make the entries for a resolution of 1..65535 pixels an inch across and down."""
     fractions = [Fraction(value).limit_denominator(65536).as_integer_ratio() for value in dpi]
     across, down = (
         Entry(_RATIONAL, struct.pack(order + "II", *fraction)) for fraction in fractions
@@ -215,7 +228,7 @@ def of_resolution(order: str, dpi: tuple[float, float]) -> Entries:
 
 
 def descriptive(entries: Entries) -> Entries:
-    """Those entries of a TIFF file that tell of the photograph, not of how its samples are stored."""
+    """Keep the entries of a TIFF file that tell of the photograph, not of how it is stored."""
     hidden = (ICC_PROFILE, PHOTOSHOP)
     return {
         tag: entry
@@ -225,7 +238,7 @@ def descriptive(entries: Entries) -> Entries:
 
 
 def cleaned(data: bytes) -> tuple[bytes, bool]:
-    """An EXIF block that is well-formed, says upright and has no thumbnail; and whether it was damaged.
+    """Make an EXIF block well-formed, upright and free of a thumbnail; tell whether it was damaged.
 
     What is whole stays where it is, as the notes of camera makers hold offsets into the block.
     Raises ValueError where nothing can be read.
@@ -237,9 +250,8 @@ def cleaned(data: bytes) -> tuple[bytes, bool]:
     if not block.damaged and b"+" not in data[2:4]:
         patched = _patched(data, block)
         with contextlib.suppress(ValueError):
-            if (
-                parse(patched).entries == entries
-            ):  # unless what is called a thumbnail lies over the rest
+            # unless what is called a thumbnail lies over the rest
+            if parse(patched).entries == entries:
                 return patched, False
     return joined(block.order, entries), block.damaged
 

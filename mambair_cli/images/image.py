@@ -1,12 +1,10 @@
 """A photograph in memory, as every part of the program hands it to the next."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-
-from ..system import scratch
 
 WHITE: dict[Any, float] = {
     np.dtype(np.uint8): 255,
@@ -14,18 +12,16 @@ WHITE: dict[Any, float] = {
     np.dtype(np.float32): 1.0,
 }
 
-BAND = 2**21
-"""What is done to a large image is done to about as many bytes at a time, so that it takes little memory."""
-
 
 @dataclass(frozen=True, eq=False)
 class Image:
     """A photograph as it is seen: EXIF orientation is applied.
 
-    pixels: H x W (gray) or H x W x 3 (RGB); uint8 in 0..255, uint16 in 0..65535, or float32, where black is 0
-        and white is 1, and which may go beyond both.
+    pixels: H x W (gray) or H x W x 3 (RGB); uint8 in 0..255, uint16 in 0..65535, or float32, where
+        black is 0 and white is 1, and which may go beyond both.
     alpha: H x W, of the type and range of pixels, not premultiplied; None where the file has none.
-    icc_profile: the colour space of pixels; None where the file has none, or one that does not fit pixels.
+    icc_profile: the colour space of pixels; None where the file has none, or one that does not fit
+        pixels.
     exif: well-formed EXIF from its byte order mark on, without a thumbnail, and of orientation 1.
     xmp: Adobe's metadata, an XML packet.
     dpi: pixels an inch across and down, 1..65535.
@@ -53,19 +49,3 @@ class Image:
         alpha = self.alpha
         if alpha is not None and (alpha.dtype, alpha.shape) != (self.pixels.dtype, shape[:2]):
             raise ValueError(f"alpha does not fit the pixels: {alpha.dtype} {alpha.shape}")
-
-
-def in_bands(change: Callable[..., np.ndarray], dtype: np.dtype, *arrays: np.ndarray) -> np.ndarray:
-    """change(*arrays) as dtype, some rows at a time, so that it takes little memory beyond the result."""
-    result = scratch.allocate(arrays[0].shape, dtype)
-    step = band_rows(arrays[0])
-    for top in range(0, len(result), step):
-        rows = slice(top, top + step)
-        result[rows] = change(*(array[rows] for array in arrays))
-        scratch.release(result, *arrays)
-    return result
-
-
-def band_rows(samples: np.ndarray) -> int:
-    """How many rows make a band: of BAND bytes, but at most 64."""
-    return max(1, min(64, BAND // samples[0].nbytes))

@@ -1,27 +1,25 @@
-"""Reads and writes photographs, and keeps what a file holds: depth, gray, alpha, colour profile, EXIF, texts."""
+"""Reads and writes photographs with all that a file holds: depth, gray, alpha, profile, EXIF,
+texts.
+"""
 
-import contextlib
 import io
 import os
 import re
-import secrets
-import stat
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
 
 import PIL
 
 from ..errors import CallError, ImageError, MambairError, MemoryLimitError
-from . import decode as image_decode
-from .encode import NO_HEIC, OUTPUT_SUFFIXES, check_side, encode, format_of, reason
+from ..system.files import replacing
+from . import heif
+from .decode import decode
+from .encode import OUTPUT_SUFFIXES, check_side, encode, format_of, reason
 from .image import Image
 
 __all__ = [
     "MAX_PIXELS",
     "OUTPUT_SUFFIXES",
-    "TEMPORARY",
     "Image",
     "check_writable",
     "decode_image",
@@ -31,16 +29,16 @@ __all__ = [
 ]
 
 MAX_PIXELS = 512 * 2**20
-"""The largest image that is read unless the caller says otherwise: a guard against decompression bombs."""
-
-TEMPORARY = ".mambair-{}.tmp"
-"""The name of a result until it is whole."""
+"""The largest image that is read unless the caller says otherwise: a guard against decompression
+bombs.
+"""
 
 
 def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image:
     """Read an image file, as decode_image does.
 
-    Raises CallError (no such file, or a folder), and ImageError (not permitted) and others as decode_image.
+    Raises CallError (no such file, or a folder), and ImageError (not permitted) and others as
+    decode_image.
     """
     try:
         data = path.read_bytes()
@@ -54,23 +52,23 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image:
 
 
 def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Image:
-    """The first frame of an image file of any kind that Pillow knows, upright, at its full depth.
+    """Read the first frame of an image file, upright, at its full depth.
 
-    Gray stays gray; palette, CMYK, YCbCr, LAB and the like become RGB; 1-bit becomes 8-bit gray. Gray and
-    colours deeper than 8 bits are kept in PNG, TIFF, PPM and HEIC; AVIF, JPEG 2000 and CMYK give 8 bits. HEIC
-    needs pillow-heif. name stands for the file in notes and errors.
+    Gray stays gray; palette, CMYK, YCbCr, LAB and the like become RGB; 1-bit becomes 8-bit gray.
+    Gray and colours deeper than 8 bits are kept in PNG, TIFF, PPM and HEIC; AVIF, JPEG 2000 and
+    CMYK give 8 bits. HEIC needs pillow-heif. name stands for the file in notes and errors.
 
-    Raises ImageError (no image, damaged, over max_pixels, samples out of range) and MemoryLimitError.
+    Raises ImageError (no image, damaged, over max_pixels, samples out of range) and
+    MemoryLimitError.
     """
     if not data:
         raise ImageError(f"{name}: the file is empty; fetch or export it again")
     try:
-        image = image_decode.decode(data, max_pixels)
+        image = decode(data, max_pixels)
     except PIL.UnidentifiedImageError:
-        if image_decode.pillow_heif is None and re.match(
-            rb"....ftyp(hei|hev|mif1|msf1)", data, re.DOTALL
-        ):
-            raise ImageError(f"{name}: {NO_HEIC}") from None
+        is_heic = re.match(rb"....ftyp(hei|hev|mif1|msf1)", data, re.DOTALL)
+        if is_heic and heif.pillow_heif is None:
+            raise ImageError(f"{name}: {heif.NO_HEIC}") from None
         raise ImageError(
             f"{name}: not an image that can be read; convert it to PNG or JPEG"
         ) from None
@@ -78,7 +76,8 @@ def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Ima
         raise MemoryLimitError(f"{name}: too large for the memory of this computer") from error
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
-    except Exception as error:  # damaged files make the decoders raise nearly anything
+    # damaged files make the decoders raise nearly anything
+    except Exception as error:
         raise ImageError(f"{name}: damaged: {reason(error)}; fetch or export it again") from error
     return replace(image, notes=tuple(f"{name}: {note}" for note in image.notes))
 
@@ -87,8 +86,8 @@ def check_writable(path: Path, size: tuple[int, int] | None = None) -> None:
     """Say before long work whether write_image could write to path; creates and alters nothing.
 
     size is the (height, width) to be written, where it is known: some formats have limits.
-    Raises CallError (unknown suffix, HEIC without pillow-heif, no such folder, path is a folder, size over the
-    limit) and ImageError (not permitted).
+    Raises CallError (unknown suffix, HEIC without pillow-heif, no such folder, path is a folder,
+    size over the limit) and ImageError (not permitted).
     """
     try:
         check_side(format_of(path.suffix), size)
@@ -105,21 +104,23 @@ def check_writable(path: Path, size: tuple[int, int] | None = None) -> None:
             raise ImageError("is write-protected; name another output")
     except (CallError, ImageError) as error:
         raise type(error)(f"{path}: {error}") from None
-    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
+    # RuntimeError: a loop of links, before Python 3.13
+    except (OSError, RuntimeError) as error:
         raise ImageError(f"{path}: cannot be written: {reason(error)}") from error
 
 
 def write_image(path: Path, image: Image, *, quality: int | None = None) -> list[str]:
-    """Write image in the format of the suffix, as encode_image does; return its notes, each beginning with path.
+    """Write image in the format of the suffix, as encode_image does; return its notes, each
+    beginning with path.
 
-    A new file gets the usual permissions; an existing one is replaced in one step, keeps its mode, and is
-    untouched where anything fails. Links are written through.
+    A new file gets the usual permissions; an existing one is replaced in one step, keeps its mode,
+    and is untouched where anything fails. Links are written through.
 
     Raises as check_writable and encode_image do, and ImageError (disk full).
     """
     check_writable(path, image.pixels.shape[:2])
     try:
-        with _replacing(path.resolve()) as file:
+        with replacing(path.resolve()) as file:
             notes = encode(image, format_of(path.suffix), quality, file)
     except MambairError as error:
         raise type(error)(f"{path}: {error}") from error
@@ -131,25 +132,11 @@ def write_image(path: Path, image: Image, *, quality: int | None = None) -> list
 def encode_image(
     image: Image, format_name: str, quality: int | None = None
 ) -> tuple[bytes, list[str]]:
-    """The file that holds image, in memory, and the notes and errors of `image_encode.encode`.
+    """Write the file that holds image into memory; return it and the notes of `encode`.
 
-    format_name is a suffix without its dot, such as "png". Raises CallError where it is unknown, too.
+    format_name is a suffix without its dot, such as "png". Raises CallError where it is unknown,
+    too.
     """
     file = io.BytesIO()
     notes = encode(image, format_of("." + format_name), quality, file)
     return file.getvalue(), notes
-
-
-@contextlib.contextmanager
-def _replacing(target: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of target at the end, or leaves it as it is where something fails."""
-    temporary = target.with_name(TEMPORARY.format(secrets.token_hex(8)))
-    try:
-        with temporary.open("xb") as file:
-            yield file
-        if target.exists():
-            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
-        temporary.replace(target)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

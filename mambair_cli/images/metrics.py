@@ -14,16 +14,18 @@ from ..errors import CallError
 Array = NDArray[Any]
 
 PEAK = 255.0
-SSIM_WINDOW = 11  # pixels
-SSIM_SIGMA = 1.5  # pixels; scikit-image makes the window of it
+# pixels a side
+SSIM_WINDOW = 11
+# pixels; scikit-image makes the window of it
+SSIM_SIGMA = 1.5
 
 
 def to_y(rgb: Array) -> NDArray[np.float64]:
     """BT.601 studio-range luma, as MATLAB's `rgb2ycbcr` computes it, but not rounded.
 
     Args:
-        rgb: H x W x 3 in R, G, B order, or H x W (gray, taken as three equal channels); uint8 or float, in
-            [0, 255].
+        rgb: H x W x 3 in R, G, B order, or H x W (gray, taken as three equal channels); uint8 or
+            float, in [0, 255].
 
     Returns:
         H x W in [16, 235].
@@ -40,7 +42,7 @@ def to_y(rgb: Array) -> NDArray[np.float64]:
 
 
 def psnr(a: Array, b: Array, *, border: int = 0) -> float:
-    """Peak signal-to-noise ratio in dB over all pixels and channels; infinite if the images are equal.
+    """Measure PSNR in dB over all pixels and channels; infinite if the images are equal.
 
     Args:
         a: H x W or H x W x C in [0, 255], any type.
@@ -56,15 +58,16 @@ def psnr(a: Array, b: Array, *, border: int = 0) -> float:
 
 
 def check_ssim() -> None:
-    """Raise CallError where scikit-image, which measures SSIM, is not installed: before long work."""
+    """Raise CallError where scikit-image, which measures SSIM, is missing: before long work."""
     if importlib.util.find_spec("skimage") is None:
         raise CallError("SSIM needs one more package: pip install 'mambair[bench]'")
 
 
 def ssim(a: Array, b: Array, *, border: int = 0) -> float:
-    """Mean structural similarity, at most 1 (Wang et al. 2004, equation 13; their 11 x 11 Gaussian window).
+    """Measure mean structural similarity, at most 1 (Wang et al. 2004, equation 13).
 
-    Only windows that lie wholly inside the image count, as in the authors' `ssim_index.m`.
+    The window is their 11 x 11 Gaussian. Only windows that lie wholly
+    inside the image count, as in the authors' `ssim_index.m`.
 
     Args:
         a: H x W in [0, 255], any type.
@@ -81,14 +84,11 @@ def ssim(a: Array, b: Array, *, border: int = 0) -> float:
     if min(a.shape) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs {SSIM_WINDOW} pixels a side within the border, got {a.shape}")
     check_ssim()
-    from skimage.metrics import (
-        structural_similarity,
-    )  # loads SciPy: a second that only SSIM is worth
+    # loads SciPy: a second that only SSIM is worth
+    import skimage.metrics
 
-    similarity = structural_similarity(
-        a, b, data_range=PEAK, gaussian_weights=True, sigma=SSIM_SIGMA, use_sample_covariance=False
-    )
-    return float(similarity)
+    window = {"gaussian_weights": True, "sigma": SSIM_SIGMA, "use_sample_covariance": False}
+    return float(skimage.metrics.structural_similarity(a, b, data_range=PEAK, **window))
 
 
 def psnr_y(a: Array, b: Array, *, border: int) -> float:
@@ -97,7 +97,8 @@ def psnr_y(a: Array, b: Array, *, border: int) -> float:
     Super-resolution is measured with a `border` of the scale.
 
     Raises:
-        ValueError: an image is not uint8 (published figures are of stored images), or as `to_y` and `psnr`.
+        ValueError: an image is not uint8 (published figures are of stored images), or as `to_y` and
+            `psnr`.
     """
     return psnr(_stored_y(a), _stored_y(b), border=border)
 
@@ -108,7 +109,8 @@ def ssim_y(a: Array, b: Array, *, border: int) -> float:
     Super-resolution is measured with a `border` of the scale.
 
     Raises:
-        ValueError: an image is not uint8 (published figures are of stored images), or as `to_y` and `ssim`.
+        ValueError: an image is not uint8 (published figures are of stored images), or as `to_y` and
+            `ssim`.
     """
     return ssim(_stored_y(a), _stored_y(b), border=border)
 
@@ -119,7 +121,8 @@ def scores(restored: Array, truth: Array, *, channel: str, border: int) -> tuple
     Args:
         restored: H x W x 3 (RGB) or H x W.
         truth: the same shape.
-        channel: `y` for luma, `rgb` for all channels (their SSIM is the mean of the three) or `gray` for H x W.
+        channel: `y` for luma, `rgb` for all channels (their SSIM is the mean of the three) or
+            `gray` for H x W.
         border: pixels left out on each of the four sides.
 
     Raises:

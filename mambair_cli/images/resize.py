@@ -1,8 +1,9 @@
-"""MATLAB's bicubic `imresize`, with which the low-resolution images of every published benchmark were made.
+"""MATLAB's bicubic `imresize`, which made the low-resolution images of every published benchmark.
 
-Pillow and OpenCV give other pixels. What makes MATLAB's: Keys' cubic kernel with a = -1/2, widened when the
-image shrinks; mirrored borders; heights first, then widths; integer images rounded after *each* axis. Sums
-run in float64 and in one fixed order, so ties at .5 fall the same way on every machine.
+Pillow and OpenCV give other pixels. What makes MATLAB's: Keys' cubic kernel with a = -1/2, widened
+when the image shrinks; mirrored borders; heights first, then widths; integer images rounded after
+*each* axis. Sums run in float64 and in one fixed order, so ties at .5 fall the same way on every
+machine.
 """
 
 from collections.abc import Iterator
@@ -18,15 +19,17 @@ Array = NDArray[Any]
 Taps = tuple[tuple[Array, Array], ...]
 
 BAND_VALUES = 1 << 16
-"""Rows of a large image are resized in bands of about this many output values, which stay in the cache."""
+"""Large images are resized in bands of about this many output values, which stay in the cache."""
 
-RELEASE = 64  # bands after which large arrays are taken out of memory
+# bands after which large arrays are taken out of memory
+RELEASE = 64
 
 
 def bicubic(image: Array, height: int, width: int, *, antialias: bool = True) -> Array:
     """Resize to `height` x `width` as MATLAB's `imresize(image, [height width], 'bicubic')` does.
 
-    The scale of each axis is output / input size. For MATLAB's `imresize(image, 1/s)` see `downscale`.
+    The scale of each axis is output / input size. For MATLAB's `imresize(image, 1/s)` see
+    `downscale`.
 
     Args:
         image: H x W or H x W x C; uint8, uint16, float32 or float64, any value range.
@@ -35,8 +38,8 @@ def bicubic(image: Array, height: int, width: int, *, antialias: bool = True) ->
         antialias: widen the kernel when shrinking.
 
     Returns:
-        A new array of the image's type. uint8 and uint16 are rounded (halves up) and clipped after each axis;
-        floats are not clipped, so they may overshoot the range of the input.
+        A new array of the image's type. uint8 and uint16 are rounded (halves up) and clipped after
+        each axis; floats are not clipped, so they may overshoot the range of the input.
 
     Raises:
         ValueError: the image has another type or shape, or a size is below 1.
@@ -52,8 +55,10 @@ def bicubic(image: Array, height: int, width: int, *, antialias: bool = True) ->
     column_taps = _taps(image.shape[1], width, antialias)
     result = scratch.allocate((height, width, *image.shape[2:]), image.dtype)
     for i, band in enumerate(_bands(height, max(result[0].size, image[0].size))):
-        rows = _weighted_sum(image, row_taps, band)  # band x W x C
-        columns = _weighted_sum(rows.swapaxes(0, 1), column_taps, slice(None))  # width x band x C
+        # band x W x C
+        rows = _weighted_sum(image, row_taps, band)
+        # width x band x C
+        columns = _weighted_sum(rows.swapaxes(0, 1), column_taps, slice(None))
         result[band] = columns.swapaxes(0, 1)
         if i % RELEASE == 0:
             scratch.release(result, image)
@@ -61,7 +66,7 @@ def bicubic(image: Array, height: int, width: int, *, antialias: bool = True) ->
 
 
 def downscale(image: Array, scale: int, *, antialias: bool = True) -> Array:
-    """Crop to a multiple of `scale` and shrink by it: how benchmarks make their low-resolution inputs.
+    """Crop to a multiple of `scale` and shrink by it, as benchmarks make their inputs.
 
     The scale is exactly 1/`scale` on both axes, as in MATLAB's `imresize(modcrop(image, s), 1/s)`.
     Takes, returns and raises what `bicubic` does; the result is H//scale x W//scale (x C).
@@ -73,7 +78,7 @@ def downscale(image: Array, scale: int, *, antialias: bool = True) -> Array:
 
 
 def modcrop(image: Array, scale: int) -> Array:
-    """Cut rows off the bottom and columns off the right until both sides are multiples of `scale` (a view).
+    """Cut off rows below and columns at the right that exceed a multiple of `scale` (a view).
 
     Raises:
         ValueError: `scale` is below 1.
@@ -94,7 +99,7 @@ def cubic(x: Array) -> Array:
 
 @lru_cache(maxsize=256)
 def _taps(size: int, new_size: int, antialias: bool) -> Taps:
-    """Which inputs make each output: pairs (index, weight), both of length `new_size`, to be summed in order.
+    """Find the inputs of each output: pairs (index, weight) of `new_size` each, summed in order.
 
     Follows `contributions` in MATLAB's imresize.m; positions count from 1 there and here.
     """
@@ -103,7 +108,8 @@ def _taps(size: int, new_size: int, antialias: bool) -> Taps:
     support = 4 / shrink
     centre = np.arange(1, new_size + 1) / scale + 0.5 * (1 - 1 / scale)
     first = np.floor(centre - support / 2)
-    position = first[:, None] + np.arange(int(np.ceil(support)) + 2)  # new_size x taps
+    # new_size x taps
+    position = first[:, None] + np.arange(int(np.ceil(support)) + 2)
     weight = shrink * cubic(shrink * (centre[:, None] - position))
     weight /= weight.sum(axis=1, keepdims=True)
 
@@ -122,7 +128,8 @@ def _weighted_sum(image: Array, taps: Taps, band: slice) -> Array:
     if image.dtype.kind == "f":
         return total
     largest = np.iinfo(image.dtype).max
-    return np.clip(total + 0.5, 0, largest + 0.5).astype(image.dtype)  # the cast drops the fraction
+    # the cast drops the fraction
+    return np.clip(total + 0.5, 0, largest + 0.5).astype(image.dtype)
 
 
 def _bands(height: int, row_values: int) -> Iterator[slice]:

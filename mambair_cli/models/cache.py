@@ -1,4 +1,4 @@
-"""What lies in the user's cache, checkpoints above all. No torch: `mambair models list` is instant."""
+"""The user's cache: which models lie there. No torch: `mambair models list` is instant."""
 
 import json
 import os
@@ -12,7 +12,8 @@ import platformdirs
 
 from ..errors import CheckpointError
 
-NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")  # of a model
+# The name of a model, and an address of a file on Hugging Face.
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 HUB = re.compile(r"https://huggingface\.co/([^/]+)/([^/]+)/resolve/([^/]+)/(.+)")
 
 
@@ -20,9 +21,15 @@ HUB = re.compile(r"https://huggingface\.co/([^/]+)/([^/]+)/resolve/([^/]+)/(.+)"
 class Record:
     """What is known of a model in the cache; lies there as NAME.json.
 
-    file: its name in the folder of the cache, or a path elsewhere; None where it was removed. sha256: of the first
-    file that this model had here. source: the address or path it came from. task: None where only the scale tells.
-    The others are the network's.
+    Attributes:
+        name: of the model.
+        file: its name in the folder of the cache, or a path elsewhere; None where it was removed.
+        sha256: of the first file that this model had here.
+        source: the address or path it came from.
+        task: a name of TASKS; None where only the scale tells.
+        arch: of the network.
+        scale: of the network.
+        parameters: how many the network has.
     """
 
     name: str
@@ -36,12 +43,12 @@ class Record:
 
     @property
     def path(self) -> Path | None:
-        """Of its file, not checked; None where it was removed."""
+        """Where its file lies, not checked; None where it was removed."""
         return models_folder() / self.file if self.file else None
 
 
 def cache_folder() -> Path:
-    """Where all that was fetched or computed is kept: MAMBAIR_HOME, or where this system keeps caches."""
+    """Where fetched and computed files are kept: MAMBAIR_HOME, or where this system keeps caches."""
     home = os.environ.get("MAMBAIR_HOME")
     return Path(home) if home else platformdirs.user_cache_path("mambair", appauthor=False)
 
@@ -52,7 +59,7 @@ def models_folder() -> Path:
 
 
 def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE (which `--offline` sets) forbids the use of the network."""
+    """Whether HF_HUB_OFFLINE forbids the use of the network."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
 
 
@@ -62,7 +69,10 @@ def record_file(name: str) -> Path:
 
 
 def read_record(name: str) -> Record | None:
-    """What the cache knows of a model; None where it never had it. Raises CheckpointError for a damaged record."""
+    """What the cache knows of a model; None where it never had it.
+
+    Raises CheckpointError for a damaged record.
+    """
     path = record_file(name)
     if not NAME.fullmatch(name) or not path.is_file():
         return None
@@ -85,7 +95,7 @@ def cached_file(name: str) -> Path | None:
 
 
 def list_records() -> Iterator[Record]:
-    """Of all models whose files are in the cache, by name."""
+    """The records of all models whose files are in the cache, by name."""
     for path in sorted(models_folder().glob("*.json")):
         record = read_record(path.stem)
         if record and record.file:
@@ -93,19 +103,18 @@ def list_records() -> Iterator[Record]:
 
 
 def find_in_hub(url: str) -> Path | None:
-    """The file of an address of Hugging Face in the cache of huggingface-hub, if that has fetched it.
+    """The file of an address on Hugging Face in the cache of huggingface-hub, if that has fetched it.
 
-    Of several snapshots the one that the address's revision, a branch, tag or commit, stands for.
+    Of several snapshots it is the one of the address's revision, a branch, tag or commit.
     """
     if not (found := HUB.fullmatch(url)):
         return None
     owner, repository, revision, file = found.groups()
-    home = Path(
-        os.environ.get("HF_HOME")
-        or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
-    )
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    home = Path(os.environ.get("HF_HOME") or caches / "huggingface")
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
     folder = hub / f"models--{owner}--{repository}"
-    named = folder / "refs" / revision
-    path = folder / "snapshots" / (named.read_text("utf-8") if named.is_file() else revision) / file
+    branch = folder / "refs" / revision
+    commit = branch.read_text("utf-8") if branch.is_file() else revision
+    path = folder / "snapshots" / commit / file
     return path if path.is_file() else None

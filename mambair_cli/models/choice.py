@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 from ..errors import CallError, CheckpointError
 from .cache import cached_file, is_offline
-from .catalog import MAX_SCALE, MODELS, TASKS, Model, Task, bundled_models, model_named
+from .catalog import Model, bundled_models, list_models, model_named
+from .tasks import MAX_SCALE, TASKS, Task
 
 WORTHWHILE = 0.1  # dB that a slower model has to be better
 
 
 def gain(model: Model, other: Model) -> float:
-    """By how many dB `model` is better than another where both were scored first on the same; else 0."""
+    """By how many dB `model` is better than another; 0 where their first scores are of different sets."""
     for ours, theirs in zip(model.scores[:1], other.scores[:1], strict=False):
         if (ours.dataset, ours.channel) == (theirs.dataset, theirs.channel):
             return ours.psnr - theirs.psnr
@@ -20,10 +21,10 @@ def gain(model: Model, other: Model) -> float:
 
 
 def better_model(model: Model) -> Model | None:
-    """The cheapest one for the same images that is worth its time, of those that are here or can be fetched."""
+    """The cheapest model for the same images that is worth its time, here or to be fetched."""
     better = (
         other
-        for other in MODELS
+        for other in list_models()
         if (other.task, other.scale, other.levels) == (model.task, model.scale, model.levels)
         and gain(other, model) >= WORTHWHILE
         and (is_here(other) or (other.urls and not is_offline()))
@@ -32,9 +33,12 @@ def better_model(model: Model) -> Model | None:
 
 
 def is_here(model: Model) -> bool:
-    """Whether it needs not be fetched. A record of the cache that cannot be read counts as none."""
+    """Whether its file is on this machine. A record of the cache that cannot be read counts as none."""
+    if model.bundled:
+        return True
     with suppress(CheckpointError):
-        return model.bundled or ((path := cached_file(model.name)) is not None and path.is_file())
+        path = cached_file(model.name)
+        return path is not None and path.is_file()
     return False
 
 
@@ -43,22 +47,30 @@ def find_models(
 ) -> list[Model]:
     """The bundled models of a task that together reach at least `scale`, in the order to run them.
 
-    The smallest one that reaches it; above the largest one's scale that one first, as often as needed. Of those for
-    levels of a degradation the nearest that is at least as strong as `level` (None: the weakest).
-    real: those for real photographs.
-    Raises CallError where there is none, and for a scale outside 1 to MAX_SCALE.
+    That is the smallest model that reaches the scale; above the scale of the largest one, that one
+    first, as often as needed. Of models for levels of a degradation it is the nearest one that is at
+    least as strong.
+
+    Args:
+        task: a name of TASKS.
+        scale: how many times larger the result is.
+        real: take the models for real photographs.
+        level: of the degradation; None: the weakest.
+
+    Raises:
+        CallError: there is none, or the scale lies outside 1 to MAX_SCALE.
     """
     if not 1 <= scale <= MAX_SCALE:
         raise CallError(f"the scale must lie between 1 and {MAX_SCALE}, not {scale:g}")
     models = bundled_models(task, real)
     if not models or models[-1].scale < min(scale, 2):
         reach = f" reaches x{scale:g}" if scale > 1 else " yet"
-        what = f"{task} --{TASKS[task].option} real" if real else task
-        hint = f"a file, or a name of mambair models list --task {task}"
-        raise CallError(f"no bundled model for {what}{reach}; give one with -m: {hint}")
-    if levels := {
-        max(model.levels, key=TASKS[task].strength): model for model in models if model.levels
-    }:
+        what = f"{task} with {TASKS[task].option} real" if real else task
+        hint = "choose a model yourself: a file, or a name of mambair models list"
+        raise CallError(f"no bundled model for {what}{reach}; {hint}")
+    strength = TASKS[task].strength
+    levels = {max(model.levels, key=strength): model for model in models if model.levels}
+    if levels:
         return [levels[TASKS[task].nearest(levels, level)]]
     largest = models[-1]
     if scale > largest.scale:
@@ -70,8 +82,11 @@ def find_models(
 class Choice:
     """Which models are meant: one that is named, or those bundled for a task.
 
-    task: a name of TASKS. model: a name or file. real: of the bundled ones those for real photographs.
-    level: of the degradation; None: as each image needs.
+    Attributes:
+        task: a name of TASKS.
+        model: a name or file; None: bundled ones.
+        real: take the bundled models for real photographs.
+        level: of the degradation; None: as each image needs.
     """
 
     task: str = "upscale"
@@ -82,23 +97,23 @@ class Choice:
     @property
     def by_level(self) -> bool:
         """Whether the level of the degradation decides, so that it has to be measured."""
-        return (
-            bool(TASKS[self.task].level) and not self.model and not self.real and self.level is None
-        )
+        settled = self.model or self.real or self.level is not None
+        return bool(TASKS[self.task].level) and not settled
 
     def models(self, scale: float, level: int | None = None) -> list[Model]:
-        """Those to run one after the other, for a level as measured; none where the one that is named has no row.
+        """The models to run one after the other, for a level as measured.
 
+        None where the one that is named is not in the catalog.
         Raises CallError where none reach the scale.
         """
         if self.model is not None:
-            return list(filter(None, [model_named(self.model)]))
-        return find_models(
-            self.task, scale, real=self.real, level=level if self.level is None else self.level
-        )
+            named = model_named(self.model)
+            return [named] if named else []
+        wanted = level if self.level is None else self.level
+        return find_models(self.task, scale, real=self.real, level=wanted)
 
     def possible(self, scale: float | None) -> list[str]:
-        """The names of all that may run for images of a scale (None: of any), whatever is measured of them.
+        """The names of all models that may run for a scale (None: any), whatever is measured.
 
         Raises CallError where none reach the scale.
         """
@@ -110,14 +125,21 @@ class Choice:
 
 
 def parse_choice(task: Task, setting: str | None, model: str | None) -> Choice:
-    """What the option of a task says, None: nothing; and `-m`, which names a model.
+    """The choice of a user.
 
-    Raises CallError for what the option does not take, and where both choose.
+    Args:
+        task: of the command.
+        setting: what the task's option says; None: nothing.
+        model: the model that is named; None: none is.
+
+    Raises:
+        CallError: the option does not take this, or both choose.
     """
-    option, settings = f"--{task.option}", task.settings
+    option, settings = task.option, task.settings
     if setting and model:
         raise CallError(
-            f"{option} chooses among the bundled models, and -m names another; leave out one of them"
+            f"{option} {setting} chooses among the bundled models, and {model} is another choice;"
+            " leave out one of them"
         )
     if not setting or setting in settings:
         return Choice(task.name, model, real=setting == "real")
@@ -129,17 +151,23 @@ def parse_choice(task: Task, setting: str | None, model: str | None) -> Choice:
 
 
 def check_task(command: str, name: str, task: str | None, scale: int) -> None:
-    """Raise CallError, with the command that fits, where a network cannot serve `command` (a name of TASKS).
+    """Raise CallError, with the command that fits, where a network cannot serve `command`.
 
-    task: what it is known to be for; None: only its scale tells, and one that does not enlarge may be for any other.
+    Args:
+        command: a name of TASKS.
+        name: of the model or file.
+        task: what the network is known to be for; None: only its scale tells, and one that does not
+            enlarge may be for anything else.
+        scale: of the network.
     """
     task = task if task in TASKS else None
-    if (task or command) == command and (scale > 1) == (TASKS[command].scale > 1):
+    enlarges = scale > 1
+    if (task or command) == command and enlarges == (TASKS[command].scale > 1):
         return
-    what = (
-        f"is for {task}" if task else f"enlarges {scale} times" if scale > 1 else "does not enlarge"
-    )
-    fitting = [task] if task else [t.name for t in TASKS.values() if (t.scale > 1) == (scale > 1)]
-    raise CallError(
-        f"{name} {what}; use mambair {' or '.join(fitting)} INPUT -m {shlex.quote(name)}"
-    )
+    if task:
+        what, fitting = f"is for {task}", [task]
+    else:
+        what = f"enlarges {scale} times" if enlarges else "does not enlarge"
+        fitting = [other.name for other in TASKS.values() if enlarges == (other.scale > 1)]
+    commands = " or ".join(fitting)
+    raise CallError(f"{name} {what}; use mambair {commands} INPUT -m {shlex.quote(name)}")

@@ -18,10 +18,11 @@ from torch import nn
 
 from ..archs.ss2d import use_backend
 from ..errors import CallError, MemoryLimitError, RestorationError
-from ..images.image import WHITE, Image, in_bands
+from ..images.image import WHITE, Image
 from ..images.resize import bicubic
+from ..images.samples import in_bands
 from ..models.fetch import find_checkpoint
-from ..models.weights import load_network
+from ..models.recognise import load_network
 from ..ops import resolve_backend
 from ..system import runtime, scratch
 from ..system.devices import (

@@ -8,9 +8,9 @@ import numpy as np
 from ..degradations.estimate import jpeg_quality, noise_sigma, stored_quality
 from ..errors import CallError
 from ..images.image import Image
-from ..models.catalog import TASKS
 from ..models.choice import Choice, check_task
 from ..models.fetch import known_task
+from ..models.tasks import TASKS
 from ..ops import resolve_backend
 from ..system.devices import resolve_device
 from .options import Options

@@ -3,27 +3,55 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import BackendError, CallError
 
-LIGHT = "pixelshuffledirect"  # the upsampler by which the official code tells its light nets
-SILENT = (  # that change nothing here
-    "name", "model_type", "network_g.img_size", "network_g.window_size", "network_g.img_range", "network_g.bias",
-    "network_g.dual_pixel_task", "network_g.out_channels", "datasets.train.name", "datasets.train.type",
-    "datasets.train.io_backend", "datasets.train.dataset_enlarge_ratio", "datasets.train.prefetch_mode",
-    "datasets.train.num_worker_per_gpu", "datasets.train.use_shuffle", "datasets.train.use_hflip",
-    "datasets.train.use_rot", "datasets.train.geometric_augs", "datasets.train.phase", "datasets.train.scale",
-    "datasets.train.in_ch", "datasets.train.gt_size", "train.pixel_opt.reduction", "train.gan_opt.real_label_val",
-    "train.gan_opt.fake_label_val", "train.optim_g.type", "train.scheduler.type", "train.pixel_opt.type",
-    "train.mixing_augs.use_identity", "train.total_iter", "path.strict_load_g", "path.resume_state", "logger", "val",
-    "dist_params", "use_tb_logger", "print_network",
-    "datasets.val.name", "datasets.val.type", "datasets.val.io_backend",
-)  # fmt: skip
+LIGHT = "pixelshuffledirect"
+"""The upsampler by which the official code tells its light networks."""
+FOLDERS = {
+    "path.pretrain_network_g": "init",
+    "datasets.train.dataroot_gt": "data",
+    "datasets.train.dataroot_lq": "low",
+    "datasets.val.dataroot_gt": "val",
+    "datasets.val.dataroot_lq": "val_low",
+}
+"""Options that are no part of a recipe, and the arguments of `train` that take their place."""
+# fmt: off
+SILENT = (
+    "name", "model_type", "network_g.img_size", "network_g.window_size", "network_g.img_range",
+    "network_g.bias", "network_g.dual_pixel_task", "network_g.out_channels", "datasets.train.name",
+    "datasets.train.type", "datasets.train.io_backend", "datasets.train.dataset_enlarge_ratio",
+    "datasets.train.prefetch_mode", "datasets.train.num_worker_per_gpu",
+    "datasets.train.use_shuffle", "datasets.train.use_hflip", "datasets.train.use_rot",
+    "datasets.train.geometric_augs", "datasets.train.phase", "datasets.train.scale",
+    "datasets.train.in_ch", "datasets.train.gt_size", "train.pixel_opt.reduction",
+    "train.gan_opt.real_label_val", "train.gan_opt.fake_label_val", "train.optim_g.type",
+    "train.scheduler.type", "train.pixel_opt.type", "train.mixing_augs.use_identity",
+    "train.total_iter", "path.strict_load_g", "path.resume_state", "logger", "val", "dist_params",
+    "use_tb_logger", "print_network", "datasets.val.name", "datasets.val.type",
+    "datasets.val.io_backend",
+)
+# fmt: on
+"""Options that change nothing here."""
+
+
+class Imported(NamedTuple):
+    """What an option file says.
+
+    Attributes:
+        table: of a recipe.
+        notes: a line for each option that has no counterpart.
+        given: by option, the argument of `train` that takes its place, and its value.
+    """
+
+    table: dict[str, Any]
+    notes: list[str]
+    given: dict[str, tuple[str, Any]]
 
 
 class _Options:
-    """Nested options by dotted names; remembers which were asked for, and the last one that was there."""
+    """Nested options by dotted names; remembers which were not taken, and the last one found."""
 
     def __init__(self, values: Mapping[str, Any]):
         self.left: dict[str, Any] = {}
@@ -46,17 +74,18 @@ class _Options:
 
 
 def _number(value: Any) -> Any:
-    """YAML 1.1 takes 5e5 for text."""
+    """A number that YAML 1.1 takes for text, such as 5e5, as a number."""
     if not isinstance(value, str) or not re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
         return value
     number = float(value)
     return int(number) if number.is_integer() else number
 
 
-def convert(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """The table of a recipe, and a line for each option that has no counterpart or has to be given otherwise.
+def convert(path: Path) -> Imported:
+    """An option file as a recipe.
 
-    Raises CallError (no such file, no options, another network) and BackendError (PyYAML is not installed).
+    Raises CallError where there is no such file, it holds no options or is for another network, and
+    BackendError where PyYAML is not installed.
     """
     try:
         import yaml
@@ -90,17 +119,16 @@ def convert(path: Path) -> tuple[dict[str, Any], list[str]]:
         raise CallError(
             f"{path}: {options.last} has a value that it cannot have ({error})"
         ) from error
-    for name, option in (("path.pretrain_network_g", "--init"), ("datasets.train.dataroot_gt", "--data"),
-                         ("datasets.train.dataroot_lq", "--low"), ("datasets.val.dataroot_gt", "--val"),
-                         ("datasets.val.dataroot_lq", "--val-low")):  # fmt: skip
-        if value := options.take(name):
-            notes.append(f"{name}: give {option} {value}")
-    if options.left.get(template := "datasets.train.filename_tmpl") in ("{}", f"{{}}x{scale}"):
-        options.take(template)  # as `photos.find_sources` looks for them
+    found = {name: (field, options.take(name)) for name, field in FOLDERS.items()}
+    given = {name: (field, value) for name, (field, value) in found.items() if value}
+    template = "datasets.train.filename_tmpl"
+    # as `photos.find_sources` looks for them
+    if options.left.get(template) in ("{}", f"{{}}x{scale}"):
+        options.take(template)
     for name, value in options.left.items():
         if not any(name == silent or name.startswith(f"{silent}.") for silent in SILENT):
             notes.append(f"{name}: {value} has no counterpart")
-    return table, notes
+    return Imported(table, notes, given)
 
 
 def _network(options: _Options, path: Path) -> tuple[dict[str, Any], int]:
@@ -141,16 +169,14 @@ def _data(options: _Options, scale: int, notes: list[str]) -> tuple[dict[str, An
     train = "datasets.train."
     devices = options.take("num_gpu", 1)
     if not isinstance(devices, int):
-        notes.append(f"num_gpu: {devices} says no number; the batch is that of one device")
+        notes.append(f"num_gpu: {devices} is no number; the batch is that of one device")
         devices = 1
     per_device, iterations = options.take(f"{train}mini_batch_sizes"), options.take(f"{train}iters")
     sizes = options.take(f"{train}gt_sizes")
     if not (per_device and iterations and sizes):
         per_device = [options.take(f"{train}batch_size_per_gpu", 1)]
-        sizes, iterations = (
-            [options.left.get(f"{train}gt_size", 64)],
-            [options.left.get("train.total_iter", 1)],
-        )
+        sizes = [options.left.get(f"{train}gt_size", 64)]
+        iterations = [options.left.get("train.total_iter", 1)]
     options.take(f"{train}batch_size_per_gpu")
     data: dict[str, Any] = {
         "patch": [n // scale for n in sizes],
@@ -166,7 +192,7 @@ def _data(options: _Options, scale: int, notes: list[str]) -> tuple[dict[str, An
     elif scale == 1:
         data["degradation"] = {"kind": "sensor"}
         notes.append(
-            "datasets.train names no noise: the pairs of --low, or a camera's noise made here"
+            "datasets.train names no noise: give degraded forms as `low`, else a camera's is made"
         )
     for name in ("use_hflip", "use_rot", "geometric_augs"):
         if options.left.get(f"{train}{name}") is False:
@@ -194,10 +220,8 @@ def _loss(options: _Options, notes: list[str]) -> dict[str, Any]:
 
 
 def _optimiser(options: _Options, notes: list[str]) -> dict[str, Any]:
-    kind, decay = (
-        options.left.get("train.optim_g.type", "Adam"),
-        options.take("train.optim_g.weight_decay", 0),
-    )
+    kind = options.left.get("train.optim_g.type", "Adam")
+    decay = options.take("train.optim_g.weight_decay", 0)
     if kind not in ("Adam", "AdamW") or (kind == "Adam" and decay):
         notes.append(
             f"train.optim_g: {kind} with weight_decay {decay} has no counterpart; AdamW is taken"

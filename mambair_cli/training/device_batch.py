@@ -8,17 +8,20 @@ from torch import Tensor, nn
 
 from ..errors import CallError
 from ..system.devices import free_memory
+from .config import TrainConfig
 from .parallel import processes_here
-from .recipe import TrainConfig
 from .schedule import stages
 
-MEMORY_SHARE = 0.6  # of what is free now
-MARGIN = 1.2  # what a step takes beyond what is kept for the backward pass (`mambair bench train` measures 1.03)
-COPIES = 4  # of the weights: gradients, two moments, averaged weights
+MEMORY_SHARE = 0.6
+"""Share of the memory that is free now."""
+MARGIN = 1.2
+"""What a step takes, in what its backward pass keeps; `mambair bench train` measures 1.03."""
+COPIES = 4
+"""Copies of the weights: gradients, two moments, averaged weights."""
 
 
 def kept_bytes(function: Callable[[], Tensor], model: nn.Module) -> int:
-    """Bytes that are kept for the backward pass of what the function computes, without the model's weights."""
+    """Bytes kept for the backward pass of what a function computes, without the model's weights."""
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -29,7 +32,8 @@ def kept_bytes(function: Callable[[], Tensor], model: nn.Module) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = function()  # alive until all is counted, so that no place in memory is used twice
+        # alive until all is counted, so that no place in memory is used twice
+        result = function()
     total = sum(kept.values())
     del result
     return total
@@ -38,7 +42,7 @@ def kept_bytes(function: Callable[[], Tensor], model: nn.Module) -> int:
 def step_bytes(
     model: nn.Module, config: TrainConfig, patch: int, loss: Callable[[Tensor, Tensor], Tensor]
 ) -> int:
-    """Estimated bytes that each sample adds to a step. `loss` is that of degraded patches and truths."""
+    """Estimate of the bytes that each sample adds to a step; `loss` takes patches and truths."""
     some = next(model.parameters())
     low = some.new_zeros(1, config.channels, patch, patch)
     high = some.new_zeros(1, config.channels, patch * config.scale, patch * config.scale)
@@ -52,7 +56,7 @@ def device_batches(
     engine: Any,
     asked: int | None,
 ) -> dict[int, int]:
-    """Samples that each device takes at once, by patch: the most that fit and divide its share of the batch.
+    """How many samples each device takes at once, by patch: the most that fit and divide its share.
 
     Args:
         model: on its device.
@@ -70,19 +74,17 @@ def device_batches(
     for patch, batch in stages(config):
         share, left = divmod(batch, engine.num_processes)
         if left:
-            raise CallError(
-                f"a batch of {batch} cannot be shared by {engine.num_processes} processes; set data.batch"
-            )
+            processes = f"{engine.num_processes} processes"
+            raise CallError(f"a batch of {batch} cannot be shared by {processes}; set data.batch")
         if asked:
             if share % asked:
                 raise CallError(
-                    f"--device-batch {asked} does not divide the {share} samples of a process"
+                    f"`device_batch={asked}` does not divide the {share} samples of a process"
                 )
             sizes[patch] = asked
             continue
         budget = MEMORY_SHARE * free_memory(engine.device) / local - state
         each = step_bytes(model, config, patch, loss)
-        sizes[patch] = max(
-            n for n in range(1, share + 1) if share % n == 0 and (n == 1 or n * each <= budget)
-        )
+        divisors = [n for n in range(1, share + 1) if share % n == 0]
+        sizes[patch] = max(n for n in divisors if n == 1 or n * each <= budget)
     return sizes

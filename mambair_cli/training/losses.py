@@ -1,4 +1,4 @@
-"""What is minimised: distances of pixels and of features, and what a discriminator says."""
+"""The losses: distances of pixels and of features, and what a discriminator says."""
 
 import itertools
 from pathlib import Path
@@ -11,21 +11,17 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from ..errors import CallError, CheckpointError
 from ..models.weights import read_state
-from .recipe import LossConfig
+from .config import LossConfig
 
-VGG19 = (2, 2, 4, 4, 4)  # convolutions of each of five stages, of 64 to 512 channels
-FEATURES = {
-    2: 0.1,
-    7: 0.1,
-    16: 1.0,
-    25: 1.0,
-    34: 1.0,
-}  # conv1_2, 2_2, 3_4, 4_4, 5_4 by their places, and weights
+VGG19 = (2, 2, 4, 4, 4)
+"""Convolutions of each of five stages, of 64 to 512 channels."""
+FEATURES = {2: 0.1, 7: 0.1, 16: 1.0, 25: 1.0, 34: 1.0}
+"""Weights of conv1_2, conv2_2, conv3_4, conv4_4 and conv5_4, by their places."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def pixel_loss(config: LossConfig, output: Tensor, truth: Tensor) -> Tensor:
-    """L1, or Charbonnier's smooth form of it (LapSRN, Lai et al. 2017, equation 4), mean over all values."""
+    """L1, or Charbonnier's smooth form of it (LapSRN, Lai et al. 2017, equation 4), as a mean."""
     error = output - truth
     if config.pixel == "l1":
         return error.abs().mean()
@@ -33,9 +29,11 @@ def pixel_loss(config: LossConfig, output: Tensor, truth: Tensor) -> Tensor:
 
 
 class PerceptualLoss(nn.Module):
-    """Weighted L1 distance of VGG19 features before activation (ESRGAN, Wang et al. 2018, section 3.2).
+    """Weighted L1 distance of VGG19 features before activation.
 
-    Tensor names are torchvision's, whose ImageNet weights `vgg19-dcbb9e9d.pth` fit; they stay as they are.
+    See ESRGAN (Wang et al. 2018), section 3.2.
+    Tensor names are torchvision's, whose ImageNet weights `vgg19-dcbb9e9d.pth` fit; they stay as
+    they are.
     """
 
     mean: Tensor
@@ -56,7 +54,10 @@ class PerceptualLoss(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
     def load(self, path: Path) -> None:
-        """Take the weights from a file of VGG19. Raises CallError (no such file), CheckpointError (another net)."""
+        """Take the weights of a file.
+
+        Raises CallError where there is no such file, CheckpointError where it is not VGG19's.
+        """
         state = read_state(path).state
         try:
             self.load_state_dict({key: state[key] for key in self.state_dict()})
@@ -74,7 +75,7 @@ class PerceptualLoss(nn.Module):
         return found
 
     def forward(self, output: Tensor, truth: Tensor) -> Tensor:
-        """Of two (B,3,H,W) in [0,1]."""
+        """The distance of two images, (B,3,H,W) in [0,1]."""
         with torch.no_grad():
             wanted = self._features(truth)
         pairs = zip(FEATURES.values(), self._features(output), wanted, strict=True)
@@ -82,7 +83,10 @@ class PerceptualLoss(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Real or made, for each pixel: a U-Net with spectral norm (Real-ESRGAN, Wang et al. 2021, section 3.2)."""
+    """Tells real from made, for each pixel.
+
+    A U-Net with spectral norm (Real-ESRGAN, Wang et al. 2021, section 3.2).
+    """
 
     def __init__(self, width: int = 64):
         super().__init__()
@@ -114,7 +118,7 @@ class Discriminator(nn.Module):
 
 
 class Adversary:
-    """The second stage of a training: a perceptual loss, and a discriminator that learns along.
+    """A perceptual loss, and a discriminator that is trained along with the network.
 
     Args:
         config: the weights of both.
@@ -123,7 +127,8 @@ class Adversary:
         dtype: of the network.
 
     Raises:
-        CallError: the file is needed, but not named. CheckpointError: it is another net's.
+        CallError: the file is needed, but not named.
+        CheckpointError: it is another network's.
     """
 
     def __init__(self, config: LossConfig, vgg: Path | None, engine: Any, dtype: torch.dtype):
@@ -131,22 +136,19 @@ class Adversary:
         if config.perceptual:
             if vgg is None:
                 raise CallError(
-                    "the perceptual loss of this recipe needs VGG19's weights: give torchvision's file"
-                    " vgg19-dcbb9e9d.pth with --vgg"
+                    "the perceptual loss of this recipe needs VGG19's weights:"
+                    " give torchvision's file vgg19-dcbb9e9d.pth as `vgg`"
                 )
             self.perceptual = PerceptualLoss()
             self.perceptual.load(vgg)
             self.perceptual.to(engine.device, dtype)
         self.discriminator = Discriminator().to(engine.device, dtype)
-        self._shared = engine.prepare(
-            self.discriminator
-        )  # its gradients are those of all processes
-        self.optimiser = torch.optim.Adam(
-            self.discriminator.parameters(), config.discriminator_lr, (0.9, 0.99)
-        )
+        # its gradients are those of all processes
+        self._shared = engine.prepare(self.discriminator)
+        self.optimiser = build_discriminator_optimiser(self.discriminator, config)
 
     def generator_loss(self, output: Tensor, truth: Tensor) -> Tensor:
-        """What the network pays beyond the pixels: for other features, and for being told from a photograph."""
+        """The network's loss beyond pixels: for features that differ, and for not looking real."""
         loss = output.new_zeros(())
         if self.config.perceptual:
             loss = self.config.perceptual * self.perceptual(output, truth)
@@ -158,12 +160,12 @@ class Adversary:
         return loss
 
     def discriminator_loss(self, output: Tensor, truth: Tensor) -> Tensor:
-        """What the discriminator pays for taking one for the other."""
+        """The discriminator's loss, for taking one for the other."""
         real, made = self._shared(torch.cat([truth, output.detach()])).chunk(2)
         return F.softplus(-real).mean() + F.softplus(made).mean()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs."""
+        """What a resumed run needs."""
         return {
             "discriminator": self.discriminator.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -175,18 +177,25 @@ class Adversary:
         self.optimiser.load_state_dict(state["optimiser"])
 
 
+def build_discriminator_optimiser(
+    discriminator: Discriminator, config: LossConfig
+) -> torch.optim.Adam:
+    """Adam over all parameters of the discriminator."""
+    return torch.optim.Adam(discriminator.parameters(), config.discriminator_lr, (0.9, 0.99))
+
+
 def build_adversary(
     config: LossConfig, vgg: Path | None, engine: Any, dtype: torch.dtype
 ) -> Adversary | None:
-    """What the recipe's losses beyond the pixels need; None where it has none. Raises as `Adversary`."""
-    return (
-        Adversary(config, vgg, engine, dtype) if config.perceptual or config.adversarial else None
-    )
+    """What losses beyond pixels need; None where the recipe has none. Raises as `Adversary`."""
+    if config.perceptual or config.adversarial:
+        return Adversary(config, vgg, engine, dtype)
+    return None
 
 
 def network_loss(
     config: LossConfig, adversary: Adversary | None, output: Tensor, truth: Tensor
 ) -> Tensor:
-    """All that the network minimises, of two (B,C,H,W)."""
+    """The network's whole loss for its output and the truth, (B,C,H,W) both."""
     loss = pixel_loss(config, output, truth)
     return loss + adversary.generator_loss(output, truth) if adversary else loss

@@ -27,15 +27,15 @@ class SingleProcess:
         return model.to(self.device)
 
     def no_sync(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Within it gradients are summed up, but not shared."""
+        """A context in which gradients are added up, but not shared."""
         return nullcontext()
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Within it the network runs in the precision that was asked for."""
+        """A context in which the network runs in the precision that was asked for."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
 
     def backward(self, loss: Tensor) -> None:
-        """Sum up gradients."""
+        """Add up gradients."""
         loss.backward()
 
     def reduce(self, values: Tensor, reduction: str) -> Tensor:
@@ -43,7 +43,7 @@ class SingleProcess:
         return values
 
     def wait_for_everyone(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes are here."""
 
 
 def processes_here() -> int:
@@ -52,12 +52,13 @@ def processes_here() -> int:
 
 
 def start(device: str, precision: str) -> Any:
-    """The processes of this run: an Accelerator where torchrun or `accelerate launch` started several.
+    """The processes of this run: an Accelerator where torchrun or accelerate started several.
 
-    Raises CallError (unknown device or precision) and BackendError (not to be had here).
+    Raises CallError for an unknown device or precision, BackendError for what is missing here.
     """
-    if precision not in get_args(Precision):
-        raise CallError(f"--precision must be {', '.join(get_args(Precision))}, not {precision!r}")
+    known = get_args(Precision)
+    if precision not in known:
+        raise CallError(f"`precision` must be one of {', '.join(known)}, not {precision!r}")
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return SingleProcess(resolve_device(device), precision == "bf16")
     try:

@@ -1,4 +1,4 @@
-"""The photographs of a training: found, paired with degraded files, and held decoded in memory up to a limit."""
+"""Photographs to train on: found, paired with degraded files, and kept decoded in memory."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,24 +15,31 @@ from ..images.resize import downscale, modcrop
 
 
 class Source(NamedTuple):
-    """A photograph's file, and the file of its degraded form where that is given."""
+    """A photograph's file, and if given those of its degraded form and a teacher's target."""
 
     high: Path
     low: Path | None = None
+    target: Path | None = None
 
 
 class Photo(NamedTuple):
-    """H x W x C uint8, its sides multiples of the scale, and its degraded form where that is not made on the fly."""
+    """A decoded photograph, H x W x C uint8, with sides that are multiples of the scale.
+
+    `low` is its degraded form where that is not made on the fly, `target` what a teacher made of
+    that form, of the size of the photograph.
+    """
 
     high: Pixels
     low: Pixels | None
+    target: Pixels | None = None
 
 
 def find_sources(data: Path, low: Path | None, scale: int) -> list[Source]:
-    """The images of a folder, each with the file of its degraded form in the folder `low` if that is given.
+    """The images of a folder, each with the file of its degraded form where `low` is given.
 
-    That one lies in the same subfolder and has the same name but for its suffix, or that name with `x2` (the
-    scale) at its end, as in DIV2K. Raises CallError where a folder holds no image or a file is missing.
+    A degraded form lies in the same subfolder of `low` under the same name (its suffix may differ),
+    or under that name with `x2` (the scale) at its end, as in DIV2K. Raises CallError where a
+    folder holds no image or a file is missing.
     """
     files = list_images(data)
     if low is None:
@@ -43,40 +50,57 @@ def find_sources(data: Path, low: Path | None, scale: int) -> list[Source]:
         name = path.relative_to(data).with_suffix("")
         pair = found.get(name) or found.get(name.with_name(f"{name.name}x{scale}"))
         if pair is None:
-            raise CallError(
-                f"{low} holds no degraded form of {path}; its name would be {name} or {name}x{scale}"
-            )
+            names = f"{name} or {name}x{scale}"
+            raise CallError(f"{low} holds no degraded form of {path}; its name would be {names}")
         sources.append(Source(path, pair))
     return sources
+
+
+def add_targets(sources: Sequence[Source], data: Path, targets: Path) -> list[Source]:
+    """Images of the folder `data`, each with the teacher's target of the same name in `targets`.
+
+    A target lies in the same subfolder; its suffix may differ.
+    Raises CallError where one is missing.
+    """
+    found = {path.relative_to(targets).with_suffix(""): path for path in list_images(targets)}
+    with_targets = []
+    for source in sources:
+        name = source.high.relative_to(data).with_suffix("")
+        if name not in found:
+            raise CallError(
+                f"{targets} holds no target for {source.high}; its name would be {name}"
+            )
+        with_targets.append(source._replace(target=found[name]))
+    return with_targets
 
 
 def split(
     data: list[Source], val: list[Source] | None, held_out: int
 ) -> tuple[list[Source], list[Source]]:
-    """Training and validation files: those of `data` and `val`, or some held out of `data`; none is both.
+    """Files to train on and files to validate with (`val`, or some of `data`); none is both.
 
     Raises CallError where no file is left for one of the two.
     """
     if val:
         chosen = val
     elif len(data) > held_out:
-        chosen = [
-            data[i] for i in np.random.default_rng(0).choice(len(data), held_out, replace=False)
-        ]
+        numbers = np.random.default_rng(0).choice(len(data), held_out, replace=False)
+        chosen = [data[i] for i in numbers]
     else:
-        fewer = ", or --set data.validation=1" if len(data) > 1 else ""
+        fewer = ", or set data.validation=1" if len(data) > 1 else ""
         raise CallError(
-            f"there are too few images to put {held_out} aside for validation; give --val{fewer}"
+            f"there are too few images to put {held_out} aside for validation;"
+            f" give `val`, a folder of others{fewer}"
         )
     held = {source.high.resolve() for source in chosen}
     left = [source for source in data if source.high.resolve() not in held]
     if not left:
-        raise CallError("all images of --data are in --val too; none is left to train on")
+        raise CallError("all images of `data` are in `val` too; none is left to train on")
     return left, chosen
 
 
 def read_photo(source: Source, scale: int, channels: int, *, shrink: bool) -> Photo:
-    """Decode a photograph and its degraded form.
+    """Decode a photograph, its degraded form and its target.
 
     Args:
         source: the files.
@@ -85,19 +109,27 @@ def read_photo(source: Source, scale: int, channels: int, *, shrink: bool) -> Ph
         shrink: make the degraded form as the benchmarks do where no file has it.
 
     Raises:
-        ImageError: a file cannot be read, or both do not fit together.
+        ImageError: a file cannot be read, or they do not fit together.
     """
     high = modcrop(_in_channels(read_rgb(source.high), channels), scale)
+    target = None
+    if source.target:
+        target = modcrop(_in_channels(read_rgb(source.target), channels), scale)
+        if target.shape != high.shape:
+            sizes = f"{_size(target)} pixels, but {_size(high)} belong to {source.high}"
+            raise ImageError(f"{source.target}: has {sizes}")
     if source.low is None:
-        return Photo(high, downscale(high, scale) if shrink else None)
+        return Photo(high, downscale(high, scale) if shrink else None, target)
     low = _in_channels(read_rgb(source.low), channels)
     height, width = (side // scale for side in high.shape[:2])
     if low.shape[:2] != (height, width):
-        found = f"{low.shape[1]}x{low.shape[0]}"
-        raise ImageError(
-            f"{source.low}: has {found} pixels, but {width}x{height} belong to {source.high}"
-        )
-    return Photo(high, low)
+        sizes = f"{_size(low)} pixels, but {width}x{height} belong to {source.high}"
+        raise ImageError(f"{source.low}: has {sizes}")
+    return Photo(high, low, target)
+
+
+def _size(image: Pixels) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"
 
 
 def _in_channels(image: Pixels, channels: int) -> Pixels:
@@ -107,8 +139,8 @@ def _in_channels(image: Pixels, channels: int) -> Pixels:
 class Photos:
     """Photographs by their number, decoded when they are first asked for. Threads may share it.
 
-    Those that cannot be read, or whose degraded form has a side shorter than `smallest`, are left out; `skipped`
-    holds the reasons of all that were found so far.
+    Those that cannot be read, or whose degraded form has a side shorter than `smallest`, are left
+    out; `skipped` holds the reasons for all that were found so far.
 
     Args:
         sources: the files.
@@ -116,7 +148,7 @@ class Photos:
         channels: 3, or 1 for luma.
         shrink: see `read_photo`.
         smallest: pixels.
-        memory: bytes that decoded images may take; those not used for longest leave first.
+        memory: bytes that decoded images may take; those not used for the longest time leave first.
 
     Raises:
         CallError: no image can be used.
@@ -148,9 +180,8 @@ class Photos:
             self.sources.append(source)
             sizes.append(sorted(size))
         if not sizes:
-            raise CallError(
-                f"none of {len(sources)} images can be used; the first: {''.join(self.skipped[:1])}"
-            )
+            first = "".join(self.skipped[:1])
+            raise CallError(f"none of {len(sources)} images can be used; the first: {first}")
         self.shorter, longer = np.array(sizes).T
         self.area = self.shorter * longer
         self._damaged: set[int] = set()
@@ -184,4 +215,4 @@ class Photos:
 
 
 def _bytes(photo: Photo) -> int:
-    return photo.high.nbytes + (0 if photo.low is None else photo.low.nbytes)
+    return sum(image.nbytes for image in photo if image is not None)

@@ -1,111 +1,84 @@
-"""What a run will take: parameters, multiply-adds, memory and days, from a few steps on this machine."""
+"""What a run will take, from a few steps on this machine: multiply-adds, memory and time."""
 
-import math
 import time
-from typing import Any
+from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
-from ..archs.ss2d import SpatialScan
-from . import parallel
-from .device_batch import COPIES, device_batches, step_bytes
-from .loop import Folders, Settings, add_gradients, open_data
-from .losses import build_adversary, network_loss
-from .network import build_optimiser, compile_network, recompute_blocks, start_weights
-from .recipe import TrainConfig, build_network
-from .schedule import stages
+from ..archs.complexity import multiply_adds
+from .config import TrainConfig
+from .device_batch import COPIES, step_bytes
+from .inputs import Folders, Settings
+from .losses import network_loss
+from .schedule import Stage, stages
+from .state import Run, add_gradients
+from .teacher import with_teacher
 
-COUNTED_SIDE = 32  # pixels: the work of a network grows with the number of pixels
-STEPS = 3  # that are measured, after one to warm up
-FEW = 4  # samples, with which a step is measured on a CPU
+STEPS = 3
+"""Steps that are measured, after one to warm up."""
+FEW = 4
+"""Samples with which a step is measured on a CPU."""
 Rows = list[tuple[str, str]]
-
-
-def multiply_adds(model: nn.Module, channels: int) -> float:
-    """Multiply-adds a pixel of the degraded image, on a CPU: of convolutions, projections and scans.
-
-    A scan over L pixels counts L x (9 D N + D) a direction, and L D R for its step sizes.
-    """
-    found: list[int] = []
-
-    def scanned(module: SpatialScan, inputs: tuple[Tensor, ...], _: Tensor) -> None:
-        pixels = math.prod(inputs[0].shape[:3])
-        found.append(
-            pixels
-            * (9 * module.A_logs.numel() + module.Ds.numel() + module.dt_projs_weight.numel())
-        )
-
-    def convolved(image: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
-        return 2 * math.prod(out_shape) * math.prod(weight[1:])
-
-    hooks = [
-        m.register_forward_hook(scanned) for m in model.modules() if isinstance(m, SpatialScan)
-    ]
-    counter = FlopCounterMode(
-        display=False, custom_mapping={torch.ops.aten.mkldnn_convolution: convolved}
-    )
-    with torch.no_grad(), counter:
-        model.eval()(torch.zeros(1, channels, COUNTED_SIDE, COUNTED_SIDE))
-    for hook in hooks:
-        hook.remove()
-    return (counter.get_total_flops() / 2 + sum(found)) / COUNTED_SIDE**2
 
 
 def plan(config: TrainConfig, folders: Folders, settings: Settings, init: str) -> Rows:
     """What a run of the recipe will take on this machine, as rows of what and how much.
 
-    On a CPU a step is measured with few samples and multiplied.
-    Raises as `train`.
+    On a CPU a step is measured with few samples and multiplied. Raises as `train`.
     """
-    engine = parallel.start(settings.device, settings.precision or parallel.DEFAULT)
-    model = build_network(config)
-    rows: Rows = [("recipe", config.summary), ("weights", start_weights(model, config, init))]
-    rows.append(("parameters", f"{sum(p.numel() for p in model.parameters()):,}"))
-    macs = multiply_adds(model, config.channels)
-    pairs, validation, skipped = open_data(config, folders, settings)
-    rows.append(
-        (
-            "images",
-            f"{len(pairs.photos.sources)} to train on, {len(validation)} to validate, {len(skipped)} skipped",
-        )
-    )
-    if settings.recompute:
-        recompute_blocks(model)
-    model = model.train().to(engine.device)
-    adversary = build_adversary(config.loss, settings.vgg, engine, torch.float32)
+    config = with_teacher(config, folders)
+    run = Run(config, folders, Path(), settings, {}, init)
+    parameters = sum(p.numel() for p in run.model.parameters())
+    images, held_out = len(run.pairs.photos.sources), len(run.validation)
+    rows: Rows = [
+        ("recipe", config.summary),
+        ("weights", run.notes[0]),
+        ("parameters", f"{parameters:,}"),
+        ("images", f"{images} to train on, {held_out} to validate, {run.skipped} skipped"),
+    ]
+    days = 0.0
+    for stage, iterations in zip(stages(config), config.schedule.iterations, strict=True):
+        seconds = step_seconds(run, stage)
+        days += seconds * iterations / 86400
+        rows += _stage_rows(run, stage, iterations, seconds)
+    return [*rows, ("in all", f"{days:.1f} days" if days >= 1 else f"{24 * days:.1f} hours")]
+
+
+def step_seconds(run: Run, stage: Stage) -> float:
+    """Median time of an iteration of a stage."""
+    patch, batch = stage
+    device = run.engine.device
+    size = run.sizes[patch] if device.type == "cuda" else min(run.sizes[patch], FEW)
+    part = run.pairs.batch(0, range(size), patch, batch)
+    run.model.train()
+    times = []
+    for _ in range(STEPS + 1):
+        began = time.perf_counter()
+        low, high = run.on_device(part)
+        losses = add_gradients(run.model, low, high, 1.0, run.config, run.engine, run.adversary)
+        run.optimiser.zero_grad(set_to_none=True)
+        # waits for the device
+        losses.tolist()
+        times.append(time.perf_counter() - began)
+    median = sorted(times[1:])[STEPS // 2]
+    return median * batch / run.engine.num_processes / size
+
+
+def _stage_rows(run: Run, stage: Stage, iterations: int, seconds: float) -> Rows:
+    patch, batch = stage
+    world, size = run.engine.num_processes, run.sizes[patch]
+    macs = multiply_adds(run.averaged, patch, patch).full * batch
 
     def loss_of(low: Tensor, high: Tensor) -> Tensor:
-        return network_loss(config.loss, adversary, model(low), high)
+        return network_loss(run.config.loss, run.adversary, run.model(low), high)
 
-    sizes = device_batches(model, config, loss_of, engine, settings.device_batch)
-    if settings.compile:
-        compile_network(model, engine.device)
-    optimiser, world, days = build_optimiser(model, config.optimiser), engine.num_processes, 0.0
-    for stage, iterations in zip(stages(config), config.schedule.iterations, strict=True):
-        patch, batch = stage
-        size = sizes[patch] if engine.device.type == "cuda" else min(sizes[patch], FEW)
-        low, high = (x[:size].to(engine.device) for x in pairs.batch(0, range(size), patch, batch))
-        times = []
-        for _ in range(STEPS + 1):
-            began = time.perf_counter()
-            losses = add_gradients(model, low, high, 1.0, config, engine, adversary)
-            optimiser.zero_grad(set_to_none=True)
-            losses.tolist()  # waits for the device
-            times.append(time.perf_counter() - began)
-        seconds = sorted(times[1:])[STEPS // 2] * batch / world / size
-        days += seconds * iterations / 86400
-        memory = (COPIES + 1) * sum(p.nbytes for p in model.parameters())
-        memory += sizes[patch] * step_bytes(model, config, patch, loss_of)
-        rows += [
-            (f"patches of {patch}", f"{iterations:,} iterations of {batch} samples"),
-            (
-                "  batch",
-                f"{world} {engine.device.type} x {sizes[patch]} at once x {batch // world // sizes[patch]} times",
-            ),
-            ("  multiply-adds forward", f"{macs * patch**2 * batch / 1e9:,.1f} G an iteration"),
-            ("  memory of a device", f"{memory / 2**30:.2f} GiB, estimated"),
-            ("  time", f"{seconds:.2f} s an iteration"),
-        ]
-    return [*rows, ("in all", f"{days:.1f} days" if days >= 1 else f"{24 * days:.1f} hours")]
+    memory = (COPIES + 1) * sum(p.nbytes for p in run.model.parameters())
+    memory += size * step_bytes(run.model, run.config, patch, loss_of)
+    times = batch // world // size
+    return [
+        (f"patches of {patch}", f"{iterations:,} iterations of {batch} samples"),
+        ("  batch", f"{world} {run.engine.device.type} x {size} at once x {times} times"),
+        ("  multiply-adds forward", f"{macs / 1e9:,.1f} G an iteration"),
+        ("  memory of a device", f"{memory / 2**30:.2f} GiB, estimated"),
+        ("  time", f"{seconds:.2f} s an iteration"),
+    ]

@@ -1,9 +1,9 @@
-"""What an iteration is: its stage and its learning rate."""
+"""The stage and the learning rate of an iteration."""
 
 import math
 from typing import NamedTuple
 
-from .recipe import TrainConfig
+from .config import TrainConfig
 
 
 class Stage(NamedTuple):
@@ -15,15 +15,14 @@ class Stage(NamedTuple):
 
 def stages(config: TrainConfig) -> list[Stage]:
     """All stages of a recipe."""
-    count = len(config.schedule.iterations)
-    patch, batch = (
-        n * (count if len(n) == 1 else 1) for n in (config.data.patch, config.data.batch)
-    )
-    return [Stage(*numbers) for numbers in zip(patch, batch, strict=True)]
+    count, data = len(config.schedule.iterations), config.data
+    patches = data.patch * count if len(data.patch) == 1 else data.patch
+    batches = data.batch * count if len(data.batch) == 1 else data.batch
+    return [Stage(*numbers) for numbers in zip(patches, batches, strict=True)]
 
 
 def stage_at(config: TrainConfig, iteration: int) -> Stage:
-    """The stage of an iteration, counted from 0; the last one's from the end on."""
+    """The stage of an iteration, counted from 0; beyond the end of the run the last stage."""
     found = stages(config)
     for stage, count in zip(found, config.schedule.iterations, strict=True):
         if iteration < count:
@@ -35,7 +34,8 @@ def stage_at(config: TrainConfig, iteration: int) -> Stage:
 def learning_rate(config: TrainConfig, iteration: int) -> float:
     """The rate of an iteration, counted from 0.
 
-    Linear warm-up; then steps, or a cosine that would reach `floor` in the iteration after the last one.
+    It warms up linearly and then goes down in steps, or as a cosine that would reach `floor` in the
+    iteration after the last one.
     """
     schedule, total = config.schedule, config.iterations
     warmup = max(1, round(schedule.warmup * total))

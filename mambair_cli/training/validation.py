@@ -1,7 +1,7 @@
-"""Validation: whole images or their middles through the engine and the metrics that `bench` uses."""
+"""Validation: whole images or their middles, by the restorer and the metrics of `bench`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,23 +9,30 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..degradations.base import Degradation, to_pixels
+from ..degradations.base import Degradation
 from ..errors import CallError, ImageError
 from ..images.folders import Pixels
 from ..images.metrics import psnr, psnr_y
 from ..images.resize import downscale
+from ..images.samples import to_uint8
 from ..restore.restorer import Options, Restorer
+from .config import TrainConfig
 from .data import degraded
-from .photos import Source, read_photo
-from .recipe import TrainConfig
+from .photos import Photo, Source, read_photo
 
 SEED = 0
-SMALLEST = 8  # degraded pixels a side, so that something is left within the border
+SMALLEST = 8
+"""Degraded pixels a side, so that something is left within the border."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A degraded image and its truth: h x w x C (uint8, or float32 of which 1 is white), s*h x s*w x C uint8."""
+    """A degraded image and its truth.
+
+    Attributes:
+        low: h x w x C, uint8 or float32 where 1 is white.
+        high: s*h x s*w x C uint8.
+    """
 
     low: NDArray[Any]
     high: Pixels
@@ -38,9 +45,10 @@ def validation_pairs(
     channels: int,
     crop: int | None = None,
 ) -> tuple[list[Pair], list[str]]:
-    """Whole images, or their centres, as pairs that are the same in every run, and why others are left out.
+    """Whole images, or their centres, as pairs, and why other images are left out.
 
-    A degradation of one strength that varies (noise, JPEG) takes values spread evenly over its range.
+    The pairs are the same in every run. A degradation with just one range (noise, JPEG) takes
+    values that are spread evenly over it.
 
     Args:
         sources: the files.
@@ -64,51 +72,56 @@ def validation_pairs(
             continue
         photos.append(photo)
     for i, photo in enumerate(photos):
-        high, low = photo
-        if crop:
-            top, left = (max(0, side // scale - crop) // 2 for side in high.shape[:2])
-            high = high[top * scale : (top + crop) * scale, left * scale : (left + crop) * scale]
-            low = None if low is None else low[top : top + crop, left : left + crop]
+        high, low, _ = photo if crop is None else _centre(photo, crop, scale)
         if low is not None:
             pairs.append(Pair(low, high))
         elif degradation is None:
             pairs.append(Pair(downscale(high, scale), high))
         else:
-            level = _at(degradation, (i + 0.5) / len(photos))
-            pairs.append(Pair(degraded(high, level, np.random.default_rng((SEED, i))), high))
+            strength = _at(degradation, (i + 0.5) / len(photos))
+            rng = np.random.default_rng((SEED, i))
+            pairs.append(Pair(degraded(high, strength, rng), high))
     if not pairs:
-        raise CallError(
-            f"none of {len(sources)} images can be used; the first: {''.join(skipped[:1])}"
-        )
+        first = "".join(skipped[:1])
+        raise CallError(f"none of {len(sources)} images can be used; the first: {first}")
     return pairs, skipped
 
 
+def _centre(photo: Photo, crop: int, scale: int) -> Photo:
+    """The middle of a photograph, at most `crop` degraded pixels a side."""
+    high, low, _ = photo
+    top, left = (max(0, side // scale - crop) // 2 for side in high.shape[:2])
+    rows = slice(top * scale, (top + crop) * scale)
+    columns = slice(left * scale, (left + crop) * scale)
+    if low is not None:
+        low = low[top : top + crop, left : left + crop]
+    return Photo(high[rows, columns], low)
+
+
 def _at(degradation: Any, position: float) -> Any:
-    """The degradation at a position from 0 to 1 in its range, where it has just one; else as it is."""
-    ranges = [
-        f.name for f in fields(degradation) if isinstance(getattr(degradation, f.name), tuple)
-    ]
-    if len(ranges) != 1:
+    """The degradation at a position, 0 to 1, in its range if it has just one; else as it is."""
+    if len(degradation.LIMITS) != 1:
         return degradation
-    low, high = getattr(degradation, ranges[0])
+    (name,) = degradation.LIMITS
+    low, high = getattr(degradation, name)
     level = type(low)(low + position * (high - low))
-    return replace(degradation, **{ranges[0]: (level, level)})
+    return replace(degradation, **{name: (level, level)})
 
 
 def metric_of(config: TrainConfig) -> str:
-    """As the papers' tables: `psnr_y` where networks enlarge or take away rain, else `psnr`, on all channels."""
+    """The metric of the papers: `psnr_y` for enlarging and rain, else `psnr` on all channels."""
     return "psnr_y" if config.task in ("upscale", "derain") else "psnr"
 
 
 def restored(model: nn.Module, pairs: Sequence[Pair], device: torch.device) -> list[Pixels]:
-    """What a network makes of the degraded images, H x W x C uint8."""
+    """What a network makes of degraded images: H x W x C uint8 each."""
     name = str(device) if device.type == "cuda" else device.type
     restorer = Restorer(model, "the network in training", Options(name))
     results = []
     for pair in pairs:
         low = pair.low[:, :, 0] if pair.low.shape[2] == 1 else pair.low
         out = restorer.restore(np.ascontiguousarray(low), squeeze=False)
-        out = out if out.dtype == np.uint8 else to_pixels(out)
+        out = out if out.dtype == np.uint8 else to_uint8(out)
         results.append(out.reshape(pair.high.shape))
     return results
 
@@ -116,13 +129,9 @@ def restored(model: nn.Module, pairs: Sequence[Pair], device: torch.device) -> l
 def score(results: Sequence[Pixels], pairs: Sequence[Pair], scale: int, metric: str) -> float:
     """Mean PSNR in dB, a border of `scale` pixels left out where the network enlarges.
 
-    metric: `psnr_y` or `psnr`, the names of `metrics`.
+    metric: `psnr_y` or `psnr`, see `metric_of`.
     """
     border = scale if scale > 1 else 0
-    measured = []
-    for out, pair in zip(results, pairs, strict=True):
-        if metric == "psnr_y":
-            measured.append(psnr_y(out, pair.high, border=border))
-        else:
-            measured.append(psnr(out, pair.high, border=border))
-    return float(np.mean(measured))
+    measure = psnr_y if metric == "psnr_y" else psnr
+    pictures = zip(results, pairs, strict=True)
+    return float(np.mean([measure(out, pair.high, border=border) for out, pair in pictures]))

@@ -1,43 +1,49 @@
-"""Watching a run: the live line, the log, TensorBoard, and the pictures at the end."""
+"""Where a run can be watched: live line, log, TensorBoard; and the card and pictures at its end."""
 
 import json
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..degradations.base import to_pixels
 from ..errors import BackendError
 from ..images.folders import Pixels
 from ..images.io import Image, write_image
-from ..models.weights import write_atomically
+from ..images.samples import to_uint8
+from ..system.files import write_atomically
 from .validation import Pair
 
-CROP = 96  # pixels a side of what is shown of a validation image
-SHOWN = 4  # validation images
-WAITING = 0.05  # share of the time, from which on waiting for data is told
+CROP = 96
+"""Pixels a side that are shown of a validation image."""
+SHOWN = 4
+"""Validation images that are shown."""
+WAITING = 0.05
+"""Share of the time from which on waiting for data is told."""
+
+
+def say(line: str) -> None:
+    """Print a line on stderr."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The entries of a log; a line that was cut off is left out."""
+    """The entries of a log, without a last line that was cut off."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def describe(entry: Mapping[str, Any], total: int) -> str:
-    """One line of a log in words."""
+    """An entry of the log in words."""
     left = (total - entry["iteration"]) / entry["it_per_s"] / 60
     loss = "none" if entry["loss"] is None else f"{entry['loss']:.5f}"
     parts = [f"{entry['iteration']}/{total}", f"loss {loss}"]
-    parts += [
-        f"{value:.3f} dB"
-        for key, value in entry.items()
-        if key.startswith("psnr") and value is not None
-    ]
+    scores = [value for key, value in entry.items() if key.startswith("psnr")]
+    parts += [f"{value:.3f} dB" for value in scores if value is not None]
     parts += [f"{entry['it_per_s']:.2f} it/s", f"{left:.0f} min left"]
     if entry["wait"] >= WAITING:
         parts.append(f"{entry['wait']:.0%} waiting for data")
@@ -46,24 +52,50 @@ def describe(entry: Mapping[str, Any], total: int) -> str:
     return ", ".join(parts)
 
 
+class Pace:
+    """Where the time goes since the last entry of the log, which `iteration` steps came before."""
+
+    def __init__(self, iteration: int):
+        self._since, self._began, self._computing = iteration, time.perf_counter(), 0.0
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Count the time within as the work proper."""
+        began = time.perf_counter()
+        yield
+        self._computing += time.perf_counter() - began
+
+    def shares(self, iteration: int, waited: float) -> dict[str, float]:
+        """Iterations a second, and shares of the time waiting for data and outside of the work."""
+        seconds = time.perf_counter() - self._began
+        return {
+            "it_per_s": (iteration - self._since) / seconds,
+            "wait": waited / seconds,
+            "outside": 1 - self._computing / seconds,
+        }
+
+
 class Watch:
-    """Where a run can be seen: a live line on a terminal, else lines on stderr; log.jsonl; TensorBoard if asked for.
+    """Where a run can be seen: a live line on a terminal or lines elsewhere, log, TensorBoard.
 
     Args:
         out: folder of the run, which exists.
-        total: iterations.
-        first: iterations that are done; what the log says of later ones is dropped, as it comes again.
+        total: iterations of the run.
+        first: iterations that are done; entries of the log beyond it are dropped, as they come
+            again.
         tensorboard: write to out/tensorboard too.
 
     Raises:
-        BackendError: TensorBoard is not installed. OSError: the log cannot be written.
+        BackendError: TensorBoard is not installed.
+        OSError: the log cannot be written.
     """
 
     def __init__(self, out: Path, total: int, first: int, tensorboard: bool):
         self.path, self.total = out / "log.jsonl", total
         kept = [entry for entry in read_log(self.path) if entry["iteration"] <= first]
         write_atomically(self.path, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
-        self._last: dict[str, Any] = {"wait": 0.0, "skipped": 0}  # of each key
+        # the last value of each key
+        self._last: dict[str, Any] = {"wait": 0.0, "skipped": 0}
         for entry in kept:
             self._last |= entry
         self._since, self._began = first, time.perf_counter()
@@ -79,20 +111,16 @@ class Watch:
             self._bar.start()
 
     def tick(self, iteration: int, loss: float) -> None:
-        """So many iterations are done, the last one with this loss."""
+        """Show that `iteration` steps are done, the last one with this loss."""
         if self._bar:
             rate = (iteration - self._since) / (time.perf_counter() - self._began)
-            now = {
-                "iteration": iteration,
-                "loss": loss if math.isfinite(loss) else None,
-                "it_per_s": rate,
-            }
-            self._bar.update(
-                self._task, completed=iteration, description=describe(self._last | now, self.total)
-            )
+            shown = loss if math.isfinite(loss) else None
+            now = self._last | {"iteration": iteration, "loss": shown, "it_per_s": rate}
+            text = describe(now, self.total)
+            self._bar.update(self._task, completed=iteration, description=text)
 
     def log(self, entry: dict[str, Any]) -> None:
-        """An entry of the log. Raises OSError."""
+        """Add an entry to the log. Raises OSError."""
         numbers = {
             key: value if value is not None and math.isfinite(value) else None
             for key, value in entry.items()
@@ -105,18 +133,17 @@ class Watch:
             text = describe(self._last, self.total)
             self._bar.update(self._task, completed=entry["iteration"], description=text)
         else:
-            print(describe(entry, self.total), file=sys.stderr, flush=True)
+            say(describe(entry, self.total))
         if self._board:
             for key in entry.keys() - {"iteration"}:
                 if entry[key] is not None:
                     self._board.add_scalar(key, entry[key], entry["iteration"])
 
     def show(self, results: Sequence[Pixels], pairs: Sequence[Pair], iteration: int) -> None:
-        """Validation crops side by side, in TensorBoard."""
+        """Show validation crops side by side in TensorBoard."""
         if self._board:
-            self._board.add_image(
-                "validation", side_by_side(results, pairs), iteration, dataformats="HWC"
-            )
+            picture = side_by_side(results, pairs)
+            self._board.add_image("validation", picture, iteration, dataformats="HWC")
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -130,17 +157,15 @@ def _tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise BackendError(
-            "--tensorboard needs TensorBoard: pip install 'mambair[train]'"
-        ) from None
+        raise BackendError("TensorBoard is missing: pip install 'mambair[train]'") from None
     return SummaryWriter(str(folder))
 
 
 def side_by_side(results: Sequence[Pixels], pairs: Sequence[Pair]) -> Pixels:
-    """The middles of some validation images, a row for each: degraded, restored, true; each pixel drawn twice."""
+    """Middles of some validation images, a row each: degraded, restored, true; pixels doubled."""
     rows = []
     for out, pair in list(zip(results, pairs, strict=True))[:SHOWN]:
-        low = pair.low if pair.low.dtype == np.uint8 else to_pixels(pair.low)
+        low = pair.low if pair.low.dtype == np.uint8 else to_uint8(pair.low)
         scale = pair.high.shape[0] // low.shape[0]
         crops = []
         for image in (low.repeat(scale, 0).repeat(scale, 1), out, pair.high):
@@ -153,24 +178,34 @@ def side_by_side(results: Sequence[Pixels], pairs: Sequence[Pair]) -> Pixels:
     return np.concatenate(rows).repeat(2, 0).repeat(2, 1)
 
 
+def write_card(out: Path, summary: str, parameters: int, facts: Mapping[str, Any]) -> None:
+    """Write model.md, which says what the weights are. Raises OSError."""
+    lines = [
+        f"# {out.resolve().name}",
+        "",
+        f"{summary or 'A network of the user'}. {parameters:,} parameters.",
+        "",
+        *(f"- {key.replace('_', ' ')}: {value}" for key, value in facts.items()),
+        "- recipe: recipe.json",
+        "",
+    ]
+    (out / "model.md").write_text("\n".join(lines))
+
+
 def write_curves(log: Path, path: Path) -> bool:
-    """Draw loss, PSNR and rate of a log over the iterations; False where matplotlib is not installed."""
+    """Draw a log's loss, PSNR and learning rate; return False where matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return False
     entries = read_log(log)
-    keys = [
-        "loss",
-        *sorted({key for entry in entries for key in entry if key.startswith("psnr")}),
-        "lr",
-    ]
+    scores = sorted({key for entry in entries for key in entry if key.startswith("psnr")})
+    keys = ["loss", *scores, "lr"]
     figure = Figure(figsize=(8, 3 * len(keys)), layout="constrained")
     for place, key in enumerate(keys, 1):
         axes = figure.add_subplot(len(keys), 1, place)
-        points = [
-            (entry["iteration"], entry[key]) for entry in entries if entry.get(key) is not None
-        ]
+        known = [entry for entry in entries if entry.get(key) is not None]
+        points = [(entry["iteration"], entry[key]) for entry in known]
         axes.plot(*zip(*points, strict=True), marker="." if len(points) < 60 else "")
         axes.set_ylabel(f"{key}, dB" if key.startswith("psnr") else key)
         if key == "loss":
@@ -182,5 +217,5 @@ def write_curves(log: Path, path: Path) -> bool:
 
 
 def write_crops(results: Sequence[Pixels], pairs: Sequence[Pair], path: Path) -> None:
-    """`side_by_side` as a file. Raises ImageError."""
+    """Write `side_by_side` to a file. Raises ImageError."""
     write_image(path, Image(side_by_side(results, pairs)))

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mambair_cli.archs import ss2d, vmambair
-from mambair_cli.archs.complexity import complexity, unit_macs
+from mambair_cli.archs.complexity import complexity, multiply_adds
 from mambair_cli.archs.layers import LayerNorm
 from mambair_cli.archs.mambair import MambaIR, MambaIRConfig
 from mambair_cli.archs.ss2d import SS2D, use_backend
@@ -53,7 +53,7 @@ def test_a_scan_by_hand():
     layers = 8 * 20 + 9 * 10 + 10 * 8
     projections = 4 * (10 * 7 + 10 * 1)
     recurrence = 4 * (9 * 10 * 3 + 10)
-    leaf, full = unit_macs(module, 6)
+    leaf, full = module.macs(6).leaf, module.macs(6).full
     assert leaf == 6 * (layers + 4 * 10)
     assert full == 6 * (layers + 5 * 10 + projections + recurrence)
 
@@ -64,9 +64,25 @@ def test_an_omni_selective_scan_by_hand():
     layers = 8 * 16 + 9 * 8 + 8 * 8
     spatial = 4 * (8 * 5 + 8 * 1) + 4 * (9 * 8 * 2 + 8)
     channels = 2 * (4 * 10 + 4 * 6) + 2 * (9 * 4 * 2 + 4)
-    leaf, full = unit_macs(module, 6)
+    leaf, full = module.macs(6).leaf, module.macs(6).full
     assert leaf == 6 * (layers + 4 * 8) + 8 * (4 + 4) + 4 * 8
     assert full == 6 * (layers + 5 * 8 + spatial) + 8 * (4 + 4) + 5 * 8 + 6 * 8 + 8 * channels
+
+
+def test_a_small_net_by_hand():
+    """Each convolution, projection and norm by its formula; C = D = 16, N = 2, R = 1, K = 4."""
+    model = MambaIR(MambaIRConfig(16, (1,), 2, 1.0, "light_c", "pixelshuffledirect", 2))
+    C = D = 16
+    outer = 27 * C + 9 * C * C + 9 * C * 12  # conv_first, conv_after_body, upsample
+    group = 9 * C * C
+    scan = 2 * C * D + 9 * D + 4 * (1 + 2 * 2) * D + 4 * D + 4 * (9 * D * 2 + D) + C * D
+    half = C * C // 2 + 9 * C // 2 + C // 2 * C + 9 * C
+    norms = 5 * (4 * C + D)  # patch_embed, ln_1, ln_2, norm; out_norm
+    pooling = C
+    attention = 2 * C  # for all pixels together, C // 30 rounded up to 1
+    pixels = 24 * 16
+    expected = pixels * (outer + group + scan + half + norms + pooling) + attention
+    assert multiply_adds(model, 24, 16).full == expected
 
 
 class Small(nn.Module):

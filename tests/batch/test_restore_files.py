@@ -11,7 +11,7 @@ from folders import make, pixels_of
 from mambair_cli.batch.restore_files import Request, plan_files, restore_files
 from mambair_cli.errors import CallError
 from mambair_cli.images.io import read_image
-from mambair_cli.models.catalog import TASKS
+from mambair_cli.models.tasks import TASKS
 from mambair_cli.restore import upscaler
 
 pytestmark = pytest.mark.usefixtures("empty_folder")

@@ -10,7 +10,7 @@ from reports import facts, result
 
 from mambair_cli.bench.cost import gpu, memory, speed
 from mambair_cli.bench.quality import report, sets
-from mambair_cli.models.catalog import MODELS
+from mambair_cli.models.catalog import list_models
 
 
 @pytest.fixture(autouse=True)
@@ -171,7 +171,7 @@ def test_bench_speed(call, monkeypatch):
         call("bench", "speed", "--backend", "numba", "--device", "cpu", "--dtype", "fp32")
     ).splitlines()
     assert lines[1].split() == ["tiny-x2", "numba", "cpu", "64x64", "0.123", "7.53", "1.00", "256"]
-    bundled = [model.name for model in MODELS if model.bundled]
+    bundled = [model.name for model in list_models() if model.bundled]
     assert asked == [
         (["tiny-x2"], (), "auto", "auto", speed.QUICK_SIDES),
         (bundled, ("numba",), "cpu", "fp32", speed.SIDES),

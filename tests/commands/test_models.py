@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from servers import answer, serving
 
 from mambair_cli.commands import models as module
-from mambair_cli.models import catalog as registry
+from mambair_cli.models import catalog
 from mambair_cli.models.cache import models_folder
-from mambair_cli.models.catalog import MODELS, TASKS, model_named
+from mambair_cli.models.catalog import list_models, model_named
+from mambair_cli.models.tasks import TASKS
 from mambair_cli.models.weights import bundled_folder
 
 ROOT = Path(__file__).parents[2]
@@ -43,11 +44,10 @@ def server(monkeypatch):
         tiny = model_named("tiny-x2")
         changed = {"config": tiny.config, "parameters": tiny.parameters, "urls": (running.url,)}
         rows = [
-            registry.Model(**vars(row) | changed) if row.name == "mambair-light-c-x2" else row
-            for row in MODELS
+            catalog.Model(**vars(row) | changed) if row.name == "mambair-light-c-x2" else row
+            for row in list_models()
         ]
-        for target in ("models.catalog", "models.weights", "models.fetch", "commands.models"):
-            monkeypatch.setattr(f"mambair_cli.{target}.MODELS", tuple(rows))
+        monkeypatch.setattr(catalog, "read_catalog", lambda path: tuple(rows))
         yield running
 
 
@@ -57,7 +57,7 @@ def server(monkeypatch):
 def test_the_list(call, home):
     header, *lines = works(call("models", "list")).splitlines()
     assert header.split() == ["name", "task", "scale", "params", "for", "score", "file"]
-    for model, line in zip(MODELS, lines, strict=True):
+    for model, line in zip(list_models(), lines, strict=True):
         assert line.split()[:2] == [model.name, model.task]
         assert f" {model.parameters / 1e6:.2f}M " in line
         state = "bundled" if model.bundled else "to fetch" if model.urls else "no address"
@@ -68,7 +68,7 @@ def test_the_list(call, home):
 
 def test_the_list_as_json(call, home):
     facts = json.loads(works(call("models", "list", "--json")))
-    for model, found in zip(MODELS, facts, strict=True):
+    for model, found in zip(list_models(), facts, strict=True):
         assert found["name"] == model.name
         assert found["config"] == json.loads(json.dumps(dict(model.config)))
         assert found["scores"] == [asdict(score) for score in model.scores]
@@ -90,7 +90,7 @@ def test_the_list_as_json(call, home):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_list_of_a_task(call, home, task):
-    expected = [model.name for model in MODELS if model.task == task]
+    expected = [model.name for model in list_models() if model.task == task]
     assert [
         facts["name"]
         for facts in json.loads(works(call("models", "list", "--task", task, "--json")))
@@ -127,7 +127,7 @@ def test_the_tables_of_readme():
 
 def test_the_tables(call, home):
     text = works(call("models", "list", "--markdown"))
-    for model in MODELS:
+    for model in list_models():
         (line,) = [line for line in text.splitlines() if line.startswith(f"| `{model.name}` |")]
         for score in model.scores:
             assert f"{score.psnr:.2f}" in line
@@ -297,7 +297,7 @@ def test_all_files_are_verified(call, home, net):
     path = Path(works(call("models", "import", net, "--name", "my-net")).strip())
     lines = works(call("models", "verify")).splitlines()[1:]
     assert {line.split()[0]: line.split()[-1] for line in lines} == {
-        **{model.name: "sound" for model in MODELS if model.bundled},
+        **{model.name: "sound" for model in list_models() if model.bundled},
         "my-net": "sound",
     }
     path.write_bytes(path.read_bytes()[:-1])

@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 import mambair_cli
 from mambair_cli.commands.restore import command
 from mambair_cli.images.io import OUTPUT_SUFFIXES, Image, read_image, write_image
-from mambair_cli.models.catalog import TASKS, model_named
+from mambair_cli.models.catalog import model_named
 from mambair_cli.models.choice import Choice, gain
+from mambair_cli.models.tasks import TASKS
 from mambair_cli.models.weights import bundled_folder
 from mambair_cli.restore import upscaler
 from mambair_cli.restore.options import Options

@@ -12,9 +12,10 @@ from calls import DATA, fails, works
 from networks import network
 
 from mambair_cli.images.io import read_image
-from mambair_cli.models import catalog as registry
+from mambair_cli.models import catalog
 from mambair_cli.models import fetch as checkpoints
-from mambair_cli.models.weights import save_network, sha256
+from mambair_cli.models.weights import save_network
+from mambair_cli.system.files import sha256
 
 PIXELS = read_image(DATA / "dragonfly.png").pixels[:96, :96]
 
@@ -28,12 +29,13 @@ def noisy(sigma):
 def models(monkeypatch, tmp_path_factory, empty_folder):
     """Small networks are bundled under the names of the published ones, each for its level."""
     place, model, rows = tmp_path_factory.mktemp("weights"), network("denoise"), []
-    for row in registry.MODELS:
+    for row in catalog.list_models():
         if row.name.startswith(("mambair-denoise", "mambair-jpeg")):
             path = place / f"{row.name}.safetensors"
             save_network(path, model, model.state_dict(), {"name": row.name})
             rows.append(replace(row, file=path.name, sha256=sha256(path)))
-    monkeypatch.setattr(registry, "MODELS", tuple(rows))
+    found = tuple(rows)
+    monkeypatch.setattr(catalog, "read_catalog", lambda path: found)
     monkeypatch.setattr(checkpoints, "bundled_folder", lambda: place)
     return place
 
@@ -106,14 +108,15 @@ def test_other_weights_of_a_level_make_other_results(call, models, monkeypatch):
     works(call("denoise", "in", "-o", "out"))
     model, path = network("denoise"), models / "mambair-denoise-50.safetensors"
     save_network(path, model, model.state_dict(), {"name": "another"})
-    rows = (replace(row, sha256=sha256(models / str(row.file))) for row in registry.MODELS)
-    monkeypatch.setattr(registry, "MODELS", tuple(rows))
+    rows = (replace(row, sha256=sha256(models / str(row.file))) for row in catalog.list_models())
+    found = tuple(rows)
+    monkeypatch.setattr(catalog, "read_catalog", lambda path: found)
     assert json.loads(works(call("denoise", "in", "-o", "out", "--json")))["ok"] == 1
 
 
 @pytest.mark.parametrize("task", ["denoise", "derain", "dejpeg"])
 def test_a_folder_by_a_file_where_nothing_is_bundled(call, empty_folder, monkeypatch, task):
-    monkeypatch.setattr(registry, "MODELS", ())
+    monkeypatch.setattr(catalog, "read_catalog", lambda path: ())
     model = network("denoise")
     save_network(empty_folder / "net.safetensors", model, model.state_dict(), {})
     Path("in").mkdir()
@@ -126,7 +129,7 @@ def test_a_folder_by_a_file_where_nothing_is_bundled(call, empty_folder, monkeyp
 
 @pytest.mark.parametrize("options", [[], ["--width", 200]])
 def test_what_has_no_model_is_told_before_the_work(call, empty_folder, monkeypatch, options):
-    monkeypatch.setattr(registry, "MODELS", ())
+    monkeypatch.setattr(catalog, "read_catalog", lambda path: ())
     Path("in").mkdir()
     noisy(25).save("in/a.png")
     fails(

@@ -24,7 +24,7 @@ UPSCALE = [  # options after `upscale photo.png -o out.png`; exit code, words of
     ("--memory-limit much", 2, "--memory-limit", "'much'", "4GB"),
     ("--memory-limit 1MB", 1, "memory"),
     ("--alpha sharp", 2, "--alpha", "bicubic"),
-    ("--max-pixels 100", 1, "photo.png", "--max-pixels"),
+    ("--max-pixels 100", 1, "photo.png", "max_pixels"),
     ("--max-pixels 0", 2, "--max-pixels"),
     ("-s two", 2, "--scale"),
     ("-s", 2, "-s"),

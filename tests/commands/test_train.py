@@ -1,21 +1,25 @@
 import json
+import os
 import re
 import shlex
+import signal
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from calls import check_bad, contents, each_call, fails, upscale
+from training import before_iteration
 
+from mambair_cli.commands.train import how_to_resume
 from mambair_cli.training import loop
-from mambair_cli.training.loop import Folders, Settings, how_to_resume
+from mambair_cli.training.inputs import Folders, Settings
 from mambair_cli.training.recipe import read_recipe
 
 RECIPE = """
 scale = 2
 seed = 1
-network = {arch = "mambair", embed_dim = 16, depths = [1], d_state = 2, expand = 1.0, conv_block = "light_c",
-           upsampler = "pixelshuffledirect"}
+network = {arch = "mambair", embed_dim = 16, depths = [1], d_state = 2, expand = 1.0,
+           conv_block = "light_c", upsampler = "pixelshuffledirect"}
 data = {patch = 10, batch = 3, validation = 1}
 optimiser = {lr = 2e-3, betas = [0.9, 0.99], weight_decay = 0.01, clip = 1.0, ema = 0.9}
 schedule = {iterations = 6, warmup = 0.1}
@@ -43,7 +47,7 @@ def test_train(call, pictures):
     assert (recipe["data"]["batch"], recipe["data"]["patch"]) == ([1], [8])
     assert recipe["schedule"]["iterations"] == [2]
     before = contents(Path("run"))
-    fails(call(*line), 2, "run holds a run already", "--resume")
+    fails(call(*line), 2, "run holds a run already; give --resume, or another --out")
     assert contents(Path("run")) == before
     assert call("train", "--resume", "--data", pictures, "--out", "run")[:2] == (
         0,
@@ -170,6 +174,31 @@ def test_the_printed_command_resumes_with_the_same_options(
     assert asked == [(run, {"resume": True, "init": "", "settings": settings})]
 
 
+def test_the_command_that_goes_on_repeats_all_options(monkeypatch):
+    folders = Folders(Path("d"), low=Path("the low"))
+    assert how_to_resume(folders, Path("o"), Settings()) == (
+        "mambair train --resume --out o --data d --low 'the low'"
+    )
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    settings = Settings("cpu", "bf16", 1, 3, 2**29, True, False, Path("v.pth"), True)
+    assert how_to_resume(folders, Path("o"), settings) == (
+        "torchrun --nproc-per-node 2 -m mambair_cli train --resume --out o --data d --low 'the low'"
+        " --device cpu --precision bf16 --device-batch 1 --workers 3 --cache 0.5 --recompute"
+        " --vgg v.pth --compile"
+    )
+
+
+def test_a_stopped_run_says_how_to_go_on(call, pictures, monkeypatch):
+    Path("recipe.toml").write_text(RECIPE)
+    before_iteration(monkeypatch, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
+    line = ["train", "--recipe", "recipe.toml", "--data", pictures, "--out", "o", "--device", "cpu"]
+    code, out, err = call(*line)
+    assert (code, out) == (130, "")
+    command = f"mambair train --resume --out o --data {pictures} --device cpu"
+    assert "saved after iteration 2; o/model.safetensors has the weights so far\n" in err
+    assert f"mambair: go on with: {command}\n" in err
+
+
 def test_the_list_of_recipes(call):
     code, out, err = call("train", "--list")
     assert (code, err) == (0, "")
@@ -192,8 +221,10 @@ def test_a_dry_run_writes_nothing(call, pictures):
 def test_options_of_basicsr(call, pictures):
     pytest.importorskip("yaml")
     Path("options.yml").write_text(
-        "network_g: {type: MambaIR, upscale: 2, upsampler: pixelshuffledirect, embed_dim: 12, depths: [1]}\n"
-        "datasets: {train: {gt_size: 16, batch_size_per_gpu: 2, colour: 3}}\n"
+        "network_g: {type: MambaIR, upscale: 2, upsampler: pixelshuffledirect, embed_dim: 12,\n"
+        "  depths: [1]}\n"
+        "datasets: {train: {gt_size: 16, batch_size_per_gpu: 2, colour: 3},\n"
+        "  val: {dataroot_lq: x}}\n"
         "train: {total_iter: 1, scheduler: {type: MultiStepLR, milestones: []}}\n"
     )
     line = [
@@ -210,6 +241,7 @@ def test_options_of_basicsr(call, pictures):
     code, out, err = call(*line)
     assert (code, out) == (0, "run/model.safetensors\n")
     assert "mambair: datasets.train.colour: 3 has no counterpart\n" in err
+    assert "mambair: datasets.val.dataroot_lq: give --val-low x\n" in err
     fails(call(*line, "--recipe", "tiny-x2"), 2, "--recipe, or --import-yaml")
 
 
@@ -224,8 +256,13 @@ def test_options_of_basicsr(call, pictures):
         "'pach'",
         "did you mean 'patch'",
     ),
-    ("train  --recipe  tiny-x2  --data  .  --out  run  --precision  fp8", 2, "--precision", "fp8"),
-    ("train  --recipe  classic-x3  --data  .  --out  run", 2, "'classic-x2'", "--init"),
+    (
+        "train  --recipe  tiny-x2  --data  .  --out  run  --precision  fp8",
+        2,
+        "--precision",
+        "fp8",
+    ),
+    ("train  --recipe  classic-x3  --data  .  --out  run", 2, "'classic-x2'", "--init none"),
     ("train  --recipe  tiny-x2  --data  .  --out  run  --low  empty", 2, "empty holds no image"),
     ("train  --import-yaml  recipe.toml  --data  .  --out  run", 2, "recipe.toml"),
     ("train  --recipe  recipe.toml  --data  empty  --out  run", 2, "recipe.toml", "missing"),

@@ -9,8 +9,8 @@ import pytest
 from failing import fails
 from pictures import noise, smooth
 
-from mambair_cli.degradations.base import FULL_CHROMA, HALF_CHROMA, compress
 from mambair_cli.degradations.estimate import bandwidth, jpeg_quality, noise_sigma, stored_quality
+from mambair_cli.degradations.jpeg import FULL_CHROMA, HALF_CHROMA, compress
 from mambair_cli.images.io import decode_image
 
 EVAL = Path(__file__).parents[3] / "shared" / "data" / "eval"
@@ -116,10 +116,12 @@ def test_wrong_pixels(estimate):
 
 @every_estimate
 def test_large_images_take_no_longer(estimate):
-    pixels = np.tile(photo("dragonfly"), (40, 40, 1))  # 31 megapixels
+    # 31 megapixels
+    pixels = np.tile(photo("dragonfly"), (40, 40, 1))
     start = time.process_time()
     estimate(pixels)
-    assert time.process_time() - start < 0.5  # tens of milliseconds where nothing else runs
+    # tens of milliseconds where nothing else runs
+    assert time.process_time() - start < 0.5
 
 
 # Noise
@@ -216,7 +218,8 @@ def test_stored_quality(quality, mode):
 
 def test_compressed_twice():
     twice = compress(compress(photo(), 20), 95)
-    assert jpeg_quality(twice) == 20  # what did the harm, as the pixels tell; the file would say 95
+    # what did the harm, as the pixels tell; the file would say 95
+    assert jpeg_quality(twice) == 20
 
 
 # Enlargement
@@ -264,7 +267,8 @@ def test_bandwidth_of_filtered_noise(share):
     spectrum = np.fft.fft2(noise((256, 256)) / 2 + 64)
     held = np.abs(np.fft.fftfreq(256)) < share / 2
     pixels = np.fft.ifft2(spectrum * held * held[:, None]).real.round().astype(np.uint8)
-    assert bandwidth(pixels) == pytest.approx(share, abs=0.06)  # two of 32 steps
+    # two of 32 steps
+    assert bandwidth(pixels) == pytest.approx(share, abs=0.06)
 
 
 def test_compression_hides_enlargement():
@@ -288,12 +292,12 @@ def test_noise_of_evaluation_images():
     pictures = images("Kodak24", "McMaster", "Urban100", "BSD100")
     clean = np.array([noise_sigma(p) for p in pictures])
     print(f"clean: {np.percentile(clean, [0, 50, 95, 100])} of {len(clean)}")
-    assert np.mean(clean < 3) > 0.98  # the one above is gray, stored as RGB
+    # the one above is gray, stored as RGB
+    assert np.mean(clean < 3) > 0.98
     for sigma in (5, 10, 15, 25, 35, 50):
         found = np.array([noise_sigma(noisy(p, sigma, seed)) for seed, p in enumerate(pictures)])
-        print(
-            f"sigma {sigma}: {found.min():.1f} .. {np.median(found):.1f} .. {found.max():.1f} of {len(found)}"
-        )
+        spread = f"{found.min():.1f} .. {np.median(found):.1f} .. {found.max():.1f}"
+        print(f"sigma {sigma}: {spread} of {len(found)}")
         assert np.mean(np.abs(found - sigma) <= max(1.5, 0.15 * sigma)) > 0.98
 
 

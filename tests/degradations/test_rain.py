@@ -6,20 +6,20 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from mambair_cli.degradations.base import to_pixels
 from mambair_cli.degradations.rain import Rain
 from mambair_cli.images.metrics import psnr_y
+from mambair_cli.images.samples import to_uint8
 
 DATA = Path(__file__).parents[1] / "data"
 
 # One layer of thin white streaks over anything, and rain as strong as Rain100H's (13.5 dB PSNR-Y)
 PLAIN = Rain(
-    layers=(1, 1), angle=(0, 0), crossing=(0, 0), length=(30, 30), width=(1.5, 1.5), density=(0.1, 0.1),
-    brightness=(0.4, 0.4), soft=(0.2, 0.2), cover=(0, 0), veil=(0, 0),
+    layers=(1, 1), angle=(0, 0), crossing=(0, 0), length=(30, 30), width=(1.5, 1.5),
+    density=(0.1, 0.1), brightness=(0.4, 0.4), soft=(0.2, 0.2), cover=(0, 0), veil=(0, 0),
 )  # fmt: skip
 HEAVY = Rain(
-    layers=(4, 7), angle=(-17, 17), length=(30, 120), width=(0.8, 3), density=(0.1, 0.4), brightness=(0.2, 0.6),
-    cover=(0, 0.2), veil=(0, 0),
+    layers=(4, 7), angle=(-17, 17), length=(30, 120), width=(0.8, 3), density=(0.1, 0.4),
+    brightness=(0.2, 0.6), cover=(0, 0.2), veil=(0, 0),
 )  # fmt: skip
 
 
@@ -38,11 +38,12 @@ def mean_streaks(rain, seeds=8):
 
 
 def direction(image):
-    """Degrees from the vertical of the structures of an image, positive where their lower ends are on the left."""
+    """Degrees from the vertical of the structures of an image, positive where their lower ends are
+    on the left.
+    """
     down, right = np.gradient(cv2.GaussianBlur(image, (0, 0), 2))
-    across = 0.5 * np.arctan2(
-        2 * (down * right).mean(), (right**2 - down**2).mean()
-    )  # along the gradient
+    # along the gradient
+    across = 0.5 * np.arctan2(2 * (down * right).mean(), (right**2 - down**2).mean())
     return np.degrees(across)
 
 
@@ -98,7 +99,8 @@ def test_density_and_width_give_the_share_that_is_covered():
             for seed in range(8)
         ]
     )
-    assert 0.08 < hit < 0.16  # of a density of 0.1, with the soft edges
+    # of a density of 0.1, with the soft edges
+    assert 0.08 < hit < 0.16
 
 
 def test_brightness_is_that_of_the_brightest_streaks():
@@ -135,7 +137,8 @@ def test_the_veil_thickens_and_hides_contrast():
         contrast = (thick[:, ::2] - thick[:, 1::2]).mean(2)
         far.append(contrast[:20].mean())
         near.append(contrast[-20:].mean())
-    assert np.mean(near) > np.mean(far) + 0.15  # mostly farther away at the top
+    # mostly farther away at the top
+    assert np.mean(near) > np.mean(far) + 0.15
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -145,7 +148,8 @@ def test_anything_within_the_limits(seed):
 
     def drawn(name, low, high):
         if name == "layers":
-            low, high = 0, 3  # time grows with them, nothing else
+            # time grows with them, nothing else
+            low, high = 0, 3
         ends = sorted(
             rng.choice([low, high]) if rng.random() < 0.4 else rng.uniform(low, high)
             for _ in range(2)
@@ -157,9 +161,8 @@ def test_anything_within_the_limits(seed):
     result = rain(image, rng)
     assert result.shape == image.shape
     assert result.dtype == np.float32
-    assert np.array_equal(
-        result, to_pixels(result) / np.float32(255)
-    )  # so within [0, 1] and no NaN
+    # so within [0, 1] and no NaN
+    assert np.array_equal(result, to_uint8(result) / np.float32(255))
 
 
 def test_the_steepest_angles():
@@ -173,7 +176,7 @@ def test_no_rain_leaves_the_photograph():
     image, dry = photo(), Rain(layers=(0, 0), veil=(0, 0))
     assert np.array_equal(dry(image, np.random.default_rng(0)), image)
     between = np.random.default_rng(1).random((9, 8, 3), np.float32)
-    assert np.array_equal(to_pixels(dry(between, np.random.default_rng(0))), to_pixels(between))
+    assert np.array_equal(to_uint8(dry(between, np.random.default_rng(0))), to_uint8(between))
 
 
 def test_rain_is_gray():
@@ -183,11 +186,11 @@ def test_rain_is_gray():
 
 def test_heavy_rain_is_as_strong_as_that_of_rain100h_and_the_defaults_span_it():
     image = photo()
-    pixels = to_pixels(image)
+    pixels = to_uint8(image)
 
     def scores(rain, count):
         return [
-            psnr_y(to_pixels(rain(image, np.random.default_rng(s))), pixels, border=0)
+            psnr_y(to_uint8(rain(image, np.random.default_rng(s))), pixels, border=0)
             for s in range(count)
         ]
 

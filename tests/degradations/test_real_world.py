@@ -7,11 +7,11 @@ import PIL.Image
 import pytest
 from failing import fails
 
-from mambair_cli.degradations.base import to_pixels
 from mambair_cli.degradations.real_world import Pass, RealWorld, _kernel, _sinc
 from mambair_cli.errors import CallError
 from mambair_cli.images.metrics import psnr
 from mambair_cli.images.resize import downscale
+from mambair_cli.images.samples import to_uint8
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -31,8 +31,8 @@ def rng(seed=0):
 def score(degradation, seeds=10):
     """Mean PSNR in dB against MATLAB's bicubic."""
     image = photo()
-    truth = downscale(to_pixels(image), degradation.scale)
-    return np.mean([psnr(to_pixels(degradation(image, rng(seed))), truth) for seed in range(seeds)])
+    truth = downscale(to_uint8(image), degradation.scale)
+    return np.mean([psnr(to_uint8(degradation(image, rng(seed))), truth) for seed in range(seeds)])
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
@@ -42,8 +42,8 @@ def test_results_are_scale_times_smaller_and_in_place(scale):
     for seed in range(5):
         result = mild(image, rng(seed))
         assert result.shape == (101 // scale, 94 // scale, 3)
-    truth = downscale(to_pixels(photo()), scale)
-    results = [to_pixels(mild(photo(), rng(seed))) for seed in range(10)]
+    truth = downscale(to_uint8(photo()), scale)
+    results = [to_uint8(mild(photo(), rng(seed))) for seed in range(10)]
     here, beside = (
         np.mean([psnr(r, np.roll(truth, by, axis)) for r in results for axis in (0, 1)])
         for by in (0, 1)
@@ -96,8 +96,10 @@ def test_noise_is_gray_or_coloured_and_of_both_kinds():
         noise = noisy.soil(image, rng(seed)) - image
         gray += np.ptp(noise, axis=2).max() < 1e-6
         even += noise[45:].std() < 1.3 * noise[:35].std()
-    assert 12 <= gray <= 36  # two fifths
-    assert 18 <= even <= 42  # half
+    # two fifths
+    assert 12 <= gray <= 36
+    # half
+    assert 18 <= even <= 42
 
 
 def test_kernels_are_normalised_low_passes():
@@ -121,5 +123,6 @@ def test_the_sinc_kernel_cuts_frequencies_and_rings():
             (-((cutoff / 2) ** 2)) ** k / (math.factorial(k) * math.factorial(k + 1))
             for k in range(20)
         ]
-        assert ratio == pytest.approx(sum(terms), abs=1e-4)  # J1(x) / (x / 2) by its series
+        # J1(x) / (x / 2) by its series
+        assert ratio == pytest.approx(sum(terms), abs=1e-4)
         assert kernel.min() < 0

@@ -44,9 +44,8 @@ def test_what_is_read_is_written_again(order):
     again = parse(written)
     assert strip(again.entries) == strip(read.entries)
     big = parse(header(order, 16, True) + build(order, read.entries, 16, True))
-    assert strip(big.entries, kinds=False) == strip(
-        read.entries, kinds=False
-    )  # pointers are of 64 bits
+    # pointers are of 64 bits
+    assert strip(big.entries, kinds=False) == strip(read.entries, kinds=False)
 
 
 def strip(entries, kinds=True):
@@ -96,7 +95,8 @@ def test_a_thumbnail_where_none_can_be_takes_nothing_with_it(thumbnail):
 
 def test_what_is_whole_is_rescued():
     block = exif_block(6, thumbnail=False)
-    clean, damaged = cleaned(block[:-20])  # in the last value of the GPS directory
+    # in the last value of the GPS directory
+    clean, damaged = cleaned(block[:-20])
     assert damaged
     assert not parse(clean).damaged
     assert parse(clean).numbers(exif.ORIENTATION) == (1,)
@@ -116,7 +116,8 @@ def test_what_is_whole_is_rescued():
         (
             directory(*[(1000 + i, 7, 60, b"\0\0\0\0") for i in range(9)]),
             {1000, 1001},
-        ),  # more than the block
+            # more than the block
+        ),
     ],
     ids=["type", "length", "pointer", "outside", "overlap"],
 )

@@ -75,7 +75,8 @@ def test_the_size_of_all_that_is_read(tmp_path):
         ("f.tif", deep / np.float32(65535)),
     ):
         assert image_size(save(tmp_path, name, pixels)) == (5, 7), name
-    for side in (10_000, 20_000):  # where Pillow warns, and where it refuses
+    # where Pillow warns, and where it refuses
+    for side in (10_000, 20_000):
         PIL.Image.new("1", (side, 10_000)).save(tmp_path / "large.png")
         assert image_size(tmp_path / "large.png") == (10_000, side)
     (tmp_path / "text.png").write_text("no image")

@@ -5,9 +5,7 @@ from pictures import (
 )
 
 from mambair_cli.errors import ImageError, MambairError
-from mambair_cli.images import image
-from mambair_cli.images.image import Image, in_bands
-from mambair_cli.system import scratch
+from mambair_cli.images.image import Image
 
 
 def test_image_refuses_what_is_none():
@@ -22,23 +20,3 @@ def test_image_refuses_what_is_none():
         with pytest.raises(ValueError, match="pixels"):
             Image(pixels, alpha)
     assert issubclass(ImageError, MambairError)
-
-
-@pytest.mark.parametrize("on_disk", [False, True])
-def test_bands_make_the_whole(monkeypatch, on_disk):
-    monkeypatch.setattr(image, "BAND", 200)
-    if on_disk:
-        monkeypatch.setattr(scratch, "LARGE", 100)
-    first, second = noise((11, 5, 3)), noise((11, 5))
-    heights = []
-
-    def change(a, b):
-        heights.append(len(a))
-        return a * 2.0 + b[..., None]
-
-    result = in_bands(change, np.dtype(np.float32), first, second)
-    np.testing.assert_array_equal(result, first * 2.0 + second[..., None])
-    assert result.dtype == np.float32
-    assert (
-        heights == [11] if first[0].nbytes * 11 <= 200 else max(heights) == 200 // first[0].nbytes
-    )

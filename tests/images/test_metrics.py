@@ -42,7 +42,8 @@ def test_psnr_by_hand():
     assert psnr(a, a + 255) == 0
     assert psnr(a, a + 1) == pytest.approx(48.1308036, abs=1e-6)
     b = a.copy()
-    b[1, 2, 0] = 60  # 3600 / 60 values = 60
+    # 3600 / 60 values = 60
+    b[1, 2, 0] = 60
     assert psnr(a, b) == psnr(b, a) == pytest.approx(10 * math.log10(65025 / 60), abs=1e-9)
 
 

@@ -5,9 +5,9 @@ import pytest
 from failing import fails
 
 from mambair_cli.errors import CallError
-from mambair_cli.models import catalog as registry
+from mambair_cli.models import catalog
 from mambair_cli.models.cache import Record, record_file
-from mambair_cli.models.catalog import MODELS, REAL, TASKS, model_named
+from mambair_cli.models.catalog import REAL, list_models, model_named
 from mambair_cli.models.choice import (
     Choice,
     better_model,
@@ -17,6 +17,14 @@ from mambair_cli.models.choice import (
     is_here,
     parse_choice,
 )
+from mambair_cli.models.tasks import TASKS
+
+MODELS = list_models()
+
+
+def use(monkeypatch, models):
+    """Let the catalog have these models."""
+    monkeypatch.setattr(catalog, "read_catalog", lambda path: tuple(models))
 
 
 @pytest.mark.parametrize(
@@ -32,7 +40,7 @@ from mambair_cli.models.choice import (
 )
 def test_the_smallest_sufficient_models_are_found(monkeypatch, scale, names):
     for models in (MODELS, MODELS[::-1]):
-        monkeypatch.setattr(registry, "MODELS", models)
+        use(monkeypatch, models)
         assert [model.name for model in find_models("upscale", scale)] == names.split()
 
 
@@ -43,13 +51,13 @@ def test_another_task_has_other_models(monkeypatch):
         "tiny-derain",
         "tiny-dejpeg",
     ]
-    fails(lambda: find_models("denoise", 2), CallError, "denoise", "x2", "-m")
-    monkeypatch.setattr(registry, "MODELS", tuple(m for m in MODELS if m.name != "tiny-denoise"))
+    fails(lambda: find_models("denoise", 2), CallError, "denoise", "x2", "choose a model yourself")
+    use(monkeypatch, [m for m in MODELS if m.name != "tiny-denoise"])
     fails(
         lambda: find_models("denoise"),
         CallError,
         "no bundled model for denoise yet",
-        "--task denoise",
+        "a name of mambair models list",
     )
 
 
@@ -73,16 +81,14 @@ def test_another_task_has_other_models(monkeypatch):
 def test_the_nearest_level_that_is_strong_enough(monkeypatch, task, level, name):
     published = tuple(replace(m, file=m.name) for m in MODELS if m.name.startswith("mambair-"))
     for models in (published, published[::-1]):
-        monkeypatch.setattr(registry, "MODELS", models)
+        use(monkeypatch, models)
         assert [model.name for model in find_models(task, level=level)] == [f"mambair-{name}"]
 
 
 def test_real_photographs_have_models_of_their_own(monkeypatch):
     assert find_models("denoise", real=True) == [model_named("tiny-denoise-real")]
-    monkeypatch.setattr(
-        registry, "MODELS", tuple(m for m in MODELS if not (m.bundled and m.degradation == REAL))
-    )
-    words = "no bundled model for upscale --degradation real", "give one with -m"
+    use(monkeypatch, [m for m in MODELS if not (m.bundled and m.degradation == REAL)])
+    words = "no bundled model for upscale with degradation real", "choose a model yourself"
     fails(lambda: find_models("upscale", 4, real=True), CallError, *words)
     monkeypatch.undo()
     real = model_named("tiny-real-x4")
@@ -112,12 +118,12 @@ def test_what_the_option_of_a_task_says(task, setting, wanted):
 @pytest.mark.parametrize(
     ("task", "setting", "words"),
     [
-        ("upscale", "blur", "--degradation takes bicubic or real, not 'blur'"),
-        ("upscale", "4", "--degradation takes bicubic or real, not '4'"),
-        ("denoise", "256", "--noise takes auto or real or a number from 0 to 255, not '256'"),
+        ("upscale", "blur", "degradation takes bicubic or real, not 'blur'"),
+        ("upscale", "4", "degradation takes bicubic or real, not '4'"),
+        ("denoise", "256", "noise takes auto or real or a number from 0 to 255, not '256'"),
         ("denoise", "-5", "not '-5'"),
         ("denoise", "2.5", "not '2.5'"),
-        ("dejpeg", "0", "--jpeg takes auto or a number from 1 to 100, not '0'"),
+        ("dejpeg", "0", "jpeg takes auto or a number from 1 to 100, not '0'"),
         ("dejpeg", "real", "not 'real'"),
     ],
 )
@@ -126,7 +132,7 @@ def test_what_the_option_of_a_task_does_not_take(task, setting, words):
 
 
 def test_an_option_and_a_model_exclude_each_other():
-    words = "--noise chooses among the bundled models, and -m names another"
+    words = "noise auto chooses among the bundled models, and mambair-denoise-25 is another"
     fails(lambda: parse_choice(TASKS["denoise"], "auto", "mambair-denoise-25"), CallError, words)
     assert parse_choice(TASKS["denoise"], None, "mambair-denoise-25") == Choice(
         "denoise", "mambair-denoise-25"
@@ -136,8 +142,13 @@ def test_an_option_and_a_model_exclude_each_other():
 @pytest.mark.parametrize("task", TASKS)
 def test_only_bundled_models_are_chosen(monkeypatch, task):
     """A command without -m needs no network, however many models could be fetched."""
-    monkeypatch.setattr(registry, "MODELS", tuple(row for row in MODELS if not row.bundled))
-    fails(lambda: find_models(task), CallError, f"no bundled model for {task}", "-m")
+    use(monkeypatch, [row for row in MODELS if not row.bundled])
+    fails(
+        lambda: find_models(task),
+        CallError,
+        f"no bundled model for {task}",
+        "choose a model yourself",
+    )
 
 
 def test_the_cheapest_model_that_is_better(monkeypatch, tmp_path):

@@ -12,13 +12,14 @@ from networks import FORMS, STATE, network, safe, saved
 from servers import answer, serving
 
 from mambair_cli.errors import CallError, CheckpointError, DownloadError
-from mambair_cli.models import catalog as registry
+from mambair_cli.models import catalog
 from mambair_cli.models import fetch as checkpoints
-from mambair_cli.models import weights
 from mambair_cli.models.cache import cached_file, list_records, models_folder, read_record
-from mambair_cli.models.catalog import MODELS, Model, model_named
+from mambair_cli.models.catalog import Model, list_models, model_named
 from mambair_cli.models.fetch import find_checkpoint, import_file, known_task, pull, remove, verify
-from mambair_cli.models.weights import bundled_folder, load_network, sha256
+from mambair_cli.models.recognise import load_network
+from mambair_cli.models.weights import bundled_folder, save_network
+from mambair_cli.system.files import sha256
 
 CONTENT = saved({"params": STATE})
 OTHER = saved({"params": {key: 2 * value for key, value in STATE.items()}})  # as good a network
@@ -40,7 +41,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def row(server, monkeypatch):
-    """Of a small network that the server has; added to MODELS."""
+    """Of a small network that the server has; added to the catalog."""
     added = Model(
         name="small-x4",
         task="upscale",
@@ -59,8 +60,8 @@ def row(server, monkeypatch):
 
 
 def use(monkeypatch, row):
-    for module in (registry, weights, checkpoints):
-        monkeypatch.setattr(module, "MODELS", (*MODELS, row))
+    models = (*list_models(), row)
+    monkeypatch.setattr(catalog, "read_catalog", lambda path: models)
 
 
 @pytest.fixture
@@ -71,14 +72,17 @@ def told():
 # Bundled models and files
 
 
-@pytest.mark.parametrize("row", [row for row in MODELS if row.bundled], ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "row", [row for row in list_models() if row.bundled], ids=lambda row: row.name
+)
 def test_bundled_models_are_found_by_name(row):
     assert find_checkpoint(row.name) == bundled_folder() / row.file
 
 
 @pytest.mark.parametrize("damage", ["missing", "changed"])
 def test_damaged_bundled_weights(tmp_path, monkeypatch, damage):
-    row, name = MODELS[0], MODELS[0].file
+    row = list_models()[0]
+    name = row.file
     if damage == "changed":
         content = bytearray((bundled_folder() / name).read_bytes())
         content[-1] ^= 1
@@ -433,9 +437,7 @@ def test_the_suffix_tells_how_to_read_it(home, tmp_path):
 
 def test_the_task_of_an_imported_file(home, tmp_path):
     model = network("denoise")
-    weights.save_network(
-        tmp_path / "net.safetensors", model, model.state_dict(), {"task": "derain"}
-    )
+    save_network(tmp_path / "net.safetensors", model, model.state_dict(), {"task": "derain"})
     import_file(tmp_path / "net.safetensors", "my-rain")
     assert known_task("my-rain") == known_task(str(tmp_path / "net.safetensors")) == "derain"
 
@@ -504,7 +506,7 @@ def test_damaged_files_are_found(home, file):
         again.format("gone"),
     )
     found = {name: problem for name, _, problem in verify()}
-    bundled = [model.name for model in MODELS if model.bundled]
+    bundled = [model.name for model in list_models() if model.bundled]
     assert [name for name, problem in found.items() if problem is None] == [*bundled, "good"]
     assert "damaged" in found["changed"]
     assert "is missing" in found["gone"]

@@ -2,8 +2,14 @@ import csv
 from pathlib import Path
 
 from mambair_cli.bench.quality.sets import set_named
-from mambair_cli.models.catalog import PUBLISHED
-from mambair_cli.models.published import COMPLEXITY, published
+from mambair_cli.models.published import (
+    BASELINES,
+    COMPLEXITY,
+    PUBLISHED,
+    Score,
+    published,
+    published_scores,
+)
 
 
 def rows(path: Path):
@@ -52,3 +58,16 @@ def test_every_cost_belongs_to_a_figure():
     costs = rows(COMPLEXITY)
     assert {(r["task"], r["setting"], r["method"]) for r in costs} <= known
     assert all(r["source"] and float(r["params_k"]) > 0 and float(r["macs_g"]) > 0 for r in costs)
+
+
+def test_scores_are_the_papers():
+    assert published_scores("classic_sr", "x4", "MambaIR")[0] == Score("Set5", 33.03, 0.9046)
+    assert published_scores("denoise_color", "sigma25", "MambaIR")[0] == Score(
+        "CBSD68", 31.8, None, "RGB"
+    )
+    assert published_scores("classic_sr", "x2", "Nobody's") == ()
+
+
+def test_baselines_have_scores():
+    for task, (table, method, setting) in BASELINES.items():
+        assert published_scores(table, setting.format({"upscale": 4, "dejpeg": 10}[task]), method)

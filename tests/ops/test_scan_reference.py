@@ -5,7 +5,7 @@ import pytest
 import torch
 from scan_inputs import NAMES, errors, scan_inputs, y_and_gradients
 
-from mambair_cli.ops.scan import BACKENDS
+from mambair_cli.ops import BACKENDS
 from mambair_cli.ops.scan_reference import CHUNK, ss2d_scan_sequential, ss2d_scan_vectorised
 
 FORMS = [ss2d_scan_sequential, ss2d_scan_vectorised]

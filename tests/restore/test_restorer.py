@@ -18,7 +18,7 @@ from mambair_cli.errors import CallError, CheckpointError
 from mambair_cli.images.io import Image, read_image
 from mambair_cli.images.metrics import psnr_y
 from mambair_cli.images.resize import bicubic, downscale, modcrop
-from mambair_cli.models.catalog import MODELS
+from mambair_cli.models.catalog import list_models
 from mambair_cli.models.weights import bundled_folder, save_network
 from mambair_cli.ops import scan_numba
 from mambair_cli.restore import restorer as engine
@@ -301,7 +301,7 @@ def test_half_precision_costs_less_than_a_hundredth_of_a_decibel(name, dtype, ne
     assert 0 < abs(scores[1] - scores[0]) < 0.01
 
 
-@pytest.mark.parametrize("name", [row.name for row in MODELS if row.bundled])
+@pytest.mark.parametrize("name", [row.name for row in list_models() if row.bundled])
 def test_bundled_nets_stay_within_half_precision(name, caplog):
     load(name, tile="off", dtype="fp16").restore(read_image(DATA / "osprey.png").pixels)
     assert not caplog.records  # no tile was computed again

@@ -28,8 +28,9 @@ datasets:
     num_worker_per_gpu: 16
     batch_size_per_gpu: 4
   val: {name: Set5, dataroot_gt: /sets/Set5}
-network_g: {type: MambaIR, upscale: 3, in_chans: 3, img_size: 64, img_range: 1., embed_dim: 180, d_state: 16,
-            depths: [6, 6, 6, 6, 6, 6], mlp_ratio: 2, upsampler: pixelshuffle, resi_connection: 1conv}
+network_g: {type: MambaIR, upscale: 3, in_chans: 3, img_size: 64, img_range: 1., embed_dim: 180,
+            d_state: 16, depths: [6, 6, 6, 6, 6, 6], mlp_ratio: 2, upsampler: pixelshuffle,
+            resi_connection: 1conv}
 path: {pretrain_network_g: x2.pth, strict_load_g: false}
 train:
   ema_decay: 0.999
@@ -43,11 +44,15 @@ logger: {print_freq: 100}
 """
 
 
-def read(tmp_path, text):
+def imported(tmp_path, text):
     path = tmp_path / "options.yml"
     path.write_text(text)
-    table, notes = convert(path)
-    return resolve(table, path.name), notes
+    return convert(path)
+
+
+def read(tmp_path, text):
+    table, notes, _ = imported(tmp_path, text)
+    return resolve(table, "options.yml"), notes
 
 
 def test_classic_x3_is_the_bundled_recipe(tmp_path):
@@ -60,12 +65,14 @@ def test_classic_x3_is_the_bundled_recipe(tmp_path):
     assert config.network == bundled.network | {"in_chans": 3, "resi_connection": "1conv"}
     assert notes == [
         "datasets.train.use_rot: false has no counterpart; patches are flipped and transposed",
-        "path.pretrain_network_g: give --init x2.pth",
-        "datasets.train.dataroot_gt: give --data /sets/HR",
-        "datasets.train.dataroot_lq: give --low /sets/X3",
-        "datasets.val.dataroot_gt: give --val /sets/Set5",
         "train.colour_opt.weight: 2 has no counterpart",
     ]
+    assert imported(tmp_path, CLASSIC).given == {
+        "path.pretrain_network_g": ("init", "x2.pth"),
+        "datasets.train.dataroot_gt": ("data", "/sets/HR"),
+        "datasets.train.dataroot_lq": ("low", "/sets/X3"),
+        "datasets.val.dataroot_gt": ("val", "/sets/Set5"),
+    }
 
 
 def test_other_names_of_pairs_are_told(tmp_path):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from training import noise, save, sources
 
-from mambair_cli.degradations.base import Jpeg, Noise
+from mambair_cli.degradations.jpeg import Jpeg
+from mambair_cli.degradations.noise import Noise
 from mambair_cli.errors import CallError
 from mambair_cli.images.folders import read_rgb
 from mambair_cli.images.resize import downscale
@@ -63,7 +64,8 @@ def test_a_batch_depends_on_seed_and_iteration_alone(folder, scale):
     files = sources(folder)
     pairs, again = training_pairs(files, scale, 6, seed=5), training_pairs(files, scale, 6, seed=5)
     expected = [pairs.batch(i, range(4), 6, 4) for i in range(3)]
-    for i in (2, 0, 1):  # in another order
+    # in another order
+    for i in (2, 0, 1):
         for a, b in zip(again.batch(i, range(4), 6, 4), expected[i], strict=True):
             assert torch.equal(a, b)
     for low, high in expected:
@@ -115,7 +117,8 @@ def test_patches_are_crops_of_the_whole_image_shrunk(folder, scale):
 def test_all_places_and_all_eight_flips_occur(tmp_path):
     image = noise(16, 20)
     pairs = training_pairs([Source(p) for p in (save(tmp_path, "a.png", image),)], 2, 7, seed=2)
-    low = downscale(image, 2)  # 8 x 10
+    # 8 x 10
+    low = downscale(image, 2)
     counts: dict = {}
     for patch in pixels(pairs.batch(0, range(800), 7, 800)[0]):
         (place,) = find(patch, low)
@@ -123,7 +126,8 @@ def test_all_places_and_all_eight_flips_occur(tmp_path):
     assert set(counts) == {
         (top, left, flip) for top in range(2) for left in range(4) for flip in FLIPS
     }
-    assert max(counts.values()) < 35  # 12.5 are expected
+    # 12.5 are expected
+    assert max(counts.values()) < 35
 
 
 def test_a_patch_may_be_the_whole_image(tmp_path):
@@ -182,7 +186,7 @@ def test_jpeg_is_read_too(tmp_path):
 
 
 def test_patches_are_spoilt_after_they_are_cropped(folder):
-    """Noise on the patch alone: the truth is a crop, the rest is Gaussian, drawn anew for each sample."""
+    """Noise on the patch alone: the truth is a crop, the rest Gaussian and new for each sample."""
     files = sources(folder)
     pairs = training_pairs(files, 1, 12, seed=5, degradation=Noise((25, 25)))
     low, high = pairs.batch(3, range(60), 12, 60)
@@ -227,7 +231,7 @@ def test_gray_patches_are_spoilt_as_gray(folder):
 
 
 def test_mixup(folder):
-    """Half of the batches are mixed, samples with their neighbours, both images in the same share."""
+    """Half of the batches are mixed, samples with neighbours, both images in the same share."""
     files, mixed = sources(folder), 0
     plain, mixing = (training_pairs(files, 2, 6, seed=5, mixup=m) for m in (0.0, 1.2))
     for i in range(40):
@@ -278,7 +282,8 @@ def test_images_that_turn_out_damaged_are_drawn_anew(tmp_path):
 
 def test_the_loader_keeps_the_order_whatever_the_workers():
     def make(iteration, indices, patch, total):
-        time.sleep(0.01 * (iteration % 3 == 0))  # some take longer
+        # some take longer
+        time.sleep(0.01 * (iteration % 3 == 0))
         return iteration, patch
 
     for workers in (1, 4):
@@ -308,5 +313,6 @@ def test_the_loader_works_ahead_of_the_loop():
             break
         time.sleep(0.01)
     time.sleep(0.05)
-    assert sorted(made) == [0, 1, 2]  # and no further
+    # and no further
+    assert sorted(made) == [0, 1, 2]
     loader.close()

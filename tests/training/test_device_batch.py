@@ -48,7 +48,7 @@ def test_as_many_samples_as_fit_and_divide_the_batch(monkeypatch):
     assert sizes(state + 5.5 * each[1]) == {8: 12, 16: 5}
     assert sizes(0) == {8: 1, 16: 1}
     assert sizes(0, asked=2) == {8: 2, 16: 2}
-    with pytest.raises(CallError, match="--device-batch 4 does not divide the 10 samples"):
+    with pytest.raises(CallError, match="`device_batch=4` does not divide the 10 samples"):
         sizes(0, asked=4)
 
 

@@ -30,10 +30,11 @@ from mambair_cli.bench.quality.measure import open_benchmark
 from mambair_cli.bench.quality.measure import run as measure
 from mambair_cli.errors import BackendError, CallError
 from mambair_cli.images.metrics import psnr
-from mambair_cli.models.weights import load_network, read_state
-from mambair_cli.training import checkpoints
-from mambair_cli.training import loop as module
-from mambair_cli.training.loop import Folders, Settings, open_data
+from mambair_cli.models.recognise import load_network
+from mambair_cli.models.weights import read_state
+from mambair_cli.training import checkpoints, loop
+from mambair_cli.training import state as module
+from mambair_cli.training.inputs import Folders, Settings, open_data
 from mambair_cli.training.losses import PerceptualLoss
 from mambair_cli.training.recipe import build_network, read_recipe
 from mambair_cli.training.schedule import learning_rate
@@ -69,7 +70,8 @@ def score_of(model, config, data):
 @pytest.fixture(scope="module")
 def run(photos, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "deep" / "run"
-    config = recipe(iterations=60, batch=4, clip=0.0)  # as most published recipes
+    # as most published recipes
+    config = recipe(iterations=60, batch=4, clip=0.0)
     assert train(config, photos, out) == out / "model.safetensors"
     return config, out
 
@@ -88,7 +90,8 @@ def test_a_run_writes_its_files_and_no_others(run):
     }
     assert read_recipe(str(out / "recipe.json")) == config
     for text in ((out / "recipe.json").read_text(), *(out / "log.jsonl").read_text().splitlines()):
-        json.loads(text, parse_constant=pytest.fail)  # NaN and Infinity are no JSON
+        # NaN and Infinity are no JSON
+        json.loads(text, parse_constant=pytest.fail)
     assert "validation psnr y: " in (out / "model.md").read_text()
     assert re.search(
         r"^A network of the user\. [\d,]+ parameters\.$",
@@ -162,7 +165,7 @@ def test_validation_has_the_figure_of_the_benchmark(photos, tmp_path):
 def test_the_best_weights_are_kept(photos, tmp_path, monkeypatch):
     scores = iter([3.0, 9.0, 5.0, 4.0, 1.0])
     monkeypatch.setattr(module, "score", lambda *_: next(scores))
-    monkeypatch.setattr(module, "VALIDATIONS", 4)
+    monkeypatch.setattr(loop, "VALIDATIONS", 4)
     kept = []
     monkeypatch.setattr(
         module, "save_network", lambda path, model, state, notes: kept.append((path.name, state))
@@ -226,8 +229,8 @@ def test_folders_that_cannot_be_trained_on(photos, tmp_path):
     assert "is not a folder" in message(tmp_path / "absent")
     assert "holds no image" in message(photos, val=folder)
     assert (
-        "too few images to put 6 aside for validation; give --val, or --set data.validation=1"
-        in message(photos, validation=6)
+        "too few images to put 6 aside for validation;"
+        " give `val`, a folder of others, or set data.validation=1" in message(photos, validation=6)
     )
     assert re.search(
         r"none of 4 images can be used; .*smaller than 80 pixels", message(photos, patch=40)
@@ -242,7 +245,9 @@ def test_folders_that_cannot_be_trained_on(photos, tmp_path):
 
 
 def test_inputs_to_validate_with_belong_to_truths(photos, tmp_path):
-    with pytest.raises(CallError, match="--val-low holds the inputs of --val"):
+    with pytest.raises(
+        CallError, match="`val_low` holds the degraded forms of `val`; give that too"
+    ):
         open_data(recipe(), Folders(photos, val_low=tmp_path), CPU)
 
 
@@ -283,8 +288,8 @@ def test_of_many_that_are_skipped_some_are_named(photos, tmp_path, capsys):
     ("ema", "decays"), [(0.999, (1 / 11, 2 / 12)), (0.1, (1 / 11, 0.1)), (0.0, (0, 0))]
 )
 def test_averaged_weights(photos, tmp_path, monkeypatch, ema, decays):
-    """avg <- decay avg + (1 - decay) weights after each step, from the start; the decay grows up to `ema`."""
-    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", -1)
+    """avg <- decay avg + (1 - decay) weights after each step; the decay grows up to `ema`."""
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1)
     config = recipe(iterations=2, ema=ema)
     train(config, photos, tmp_path)
     saved = [torch.load(path, weights_only=True) for path in checkpoints.paths(tmp_path)[::-1]]
@@ -350,7 +355,8 @@ def test_recomputing_blocks_changes_nothing_but_memory(photos, tmp_path):
     )
 
 
-@pytest.mark.filterwarnings("ignore:.*autograd:DeprecationWarning")  # torch's own
+# torch's own
+@pytest.mark.filterwarnings("ignore:.*autograd:DeprecationWarning")
 def test_a_compiled_network_learns_the_same(photos, tmp_path, monkeypatch):
     """Traced as on a GPU, in one graph for each shape, and run by the same kernels as without."""
     monkeypatch.setattr(layers, "_ONEDNN", False)
@@ -372,7 +378,7 @@ def test_a_compiled_network_learns_the_same(photos, tmp_path, monkeypatch):
 
 def test_compiling_is_for_gpus(photos, tmp_path):
     with pytest.raises(
-        BackendError, match="--compile is for NVIDIA and AMD GPUs, not for cpu; leave it out"
+        BackendError, match="`compile` is for NVIDIA and AMD GPUs, not for cpu; leave it out"
     ):
         train(recipe(), photos, tmp_path / "out", settings=Settings("cpu", compile=True))
     assert not (tmp_path / "out").exists()
@@ -383,9 +389,8 @@ def test_bf16_is_close(photos, tmp_path):
         train(
             recipe(iterations=2), photos, tmp_path / precision, settings=Settings("cpu", precision)
         )
-    fp32, bf16 = (
-        read_log(tmp_path / name)[-1]["loss"] for name in ("fp32", "bf16")
-    )  # the first loss is before any step
+    # the first loss is before any step
+    fp32, bf16 = (read_log(tmp_path / name)[-1]["loss"] for name in ("fp32", "bf16"))
     assert fp32 != bf16
     assert fp32 == pytest.approx(bf16, rel=0.01)
     assert load_file(tmp_path / "bf16" / "model.safetensors")["norm.weight"].dtype == torch.float32
@@ -415,9 +420,7 @@ def test_given_pairs_are_trained_on(photos, tmp_path):
     for path in photos.iterdir():
         write_image(tmp_path / "X2" / f"{path.stem}x2.png", Picture(downscale(read_rgb(path), 2)))
     for name, low in (("made", None), ("given", tmp_path / "X2")):
-        module.train(
-            recipe(iterations=2), Folders(photos, None, low), tmp_path / name, settings=CPU
-        )
+        loop.train(recipe(iterations=2), Folders(photos, None, low), tmp_path / name, settings=CPU)
     assert [e["loss"] for e in read_log(tmp_path / "made")] == [
         e["loss"] for e in read_log(tmp_path / "given")
     ]
@@ -430,7 +433,8 @@ def test_the_discriminator_stage(photos, tmp_path, monkeypatch):
     train(config, photos, tmp_path / "whole")
     train(recipe(iterations=4), photos, tmp_path / "plain")
     losses = [read_log(tmp_path / name)[0]["loss"] for name in ("whole", "plain")]
-    assert losses[0] == pytest.approx(losses[1] + 0.5 * math.log(2), abs=0.1)  # it tosses a coin
+    # it tosses a coin
+    assert losses[0] == pytest.approx(losses[1] + 0.5 * math.log(2), abs=0.1)
     with monkeypatch.context() as patch:
         before_iteration(patch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(KeyboardInterrupt):
@@ -460,16 +464,15 @@ def test_both_stages_of_a_gan_training(photos, tmp_path):
         init=str(first),
         settings=settings,
     )
-    losses = [
-        read_log(tmp_path / name)[0]["loss"] for name in ("first", "second")
-    ]  # of the same batch
+    # of the same batch
+    losses = [read_log(tmp_path / name)[0]["loss"] for name in ("first", "second")]
     assert losses[1] > losses[0] + 0.05
     assert load_network(second)[0].config == load_network(first)[0].config
 
 
 def test_a_perceptual_loss_needs_its_weights(photos, tmp_path):
     config = recipe(loss={"perceptual": 1.0})
-    with pytest.raises(CallError, match=r"needs VGG19's weights.*vgg19-dcbb9e9d\.pth with --vgg"):
+    with pytest.raises(CallError, match=r"needs VGG19's weights.*vgg19-dcbb9e9d\.pth as `vgg`"):
         train(config, photos, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from mambair_cli.errors import CallError, CheckpointError
+from mambair_cli.training.config import LossConfig
 from mambair_cli.training.losses import Adversary, Discriminator, PerceptualLoss, pixel_loss
 from mambair_cli.training.parallel import SingleProcess
-from mambair_cli.training.recipe import LossConfig
 
 CPU = SingleProcess(torch.device("cpu"), False)
 
@@ -58,13 +58,8 @@ def test_the_perceptual_loss_is_the_weighted_distance_of_features(vgg):
     mean, std = (
         torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     )
-    weights = {
-        2: 0.1,
-        7: 0.1,
-        16: 1.0,
-        25: 1.0,
-        34: 1.0,
-    }  # conv1_2, conv2_2, conv3_4, conv4_4, conv5_4
+    # conv1_2, conv2_2, conv3_4, conv4_4, conv5_4
+    weights = {2: 0.1, 7: 0.1, 16: 1.0, 25: 1.0, 34: 1.0}
     x, y, expected = (a - mean) / std, (b - mean) / std, 0.0
     for place in range(35):
         if f"features.{place}.weight" in state:
@@ -101,7 +96,8 @@ def test_the_discriminator_judges_each_pixel():
         for layer in (*model.down, *model.up)
     ]
     assert len(norms) == 6
-    for _ in range(30):  # iterations of the power method, one a pass
+    # iterations of the power method, one a pass
+    for _ in range(30):
         model(picture(0, 24))
     for layer in (*model.down, *model.up):
         assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(
@@ -115,9 +111,8 @@ def test_both_sides_of_the_adversarial_loss(vgg):
 
     class Sure(torch.nn.Module):
         def forward(self, image):
-            return 20 * torch.sign(
-                image.mean((1, 2, 3), keepdim=True) - 0.5
-            )  # what is bright is real
+            # what is bright is real
+            return 20 * torch.sign(image.mean((1, 2, 3), keepdim=True) - 0.5)
 
     adversary.discriminator = adversary._shared = Sure()
     bright, dark = torch.ones(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)
@@ -131,7 +126,8 @@ def test_the_network_pays_for_features_and_for_being_told(vgg):
     path, _ = vgg
     torch.manual_seed(0)
     both = Adversary(LossConfig(perceptual=2.0, adversarial=0.5), path, CPU, torch.float32)
-    both.discriminator.eval()  # so that its norms stay
+    # so that its norms stay
+    both.discriminator.eval()
     output, truth = picture(1).requires_grad_(), picture(2)
     loss = both.generator_loss(output, truth)
     features = both.perceptual(output, truth)
@@ -155,6 +151,6 @@ def test_a_fresh_discriminator_tosses_a_coin():
 def test_without_weights_it_says_which(tmp_path):
     with pytest.raises(
         CallError,
-        match=r"needs VGG19's weights: give torchvision's file vgg19-dcbb9e9d\.pth with --vgg",
+        match=r"needs VGG19's weights: give torchvision's file vgg19-dcbb9e9d\.pth as `vgg`",
     ):
         Adversary(LossConfig(perceptual=1.0), None, CPU, torch.float32)

@@ -38,7 +38,7 @@ def losses(folder):
 
 
 def test_two_processes_learn_as_one_that_accumulates(tmp_path):
-    """50 steps in double precision, with random depth: the batch of 4 as two parts, at once or in turn."""
+    """50 steps in fp64, with random depth: a batch of 4 as two parts, at once or in turn."""
     pytest.importorskip("accelerate")
     config = recipe(batch=4, iterations=50, network={"drop_path_rate": 0.3, "depths": [2]})
     (tmp_path / "recipe.json").write_text(json.dumps(asdict(config)))

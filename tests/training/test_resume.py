@@ -24,9 +24,10 @@ from training import (
 )
 
 from mambair_cli.errors import CallError, CheckpointError, TrainingError
+from mambair_cli.models.weights import read_state
 from mambair_cli.training import checkpoints
 from mambair_cli.training import loop as module
-from mambair_cli.training.loop import Settings
+from mambair_cli.training.inputs import Settings
 from mambair_cli.training.recipe import read_recipe
 
 
@@ -71,35 +72,25 @@ def test_a_stopped_run_resumes_exactly(
             train(config, photos, tmp_path)
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert load_checkpoint(tmp_path)["iteration"] == iteration + 1
-    assert not (tmp_path / "model.safetensors").exists()
-    command = f"mambair train --resume --out {tmp_path} --data {photos} --device cpu"
-    assert (
-        f"saved after iteration {iteration + 1}; go on with: {command}\n" in capsys.readouterr().err
-    )
-    torch.rand(7)  # the state of the process is another one
+    so_far = read_state(tmp_path / "model.safetensors")
+    assert_equal(so_far.state, load_checkpoint(tmp_path)["ema"])
+    assert so_far.metadata["mambair.unfinished"] == f"{iteration + 1} of 8"
+    assert so_far.metadata["mambair.task"] == "upscale"
+    line = f"saved after iteration {iteration + 1}; {tmp_path}/model.safetensors has the weights"
+    assert capsys.readouterr().err.endswith(f"\n{line} so far\n")
+    # the state of the process is another one
+    torch.rand(7)
     train(config, photos, tmp_path, resume=True)
     assert_equal(load_checkpoint(tmp_path), load_checkpoint(unbroken))
     assert_equal(
         load_file(tmp_path / "model.safetensors"), load_file(unbroken / "model.safetensors")
     )
+    assert "mambair.unfinished" not in read_state(tmp_path / "model.safetensors").metadata
     logs = [
         [e | {"it_per_s": 0, "wait": 0, "outside": 0} for e in read_log(out)]
         for out in (tmp_path, unbroken)
     ]
     assert logs[0] == logs[1]
-
-
-def test_the_command_that_goes_on_repeats_all_options(monkeypatch):
-    folders = module.Folders(Path("d"), low=Path("the low"))
-    assert module.how_to_resume(folders, Path("o"), module.Settings()) == (
-        "mambair train --resume --out o --data d --low 'the low'"
-    )
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    settings = module.Settings("cpu", "bf16", 1, 3, 2**29, True, False, Path("v.pth"), True)
-    assert module.how_to_resume(folders, Path("o"), settings) == (
-        "torchrun --nproc-per-node 2 -m mambair_cli train --resume --out o --data d --low 'the low' --device cpu"
-        " --precision bf16 --device-batch 1 --workers 3 --cache 0.5 --recompute --vgg v.pth --compile"
-    )
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp64"])
@@ -115,9 +106,7 @@ def test_a_run_resumes_in_its_precision(photos, tmp_path, monkeypatch, precision
         before_iteration(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(KeyboardInterrupt):
             train(config, photos, stopped, settings=settings)
-    with pytest.raises(
-        CallError, match=f"is a run in {precision}; resume it without --precision fp32"
-    ):
+    with pytest.raises(CallError, match=f"is a run in {precision}; it cannot go on in fp32"):
         train(config, photos, stopped, settings=Settings("cpu", "fp32"), resume=True)
     train(config, photos, stopped, resume=True)
     assert_equal(load_checkpoint(stopped), load_checkpoint(whole))
@@ -207,7 +196,7 @@ def test_another_recipe_does_not_resume(run, photos, changes):
     other = recipe(**{"iterations": 2} | changes)
     with pytest.raises(
         CallError,
-        match=r"of another recipe, or of other --set or --iterations: leave .*/recipe\.json",
+        match=r"of another recipe, or of this one with other .*; resume with .*/recipe\.json",
     ):
         train(other, photos, out, resume=True)
     assert {path: path.read_bytes() for path in out.iterdir()} == before
@@ -251,7 +240,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
 @pytest.mark.parametrize("name", ["checkpoint-00000003.pt", "model.safetensors"])
 def test_a_run_is_not_overwritten(photos, tmp_path, name):
     (tmp_path / name).write_bytes(b"precious")
-    with pytest.raises(CallError, match="holds a run already; give --resume"):
+    with pytest.raises(CallError, match="holds a run already; give `resume`"):
         train(recipe(), photos, tmp_path)
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [(name, b"precious")]
 
@@ -259,7 +248,8 @@ def test_a_run_is_not_overwritten(photos, tmp_path, name):
 def test_a_new_run_starts_a_new_log(photos, tmp_path):
     (tmp_path / "log.jsonl").write_text(
         '{"iteration": 99}\n'
-    )  # its run ended before any checkpoint
+        # its run ended before any checkpoint
+    )
     train(recipe(iterations=2), photos, tmp_path)
     assert [entry["iteration"] for entry in read_log(tmp_path)] == [1, 2]
 
@@ -323,12 +313,13 @@ def test_a_step_without_numbers_is_skipped_and_counted(photos, tmp_path, monkeyp
 
 
 def test_ten_steps_without_numbers_end_the_run(photos, tmp_path, monkeypatch):
-    handler = signal.getsignal(signal.SIGINT)  # ignored where the tests run in the background
+    # ignored where the tests run in the background
+    handler = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(module, "CHECKPOINT_SECONDS", -1)
     replace_batches(
         monkeypatch, range(3, 99), (torch.zeros(2, 3, 8, 8), torch.full((2, 3, 16, 16), math.nan))
     )
-    words = r"10 steps in a row gave no numbers, up to iteration 13; lower optimiser\.lr"
+    words = r"10 steps in a row gave NaN .*, up to iteration 13; lower optimiser\.lr"
     with pytest.raises(TrainingError, match=words):
         train(recipe(iterations=300), photos, tmp_path)
     saved = load_checkpoint(tmp_path)

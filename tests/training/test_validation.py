@@ -7,7 +7,8 @@ from torch import nn
 from training import DENOISE, noise, recipe, save, sources
 
 from mambair_cli.archs.mambair import MambaIR, MambaIRConfig
-from mambair_cli.degradations.base import Jpeg, Noise
+from mambair_cli.degradations.jpeg import Jpeg
+from mambair_cli.degradations.noise import Noise
 from mambair_cli.errors import CallError
 from mambair_cli.images.resize import downscale
 from mambair_cli.training import validation as module
@@ -20,8 +21,10 @@ def test_validation_pairs_are_centres_that_are_shrunk(tmp_path, monkeypatch):
     save(tmp_path, "a.png", image)
     (pair,), _ = validation_pairs(sources(tmp_path), 2, None, 3, crop=6)
     assert np.array_equal(
-        pair.high, image[4:16]
-    )  # wide enough by less than a crop: the width stays
+        pair.high,
+        image[4:16],
+        # wide enough by less than a crop: the width stays
+    )
     assert np.array_equal(pair.low, downscale(image[4:16], 2))
     (whole,), _ = validation_pairs(sources(tmp_path), 2, None, 3)
     assert np.array_equal(whole.high, image[:20])
@@ -48,7 +51,8 @@ def test_validation_spreads_the_strength_of_what_spoils_images_evenly(tmp_path):
     assert all(np.array_equal(a.low, b.low) for a, b in zip(pairs, again, strict=True))
     assert not np.allclose(errors[0] / 5, errors[1] / 15, atol=0.1)
     with_range, _ = validation_pairs(files, 1, Jpeg((10, 90)), 3)
-    assert len(with_range) == 4  # whole numbers stay whole
+    # whole numbers stay whole
+    assert len(with_range) == 4
 
 
 class Network(nn.Module):
@@ -62,16 +66,18 @@ def measure(model, pairs):
 
 
 def test_validation_is_the_metric_of_the_benchmarks():
-    """A net that enlarges exactly, but beyond the range of an image; then truths that differ by one level."""
+    """A net that enlarges exactly, but beyond an image's range; then truths one level off."""
 
     class Enlarge(Network):
         def forward(self, low):
             assert not self.training
-            return low.repeat_interleave(2, 2).repeat_interleave(2, 3) * 3 - 1  # clipped
+            # clipped
+            return low.repeat_interleave(2, 2).repeat_interleave(2, 3) * 3 - 1
 
     low = np.array([[[0, 0, 0], [255, 255, 255]] * 4] * 8, np.uint8)
     high = low.repeat(2, 0).repeat(2, 1)
-    high[:2], high[-2:], high[:, :2], high[:, -2:] = 99, 99, 99, 99  # the border does not count
+    # the border does not count
+    high[:2], high[-2:], high[:, :2], high[:, -2:] = 99, 99, 99, 99
     assert measure(Enlarge(), [Pair(low, high)]) == math.inf
     gray = np.full((8, 8, 3), 100, np.uint8)
 
@@ -79,7 +85,8 @@ def test_validation_is_the_metric_of_the_benchmarks():
         def forward(self, low):
             return (
                 low.repeat_interleave(2, 2).repeat_interleave(2, 3) - 0.4 / 255
-            )  # rounded, not cut
+                # rounded, not cut
+            )
 
     assert measure(Darker(), [Pair(gray, gray.repeat(2, 0).repeat(2, 1))]) == math.inf
     off = high.copy()
@@ -97,7 +104,8 @@ def test_noise_beyond_black_and_white_reaches_the_network():
 
     low = np.full((8, 8, 3), 1.5, np.float32)
     (out,) = restored(Halve(), [Pair(low, np.zeros((8, 8, 3), np.uint8))], torch.device("cpu"))
-    assert set(out.ravel()) == {191}  # 0.75, not half of white
+    # 0.75, not half of white
+    assert set(out.ravel()) == {191}
 
 
 def test_gray_networks(tmp_path):

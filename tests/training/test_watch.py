@@ -76,7 +76,8 @@ def test_the_live_line(tmp_path, monkeypatch, capsys):
         "update",
         lambda task, completed, description: lines.append((completed, description)),
     )
-    clock = iter([watch._began + 4, 100, 103, 106])  # seconds
+    # seconds
+    clock = iter([watch._began + 4, 100, 103, 106])
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     watch.tick(3, 0.5)
     watch.log(ENTRY | {"psnr_y": 31.5})
@@ -140,7 +141,8 @@ def test_validation_crops_side_by_side(tmp_path):
     middles = [picture[CROP, (2 * i + 1) * CROP].tolist() for i in range(3)]
     assert middles == [[10] * 3, [100] * 3, [250] * 3]
     assert picture[2 * CROP + 1, 1].tolist() == [128] * 3
-    assert picture[-1, -1].tolist() == [255] * 3  # nothing
+    # nothing
+    assert picture[-1, -1].tolist() == [255] * 3
     write_crops(*some(), tmp_path / "crops.png")
     with Image.open(tmp_path / "crops.png") as image:
         assert np.array_equal(np.asarray(image), picture)

@@ -24,7 +24,7 @@ from ...archs.mambair import MambaIR, MambaIRConfig
 from ...archs.ss2d import SS2D, use_backend
 from ...models.catalog import bundled_models
 from ...models.fetch import find_checkpoint
-from ...models.weights import load_network
+from ...models.recognise import load_network
 from ...ops import ss2d_scan
 from ...ops.scan_reference import ss2d_scan_sequential, ss2d_scan_vectorised
 from ...system import runtime

@@ -19,12 +19,15 @@ from ...archs.ss2d import use_backend
 from ...images.image import Image
 from ...images.io import write_image
 from ...system import runtime
+from ...training.config import TrainConfig
 from ...training.device_batch import step_bytes
-from ...training.loop import Folders, Settings, add_gradients, train
+from ...training.inputs import Folders, Settings
+from ...training.loop import train
 from ...training.losses import pixel_loss
 from ...training.network import build_optimiser
 from ...training.parallel import SingleProcess
-from ...training.recipe import TrainConfig, build_network, read_recipe
+from ...training.recipe import build_network, read_recipe
+from ...training.state import add_gradients
 from ...training.watch import read_log
 
 Facts = dict[str, Any]

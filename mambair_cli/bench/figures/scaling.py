@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...archs.complexity import unit_macs
 from ...archs.ss2d import SS2D
 from . import canvas
 
@@ -71,7 +70,7 @@ def costs(
     torch.manual_seed(0)
     scan, windows, full = SS2D(WIDTH, INNER, STATES), Attention(True), Attention(False)
     methods: list[tuple[str, nn.Module, Callable[[int], int]]] = [
-        ("selective scan (MambaIR)", scan, lambda pixels: unit_macs(scan, pixels)[1]),
+        ("selective scan (MambaIR)", scan, lambda pixels: scan.macs(pixels).full),
         (f"attention in windows of {WINDOW}x{WINDOW}", windows, windows.macs),
         ("full attention", full, full.macs),
     ]

@@ -13,9 +13,9 @@ from ...images.folders import Pixels
 from ...images.resize import bicubic
 from ...models.catalog import model_named
 from ...models.fetch import find_checkpoint
-from ...models.weights import sha256
 from ...restore.restorer import Progress, load_restorer
 from ...system.devices import peak_memory, reset_peak_memory
+from ...system.files import sha256
 from .protocols import Protocol
 from .tilers import Tiler, restore_split
 

@@ -7,13 +7,14 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ...degradations.base import compress, published_noise
+from ...degradations.jpeg import compress
+from ...degradations.noise import published_noise
 from ...errors import CallError
 from ...images.folders import Pixels
 from ...images.metrics import to_y
 from ...images.resize import bicubic, downscale
-from ...models.catalog import TASKS
 from ...models.choice import find_models
+from ...models.tasks import TASKS
 from .sets import DataSet
 
 Channel = Literal["y", "rgb", "gray"]

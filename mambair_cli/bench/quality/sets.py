@@ -1,6 +1,5 @@
 """The benchmark data sets that are known by name: what they hold, where a person gets them, finding and checking."""
 
-import difflib
 import hashlib
 import os
 import re
@@ -9,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...errors import CallError, DownloadError, ImageError
+from ...errors import CallError, DownloadError, ImageError, did_you_mean
 from ...images.folders import Pixels, list_images, read_rgb
 from ...models.cache import cache_folder
 from ...models.download import download
@@ -246,8 +245,7 @@ def find_set(name_or_folder: str, data_root: Path | None = None) -> tuple[DataSe
         if folder.is_dir():
             return None, folder
         known = [row.name for row in SETS]
-        near = difflib.get_close_matches(name_or_folder, known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"the known sets are {', '.join(known)}"
+        hint = did_you_mean(name_or_folder, known, f"the known sets are {', '.join(known)}")
         raise CallError(f"{name_or_folder} is no data set and not a folder; {hint}")
     roots = _roots(data_root)
     for wanted in (row, set_named(row.part_of) if row.part_of else None):

@@ -13,7 +13,7 @@ from mambair_cli.bench.cost import gpu
 from mambair_cli.bench.cost.gpu_cases import Cost
 from mambair_cli.bench.quality.results import Cache
 from mambair_cli.errors import BackendError, CallError
-from mambair_cli.ops import scan
+from mambair_cli.ops import backends
 
 # Rows
 
@@ -94,8 +94,8 @@ def test_what_cannot_be_measured_says_why(gpu_costs, gpu_report, monkeypatch):
     ]
     assert all(row["met"] is None for row in rows)
     assert [row["bar"] for row in rows if row["bar"]] == [">= 3", "<= 0.35", "<= 2"]
-    missing = replace(scan.BACKENDS[1], unavailable=lambda device, dtype: "it is not installed")
-    monkeypatch.setattr(gpu, "BACKENDS", (scan.BACKENDS[0], missing, scan.BACKENDS[2]))
+    missing = replace(backends.BACKENDS[1], unavailable=lambda device, dtype: "it is not installed")
+    monkeypatch.setattr(gpu, "BACKENDS", (backends.BACKENDS[0], missing, backends.BACKENDS[2]))
     rows = list(gpu_report((1, 6))._forward("light"))
     assert rows[1]["value"] == "it is not installed"
     assert facts_of(rows, "forward, mamba-ssm / triton") == (

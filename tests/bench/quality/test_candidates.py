@@ -11,10 +11,11 @@ from mambair_cli.bench.quality.tilers import restore_split
 from mambair_cli.errors import CallError, MemoryLimitError
 from mambair_cli.images.resize import bicubic, downscale
 from mambair_cli.models.fetch import find_checkpoint
-from mambair_cli.models.weights import save_network, sha256
+from mambair_cli.models.weights import save_network
 from mambair_cli.restore import restorer as engine
 from mambair_cli.restore.restorer import load_restorer
 from mambair_cli.restore.runner import Runner
+from mambair_cli.system.files import sha256
 
 LOW = downscale(PHOTO, 2)  # 64 x 48
 X2, X3 = super_resolution(2), super_resolution(3)

@@ -14,7 +14,7 @@ from mambair_cli.bench.quality import sets
 from mambair_cli.bench.quality.candidates import Candidate
 from mambair_cli.bench.quality.measure import open_benchmark, run, saved_image
 from mambair_cli.bench.quality.sets import DataSet, digest_of, hash_of
-from mambair_cli.degradations.base import compress
+from mambair_cli.degradations.jpeg import compress
 from mambair_cli.errors import CacheError, CallError, ImageError
 from mambair_cli.images.folders import read_rgb
 from mambair_cli.images.io import Image, write_image

@@ -1,0 +1,130 @@
+"""The formats that Pillow reads and writes well, and how to keep it quiet."""
+
+import contextlib
+import io
+import logging
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, BinaryIO
+
+import cv2
+import numpy as np
+import PIL.Image
+from PIL import ImageCms, PngImagePlugin
+
+from . import exif
+from .image import Image
+from .samples import Samples, in_range, interleaved
+
+MAX_TEXT = 16 * 2**20
+"""The most bytes of one text, or colour profile, of a PNG file."""
+
+_LIBRARIES = threading.Lock()
+# OpenCV 5 and 4
+_OPENCV_LOG: Any = getattr(cv2.utils, "logging", cv2)
+# else what Pillow logs goes to stderr
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Turn off the warnings of Pillow and OpenCV, and limits of Pillow; all are global, hence the
+    lock.
+    """
+    with _LIBRARIES, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pixels, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
+        text, PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_CHUNK, MAX_TEXT
+        level = _OPENCV_LOG.getLogLevel()
+        _OPENCV_LOG.setLogLevel(0)
+        try:
+            yield
+        finally:
+            PIL.Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = pixels, text
+            _OPENCV_LOG.setLogLevel(level)
+
+
+def read(file: PIL.Image.Image) -> Samples:
+    """Return the samples of a loaded Pillow image of any mode. Raises ImageError (out of range)."""
+    mode = file.mode
+    if mode == "F" or mode.startswith("I"):
+        return in_range(np.asarray(file)), None
+    if mode in {"1", "L"}:
+        return np.asarray(_converted(file, "L")), None
+    if mode in {"LA", "La"}:
+        samples = np.asarray(_converted(file, "LA"))
+        return samples[..., 0], samples[..., 1]
+    if mode in {"RGBA", "RGBa", "PA"} or (mode == "P" and file.has_transparency_data):
+        samples = np.asarray(_converted(file, "RGBA"))
+        return samples[..., :3], samples[..., 3]
+    return np.asarray(_to_rgb(file)), None
+
+
+def _converted(file: PIL.Image.Image, mode: str) -> PIL.Image.Image:
+    # convert would copy
+    return file if file.mode == mode else file.convert(mode)
+
+
+def _to_rgb(file: PIL.Image.Image) -> PIL.Image.Image:
+    profile: bytes = file.info.get("icc_profile") or b""
+    if file.mode == "LAB" or (file.mode == "CMYK" and profile[16:20] == b"CMYK"):
+        is_lab = file.mode == "LAB"
+        # a damaged profile counts as none
+        with contextlib.suppress(ImageCms.PyCMSError):
+            source: Any = ImageCms.createProfile("LAB") if is_lab else io.BytesIO(profile)
+            srgb = ImageCms.createProfile("sRGB")
+            converted = ImageCms.profileToProfile(file, source, srgb, outputMode="RGB")
+            # it is None only with inPlace
+            assert converted is not None
+            return converted
+    return _converted(file, "RGB")
+
+
+def orientation(file: PIL.Image.Image) -> Any:
+    """Return the EXIF or XMP orientation that is still to be applied to a loaded image."""
+    try:
+        return file.getexif().get(exif.ORIENTATION)
+    # a damaged EXIF block says nothing about the pixels
+    except Exception:
+        return None
+
+
+def write(image: Image, quality: int, file: BinaryIO, name: str, **options: Any) -> None:
+    """Write a file in the format that Pillow knows by this name."""
+    options = {
+        "icc_profile": image.icc_profile,
+        "exif": image.exif,
+        "xmp": image.xmp,
+        "dpi": image.dpi,
+    } | options
+    given = {key: value for key, value in options.items() if value is not None}
+    # Pillow would not tell why a file cannot be written
+    encoded = io.BytesIO()
+    PIL.Image.fromarray(interleaved(image)).save(encoded, name, quality=quality, **given)
+    file.write(encoded.getbuffer())
+
+
+def write_jpeg(image: Image, quality: int, file: BinaryIO) -> None:
+    """Write a JPEG file with the whole of its chroma."""
+    block = b"Exif\0\0" + image.exif if image.exif else None
+    comment = image.text["Comment"].encode() if image.text else None
+    write(image, quality, file, "JPEG", exif=block, comment=comment, subsampling=0)
+
+
+def write_bmp(image: Image, quality: int, file: BinaryIO) -> None:
+    """Write a BMP file."""
+    # without a resolution Pillow makes up 96
+    write(replace(image, dpi=image.dpi or (0, 0)), quality, file, "BMP")
+
+
+def write_avif(image: Image, quality: int, file: BinaryIO) -> None:
+    """Write an AVIF file with the whole of its chroma."""
+    options: dict[str, Any] = {"subsampling": "4:4:4"} if image.pixels.ndim == 3 else {}
+    # Pillow would write its own instead of a block that has an orientation
+    if image.exif:
+        block = exif.parse(image.exif)
+        block.entries.pop(exif.ORIENTATION, None)
+        options["exif"] = exif.joined(block.order, block.entries) if block.entries else None
+    write(image, quality, file, "AVIF", **options)

@@ -1,0 +1,107 @@
+"""PNG files: their chunks, colours of 16 bits, which Pillow would cut to 8, and a writer of images
+of any size.
+"""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import BinaryIO
+
+import numpy as np
+import PIL.Image
+from PIL import PngImagePlugin
+
+from . import pillow
+from .image import Image
+from .samples import Samples, bands, channel_count, opencv
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def chunks_of(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the kinds and bodies of the chunks of a PNG file, IEND included.
+
+    Raises struct.error where the file ends before.
+    """
+    place, kind = 8, b""
+    while kind != b"IEND":
+        size, kind = struct.unpack_from(">I4s", data, place)
+        yield kind, data[place + 8 : place + 8 + size]
+        place += 12 + size
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """Build a chunk of a PNG file, with its length and checksum."""
+    checksum = zlib.crc32(body, zlib.crc32(kind))
+    return b"".join([struct.pack(">I4s", len(body), kind), body, struct.pack(">I", checksum)])
+
+
+def read_deep(data: bytes) -> Samples:
+    """Read the samples of a PNG file of 16 bits that is gray with alpha, or RGB."""
+    # OpenCV gets nothing but the samples: its versions differ in what they make of other chunks.
+    kept = (b"IHDR", b"IDAT", b"IEND")
+    chunks = [chunk(kind, body) for kind, body in chunks_of(data) if kind in kept]
+    samples = opencv(b"".join([SIGNATURE, *chunks]))
+    # in IHDR: 2 RGB, 4 gray and alpha, 6 RGB and alpha
+    colour_type = data[25]
+    # OpenCV gives BGR or BGRA, and gray three times
+    pixels = samples[..., 0] if colour_type == 4 else samples[..., 2::-1]
+    return pixels, None if colour_type == 2 else samples[..., 3]
+
+
+def write(image: Image, quality: int, file: BinaryIO) -> None:
+    """Write a PNG file of 8 or 16 bits, some rows at a time."""
+    texts = PngImagePlugin.PngInfo()
+    for keyword, text in image.text.items():
+        texts.add_text(keyword, text)
+    if image.xmp:
+        texts.add_itxt("XML:com.adobe.xmp", image.xmp)
+    # Pillow writes all but the samples
+    frame = io.BytesIO()
+    empty = replace(image, pixels=np.zeros((1, 1), np.uint8), alpha=None)
+    pillow.write(empty, 0, frame, "PNG", pnginfo=texts)
+    height, width = image.pixels.shape[:2]
+    bits, colour_type = image.pixels.itemsize * 8, {1: 0, 2: 4, 3: 2, 4: 6}[channel_count(image)]
+    file.write(SIGNATURE)
+    for kind, body in chunks_of(frame.getvalue()):
+        if kind == b"IHDR":
+            header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+            file.write(chunk(kind, header))
+        elif kind == b"IDAT":
+            for part in _deflated(image):
+                file.write(chunk(kind, part))
+        else:
+            file.write(chunk(kind, body))
+
+
+def _deflated(image: Image) -> Iterator[bytes]:
+    """Yield the bodies of IDAT chunks."""
+    packer = zlib.compressobj(memLevel=9, strategy=zlib.Z_FILTERED)
+    above = None
+    for band in bands(image):
+        above = np.zeros_like(band[:1]) if above is None else above
+        rows = np.concatenate([above, band])
+        filtered = _filtered(rows) if band.dtype == np.uint8 else _differences(rows)
+        if part := packer.compress(filtered):
+            yield part
+        above = band[-1:]
+    yield packer.flush()
+
+
+def _filtered(rows: np.ndarray) -> bytes:
+    """Filter all rows but the first, of 8 bits, each as suits it best; Pillow finds that fast."""
+    file = io.BytesIO()
+    picture = PIL.Image.fromarray(rows if rows.shape[2] > 1 else rows[..., 0])
+    picture.save(file, "PNG", compress_level=0)
+    stored = b"".join(body for kind, body in chunks_of(file.getvalue()) if kind == b"IDAT")
+    return zlib.decompress(stored)[1 + rows[0].size :]
+
+
+def _differences(rows: np.ndarray) -> bytes:
+    """Apply filter 2 to all rows but the first, of 16 bits: each byte minus the one above it."""
+    stored = rows.astype(">u2").reshape(len(rows), -1).view(np.uint8)
+    filtered = np.full((len(rows) - 1, 1 + stored.shape[1]), 2, np.uint8)
+    np.subtract(stored[1:], stored[:-1], out=filtered[:, 1:])
+    return filtered.tobytes()

@@ -1,0 +1,115 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import PIL.Image
+import pytest
+from failing import fails
+from pictures import (
+    RGB_PROFILE,
+    TEXTS,
+    WHITE,
+    XMP,
+    exif_block,
+    exif_facts,
+    noise,
+    pillow_bytes,
+    png_bytes,
+    smooth,
+)
+
+from mambair_cli.errors import ImageError
+from mambair_cli.images import pillow
+from mambair_cli.images.io import (
+    Image,
+    decode_image,
+    encode_image,
+)
+
+SCENE = PIL.Image.fromarray(smooth((6, 9, 3)))
+
+
+def read(data, **options):
+    return decode_image(data, "input", **options)
+
+
+@pytest.mark.parametrize(
+    ("bits", "row", "key", "pixels"),
+    [
+        (1, [0b01101100], 1, [0, 255, 255, 0, 255, 255, 0, 0]),
+        (1, [0b01101100], 0, [0, 255, 255, 0, 255, 255, 0, 0]),
+        (2, [0b00011011], 1, [0, 85, 170, 255]),
+        (4, [0x1F, 0xA1], 0xA, [17, 255, 170, 17]),
+        (8, [3, 4, 5], 4, [3, 4, 5]),
+        (16, [1, 0, 1, 1, 1, 0], 257, [256, 257, 256]),
+    ],
+)
+def test_gray_png_with_a_transparent_value(bits, row, key, pixels):
+    image = read(png_bytes(np.array([row], np.uint8), bits, 0, (b"tRNS", struct.pack(">H", key))))
+    assert image.pixels.tolist() == [pixels]
+    white = 65535 if bits == 16 else 255
+    hidden = key if bits == 16 else key * 255 // (2**bits - 1)
+    assert image.alpha.tolist() == [[0 if pixel == hidden else white for pixel in pixels]]
+    assert image.alpha.dtype == image.pixels.dtype
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_rgb_png_with_a_transparent_colour(dtype):
+    samples = noise((4, 5, 3), dtype)
+    key = tuple(int(value) for value in samples[2, 3])
+    rows = samples.astype(samples.dtype.newbyteorder(">")).reshape(4, -1).view(np.uint8)
+    image = read(png_bytes(rows, samples.itemsize * 8, 2, (b"tRNS", struct.pack(">3H", *key))))
+    expected = np.full((4, 5), WHITE[dtype])
+    expected[2, 3] = 0
+    np.testing.assert_array_equal(image.pixels, samples)
+    np.testing.assert_array_equal(image.alpha, expected)
+
+
+def test_exif_as_imagemagick_writes_it_into_png():
+    block = exif_block(orientation=6)
+    text = PIL.PngImagePlugin.PngInfo()
+    text.add_text(
+        "Raw profile type exif",
+        "\n".join(["", "exif", str(len(block) + 6), (b"Exif\0\0" + block).hex()]),
+    )
+    image = read(pillow_bytes(SCENE, "PNG", pnginfo=text))
+    assert image.pixels.shape == (9, 6, 3)
+    assert exif_facts(image.exif) == exif_facts(exif_block(thumbnail=False))
+    assert image.text == {}
+
+
+def test_long_texts_and_profiles_of_png(monkeypatch):
+    text = PIL.PngImagePlugin.PngInfo()
+    # Pillow alone ends at a megabyte
+    text.add_text("Comment", "long " * 400_000, zip=True)
+    data = pillow_bytes(SCENE, "PNG", pnginfo=text, icc_profile=RGB_PROFILE + bytes(3_000_000))
+    image = read(data)
+    assert len(image.text["Comment"]) == 2_000_000
+    assert len(image.icc_profile) == len(RGB_PROFILE) + 3_000_000
+    monkeypatch.setattr(pillow, "MAX_TEXT", 1_000_000)
+    fails(lambda: read(data), ImageError, "large")
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_png_of_whole_chunks_with_too_few_samples(bits, monkeypatch):
+    compress = zlib.compress
+    monkeypatch.setattr(zlib, "compress", lambda rows: compress(rows)[:-2000])
+    data = png_bytes(noise((32, 24 * 3 * bits // 8)), bits, 2)
+    fails(lambda: read(data), ImageError, "input")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_deep_png_satisfies_pillow(channels):
+    pixels = noise((150, 11, 3) if channels > 2 else (150, 11), "uint16")
+    alpha = noise((150, 11), "uint16") if channels in {2, 4} else None
+    data, _ = encode_image(
+        Image(pixels, alpha, RGB_PROFILE, exif_block(), XMP, (300, 200), TEXTS), "png"
+    )
+    with PIL.Image.open(io.BytesIO(data)) as file:
+        assert file.info["icc_profile"] == RGB_PROFILE
+        assert file.info["dpi"] == pytest.approx((300, 200), rel=1e-4)
+        assert file.text == TEXTS | {"XML:com.adobe.xmp": XMP.decode()}
+        assert exif_facts(file.info["exif"]) == exif_facts(exif_block())
+    with PIL.Image.open(io.BytesIO(data)) as file:
+        file.verify()
