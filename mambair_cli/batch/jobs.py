@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CallError, ImageError
-from ..images.encode import format_of
+from ..images.encode import check_side, format_of
 from ..images.io import OUTPUT_SUFFIXES, check_writable
 
 MANIFEST = ".mambair.jsonl"
@@ -114,7 +114,7 @@ def find_jobs(
         job = Job(sources[0], Path(output))
     _keep_inputs([job])
     assert job.target
-    _check_target(job.target)
+    check_target(job.target)
     return [job], None
 
 
@@ -151,7 +151,7 @@ def _piped_job(
         raise CallError(f"{source}: is a folder; name a folder for the results with `output`")
     if output != "-":
         _whole_name(output, suffix, format)
-        _check_target(Path(output))
+        check_target(Path(output))
         return Job(source, Path(output))
     if sys.stdout.isatty():
         raise CallError(
@@ -179,16 +179,16 @@ def _check_folder_name(output: str) -> None:
         )
 
 
-def _check_target(target: Path) -> None:
-    """As `check_writable` before the work, but the folders of `target` may be missing."""
+def check_target(target: Path, size: tuple[int, int] | None = None) -> None:
+    """As `check_writable`, but the folders of `target` may be missing."""
     if target.parent.exists():
-        check_writable(target)
+        check_writable(target, size)
         return
     nearest = next(folder for folder in target.parents if folder.exists())
     if not nearest.is_dir():
         raise CallError(f"{target}: {nearest} is a file, not a folder")
     try:
-        format_of(target.suffix)
+        check_side(format_of(target.suffix), size)
     except CallError as error:
         raise CallError(f"{target}: {error}") from None
     if not os.access(nearest, os.W_OK | os.X_OK):
@@ -242,7 +242,8 @@ def _without_results(
 ) -> list[Path]:
     """Images but those that an earlier run put beside their inputs."""
     stems = {path.with_suffix("") for path in images}
-    kept, results = [], []
+    kept: list[Path] = []
+    results: list[Path] = []
     for path in images:
         ending = re.search(f"({endings})$", path.stem) if endings else None
         original = path.with_name(path.stem[: ending.start()]) if ending else None
@@ -305,10 +306,10 @@ def _images_below(
     """
     unreadable: list[Path] = []
 
-    def note(error: OSError) -> None:
+    def keep(error: OSError) -> None:
         unreadable.append(Path(error.filename))
 
-    for where, folders, files in os.walk(folder, onerror=note):
+    for where, folders, files in os.walk(folder, onerror=keep):
         here = Path(where)
         visible = [name for name in folders if name[0] != "."]
         others = [name for name in visible if (here / name).resolve() != output]

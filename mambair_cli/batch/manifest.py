@@ -33,6 +33,9 @@ class Record:
         size_out: width and height of the result in pixels.
         tiles: how many the input was cut into.
         level: how much degradation was measured.
+        seen: what the input was found to be, such as clean or noisy; empty if nothing was judged.
+        why: the same in words.
+        left: what is left in the result, and what would help.
         models: those that ran.
         seconds: of reading, restoring and writing, without the waiting.
         error: why it failed.
@@ -47,6 +50,9 @@ class Record:
     size_out: list[int] | None = None
     tiles: int | None = None
     level: int | None = None
+    seen: str = ""
+    why: str = ""
+    left: str | None = None
     models: list[str] = field(default_factory=list)
     seconds: float = 0.0
     error: str | None = None
@@ -98,7 +104,7 @@ class Manifest:
             return None
         known = {
             name: found[name]
-            for name in ("size_in", "size_out", "tiles", "level", "models")
+            for name in ("size_in", "size_out", "tiles", "level", "seen", "why", "models")
             if name in found
         }
         return Record(str(job.source), str(job.target), "skipped", **known)

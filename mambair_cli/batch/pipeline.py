@@ -13,22 +13,22 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import CallError, ImageError, MambairError
 from ..images.io import (
     MAX_PIXELS,
     Image,
-    check_writable,
     decode_image,
     encode_image,
     read_image,
     write_image,
 )
-from ..models.catalog import Model
+from ..models.catalog import model_named
 from ..models.tasks import MAX_SCALE
+from ..restore.condition import Finding, advice
 from ..system.files import TEMPORARY
-from .jobs import Job
+from .jobs import Job, check_target
 from .manifest import Manifest, Record
 from .peers import Peers
 
@@ -69,8 +69,7 @@ class Batch:
             skipped, and the first error is raised.
         overwrite: also restore what is finished.
         max_pixels: of an input; larger ones fail (a guard against decompression bombs).
-        advise: called with the pixels and the name of each input, the model that it gets first, and
-            the level that was measured; returns what its user should know.
+        check: look at the results, and record what is left in them and what would help.
     """
 
     upscaler: "Upscaler"
@@ -79,7 +78,7 @@ class Batch:
     manifest: Manifest | None = None
     overwrite: bool = False
     max_pixels: int = MAX_PIXELS
-    advise: Callable[[Any, str, Model, int | None], str | None] = lambda *about: None
+    check: bool = False
 
     def run(
         self,
@@ -147,7 +146,7 @@ class Batch:
         starts = list(itertools.accumulate(weights, initial=0))
         records = [Record(str(job.source or "-"), str(job.target or "-")) for job in jobs]
         results = _Results(self.manifest, done)
-        ahead: Future[Image] | None = None
+        ahead: Future[tuple[Image, Finding]] | None = None
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(WRITERS) as writers:
             try:
                 for i, (job, record) in enumerate(zip(jobs, records, strict=True)):
@@ -162,7 +161,7 @@ class Batch:
                     report(0)
                     reading, ahead = ahead or reader.submit(self._read, job, record), None
                     try:
-                        image = reading.result()
+                        image, found = reading.result()
                     except Exception as error:
                         results.fail(record, error)
                         continue
@@ -173,7 +172,7 @@ class Batch:
                     if results.fatal:
                         break
                     try:
-                        result = self._compute(image, record, report)
+                        result = self._compute(image, found, record, report)
                     except CallError:
                         # What is wrong for one is wrong for all.
                         raise
@@ -189,7 +188,7 @@ class Batch:
         if results.fatal:
             raise results.fatal
 
-    def _read(self, job: Job, record: Record) -> Image:
+    def _read(self, job: Job, record: Record) -> tuple[Image, Finding]:
         with _timed(record):
             if self.manifest and job.source:
                 # Before it is read: it could change.
@@ -209,27 +208,33 @@ class Batch:
                     f" possible is 1 to {MAX_SCALE} times"
                 )
             if job.target:
-                _make_folder(job.target.parent)
-                check_writable(job.target, self.size.of(height, width))
-            record.level = self.upscaler.measure(image)
-            for row in self.upscaler.choice.models(factor, record.level)[:1]:
-                record.notes += filter(
-                    None, [self.advise(image.pixels, record.input, row, record.level)]
-                )
-            return image
+                check_target(job.target, self.size.of(height, width))
+            found = self.upscaler.measure(image)
+            record.level, record.seen, record.why = found.level, found.kind, found.words
+            return image, found
 
-    def _compute(self, image: Image, record: Record, report: Callable[[float], None]) -> Image:
+    def _compute(
+        self, image: Image, found: Finding, record: Record, report: Callable[[float], None]
+    ) -> Image:
         with _timed(record):
             height, width = image.pixels.shape[:2]
-            chain = self.upscaler.chain(self.size.factor(height, width), record.level)
+            chain = self.upscaler.chain(self.size.factor(height, width), found)
             record.models = list(dict.fromkeys(restorer.name for restorer in chain))
-            record.tiles = self.upscaler.tiles(self.size, height, width, record.level)
-            result = self.upscaler.restore_image(image, self.size, report, record.level)
+            record.tiles = self.upscaler.tiles(self.size, height, width, found)
+            result = self.upscaler.restore_image(image, self.size, report, found)
             record.size_out = [result.pixels.shape[1], result.pixels.shape[0]]
             return result
 
     def _write(self, job: Job, record: Record, result: Image) -> None:
         with _timed(record):
+            if self.check and record.size_in:
+                scale = record.size_out[0] / record.size_in[0] if record.size_out else 1
+                row = model_named(record.models[0])
+                real = row.for_real_photos if row else True
+                task = self.upscaler.choice.task
+                record.left = advice(result, scale, task, real, record.output)
+            if job.target:
+                _make_folder(job.target.parent)
             record.notes += _write_image(job, result, self.quality)
         record.status = "ok"
         if self.manifest:

@@ -187,7 +187,6 @@ def restore_files(
         MambairError: the work could not begin.
     """
     from ..images.io import MAX_PIXELS
-    from ..restore.advice import Advisor
     from .pipeline import Batch
 
     started = time.perf_counter() if started is None else started
@@ -204,9 +203,8 @@ def restore_files(
         _manifest(plan),
         request.overwrite,
         request.max_pixels or MAX_PIXELS,
+        request.advice,
     )
-    if request.advice:
-        batch.advise = Advisor()
     outcome = Outcome(len(plan.jobs), backend=upscaler.backend, device=str(upscaler.device))
 
     def collect(record: "Record") -> None:

@@ -1,10 +1,12 @@
 """`mambair upscale` and the other tasks: one command for each row of TASKS."""
 
 import inspect
+import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -24,6 +26,7 @@ from .terminal import (
     Json,
     Offline,
     as_flags,
+    duration,
     print_json,
     print_table,
     progress_bar,
@@ -32,6 +35,8 @@ from .terminal import (
 
 if TYPE_CHECKING:
     from ..batch.manifest import Record
+
+log = logging.getLogger(__name__)
 
 
 class AlphaNames(Choices):
@@ -210,6 +215,8 @@ def _restore(request: Request, quiet: bool, as_json: bool) -> None:
         fetch(plan.row, as_json or quiet)
     with progress_bar(as_json or quiet) as progress:
         outcome = restore_files(plan, done=_tell, progress=progress, started=started)
+    if outcome.better:
+        log.info("%s", _hint(outcome.better))
     if plan.folder and outcome.records:
         _print_summary(plan, plan.folder, outcome, as_json)
     if outcome.stopped:
@@ -241,32 +248,34 @@ def _facts(plan: Plan, outcome: Outcome) -> dict[str, Any]:
 def _how(outcome: Outcome, measured: str) -> str:
     """By which models, where, in what time."""
     where = f"{outcome.backend} on {outcome.device}, {outcome.seconds:.1f} s"
-    return f"{', '.join(outcome.models)}{measured}, {where}{_hint(outcome.better)}"
+    return f"{', '.join(outcome.models)}{measured}, {where}"
 
 
-def _hint(better: Mapping[str, Any] | None) -> str:
-    if better is None:
-        return ""
-    seconds = better["seconds"]
-    took = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:,.0f} min"
-    fetched = "" if better["here"] else ", once fetched"
+def _hint(better: Mapping[str, Any]) -> str:
+    """What a better model would bring."""
+    took = duration(better["seconds"])
+    fetched = "" if better["here"] else ", once it is fetched"
     gain = f"{better['gain']:.1f} dB better on {better['dataset']} x{better['scale']}"
-    return f"; {gain}: -m {better['model']}, about {took}{fetched}"
+    return f"{gain}: -m {better['model']}, about {took}{fetched}"
 
 
 def _print_result(plan: Plan, outcome: Outcome, as_json: bool, stream: TextIO) -> None:
     (record,) = outcome.records
     level = plan.request.task.level
     if as_json:
-        names = ("input", "output", "size_in", "size_out", "tiles", *(["level"] if level else []))
-        found = {name: getattr(record, name) for name in names}
+        names = ["input", "output", "size_in", "size_out", "tiles", "seen", "why"]
+        found = {name: getattr(record, name) for name in names + ["level"] * bool(level)}
+        found["left"] = record.left and as_flags(record.left)
         print_json(_facts(plan, outcome) | found, stream)
         return
     assert record.size_in
     assert record.size_out
     sizes = "{}x{} -> {}x{}".format(*record.size_in, *record.size_out)
     measured = "" if record.level is None else f" ({level} {record.level} measured)"
-    print(f"{record.output}: {sizes}, {_how(outcome, measured)}", file=stream)
+    why = f"{record.why}: " if record.why else ""
+    print(f"{record.output}: {sizes}, {why}{_how(outcome, measured)}", file=stream)
+    if record.left:
+        say(f"{record.output}: {record.left}")
 
 
 def _print_summary(plan: Plan, folder: Path, outcome: Outcome, as_json: bool) -> None:
@@ -286,12 +295,33 @@ def _print_summary(plan: Plan, folder: Path, outcome: Outcome, as_json: bool) ->
         rows.append(("not tried", str(not_tried), "", ""))
     print_table(("", "files", "seconds", "megapixels"), rows)
     print(f"{folder}: {_how(outcome, _levels(plan.request.task, outcome.records))}")
+    for line in _story(outcome.records):
+        print(line)
 
 
 def _public(record: "Record") -> dict[str, Any]:
     facts = {name: value for name, value in vars(record).items() if name != "key"}
-    error = record.error and as_flags(record.error)
-    return facts | {"error": error, "notes": [as_flags(note) for note in record.notes]}
+    told = {name: text and as_flags(text) for name in ("error", "left") for text in [facts[name]]}
+    return facts | told | {"notes": [as_flags(note) for note in record.notes]}
+
+
+def _story(records: Sequence["Record"]) -> Iterator[str]:
+    """In words: what was found in the inputs, and what is left in the results."""
+    judged = [record for record in records if record.seen]
+    found: dict[tuple[str, ...], Counter[str]] = {}
+    for record in judged:
+        if record.seen != "clean" and record.models:
+            found.setdefault(tuple(record.models), Counter())[record.seen] += 1
+    for models, kinds in found.items():
+        first, *others = kinds.most_common()
+        words = [f"{first[1]} of {len(judged)} looked {first[0]}"]
+        words += [f"{count} {kind}" for kind, count in others]
+        yield f"{', '.join(words)}: restored with {', '.join(models)}"
+    left = [record for record in records if record.left]
+    if left:
+        results = "1 result" if len(left) == 1 else f"{len(left)} results"
+        text = as_flags(f"{left[0].left}")
+        yield f"{results} may need more, such as {left[0].output}: it {text}"
 
 
 def _sums(group: Sequence["Record"]) -> tuple[str, str, str]:

@@ -80,6 +80,16 @@ def as_flags(message: str) -> str:
     return re.sub(r"(?<![^\s(])`([a-z_]+)(?:=([^`]+))?`(?![^\s,.;:)])", flag, message)
 
 
+def duration(seconds: float) -> str:
+    """A time for people: 9 s, 4 min, 2 h 10 min."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    return f"{minutes // 60:,} h {minutes % 60} min"
+
+
 def say(message: str) -> None:
     """Print one line on stderr, even if the name of a file has several."""
     line = f"mambair: {as_flags(message)}".replace("\n", "\\n")

@@ -6,6 +6,7 @@ made inputs with known truth, where both networks were compared.
 
 import shlex
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,9 +15,9 @@ from numpy.typing import NDArray
 from ..degradations.estimate import bandwidth, jpeg_quality, noise_sigma, stored_quality
 from ..degradations.processed import processed
 from ..images.image import Image
-from ..models.catalog import TASKS, Model
+from ..models.tasks import TASKS
 
-NOISY = 5.0
+NOISY = 6.0
 """Sigma of white noise, of 255, from which on networks enlarge it visibly."""
 
 FAINT = 2.0
@@ -31,7 +32,7 @@ COMPRESSED = 85
 SOFT = 0.9
 """Share of the frequencies up to which a blurred or enlarged image holds anything."""
 
-PROCESSED = 1.3
+PROCESSED = 3.2
 """Log-odds from which on a photo counts as processed."""
 
 CLEAN, NOISE, JPEG, BLUR, TRACES = "clean", "noisy", "compressed", "blurred", "processed"
@@ -52,6 +53,10 @@ class Finding:
     words: str = ""
     level: int | None = None
     real: bool = False
+
+
+UNKNOWN = Finding()
+"""Of an image that nobody looked at, or that is too small to tell."""
 
 
 def judge(image: Image) -> Finding:
@@ -113,20 +118,20 @@ def worse_quality(image: Image) -> int | None:
     return min(known, default=None)
 
 
-def halved(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+def halved(pixels: NDArray[Any]) -> NDArray[Any]:
     """Means of squares of 2 x 2 pixels."""
     size = max(1, pixels.shape[1] // 2), max(1, pixels.shape[0] // 2)
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)).astype(pixels.dtype)
 
 
-def advice(result: Image, scale: float, task: str, model: Model, name: str) -> str | None:
+def advice(result: Image, scale: float, task: str, real: bool, name: str) -> str | None:
     """What is left in a result, and what would help; None if nothing is, or nothing would.
 
     Args:
         result: with the pixels of the result.
         scale: how many times larger it is than its input.
         task: that was done, a name of TASKS.
-        model: that did it first.
+        real: whether a network for real photos did it.
         name: of the file of the result, as in the command.
     """
     pixels = result.pixels
@@ -141,16 +146,16 @@ def advice(result: Image, scale: float, task: str, model: Model, name: str) -> s
     done = name.rpartition(".")[0]
     if sigma >= NOISY:
         left = f"still looks noisy (sigma about {sigma:.0f})"
-        if task == "upscale" and not model.for_real_photos:
-            return f"{left}; the networks for real photos would help: leave out `model`"
+        if task == "upscale" and not real:
+            return f"{left}; what would help: `degradation=real`, and no `model`"
         if task != "denoise" and not done.endswith(TASKS["denoise"].suffix):
             return f"{left}; what may help: mambair denoise {file}"
         return left
     quality = jpeg_quality(pixels)
     if quality is not None and quality <= COMPRESSED:
         left = f"still looks compressed (JPEG {quality})"
-        if task == "upscale" and not model.for_real_photos:
-            return f"{left}; the networks for real photos would help: leave out `model`"
+        if task == "upscale" and not real:
+            return f"{left}; what would help: `degradation=real`, and no `model`"
         if task != "dejpeg" and not done.endswith(TASKS["dejpeg"].suffix):
             return f"{left}; what may help: mambair dejpeg {file}"
         return left
