@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import CallError
 from ..models.fetch import find_checkpoint
-from ..models.weights import load_network
+from ..models.recognise import load_network
 from .config import TeacherConfig, TrainConfig
 from .inputs import Folders
 from .schedule import stages

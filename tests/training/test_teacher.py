@@ -21,7 +21,8 @@ from mambair_cli.archs.mambair_unet import MambaIRUNet, MambaIRUNetConfig
 from mambair_cli.errors import CallError
 from mambair_cli.images.folders import read_rgb
 from mambair_cli.images.io import Image, write_image
-from mambair_cli.models.weights import load_network, read_state, save_network
+from mambair_cli.models.recognise import load_network
+from mambair_cli.models.weights import read_state, save_network
 from mambair_cli.training import loop
 from mambair_cli.training.inputs import Folders, open_data
 from mambair_cli.training.plan import plan
