@@ -32,6 +32,9 @@ class Doubler:
     def chain(self, scale, found=UNKNOWN):
         return [self]
 
+    def memory(self, size, image, found):
+        return 1000
+
     def tiles(self, size, height, width, found):
         return 1
 

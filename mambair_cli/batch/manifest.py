@@ -28,7 +28,7 @@ class Record:
     Attributes:
         input: its path.
         output: the path of its result.
-        status: ok, skipped (it was finished already) or failed.
+        status: ok, skipped (it was finished already), failed, or planned in a dry run.
         size_in: width and height of the input in pixels, if it could be read.
         size_out: width and height of the result in pixels.
         tiles: how many the input was cut into.
@@ -37,6 +37,7 @@ class Record:
         why: the same in words.
         left: what is left in the result, and what would help.
         models: those that ran.
+        memory: bytes that the work needs at most, if that was estimated.
         seconds: of reading, restoring and writing, without the waiting.
         error: why it failed.
         notes: warnings.
@@ -54,6 +55,7 @@ class Record:
     why: str = ""
     left: str | None = None
     models: list[str] = field(default_factory=list)
+    memory: int | None = None
     seconds: float = 0.0
     error: str | None = None
     notes: list[str] = field(default_factory=list)

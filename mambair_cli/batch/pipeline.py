@@ -70,6 +70,7 @@ class Batch:
         overwrite: also restore what is finished.
         max_pixels: of an input; larger ones fail (a guard against decompression bombs).
         check: look at the results, and record what is left in them and what would help.
+        work: for each model that ran, the pixels of its inputs and the seconds that they took.
     """
 
     upscaler: "Upscaler"
@@ -79,6 +80,7 @@ class Batch:
     overwrite: bool = False
     max_pixels: int = MAX_PIXELS
     check: bool = False
+    work: dict[str, list[float]] = field(default_factory=dict)
 
     def run(
         self,
@@ -113,13 +115,7 @@ class Batch:
                 self._restore(peers.receive_jobs(), records.append, progress)
             peers.send_records(records)
             return
-        left = []
-        for job in jobs:
-            finished = self.manifest.finished(job) if self.manifest and not self.overwrite else None
-            if finished:
-                done(finished)
-            else:
-                left.append(job)
+        left = self.left(jobs, done)
         peers.send_jobs(left)
         stopped = None
         try:
@@ -134,6 +130,40 @@ class Batch:
             # All that counts is in the manifest already.
             with contextlib.suppress(ImageError):
                 self.manifest.compact()
+
+    def left(self, jobs: Sequence[Job], done: Callable[[Record], None]) -> list[Job]:
+        """The jobs that are not finished; calls `done` with the records of the others."""
+        left = []
+        for job in jobs:
+            finished = self.manifest.finished(job) if self.manifest and not self.overwrite else None
+            if finished:
+                done(finished)
+            else:
+                left.append(job)
+        return left
+
+    def preview(self, jobs: Sequence[Job], done: Callable[[Record], None]) -> None:
+        """Call `done` with a record of what `run` would make of each file; write nothing.
+
+        The status is planned, skipped or failed. Raises as `run`.
+        """
+        for job in self.left(jobs, done):
+            record = Record(str(job.source or "-"), str(job.target or "-"), "planned")
+            try:
+                image, found = self._read(job, record)
+                height, width = image.pixels.shape[:2]
+                chain = self.upscaler.chain(self.size.factor(height, width), found)
+                record.models = list(dict.fromkeys(restorer.name for restorer in chain))
+                record.tiles = self.upscaler.tiles(self.size, height, width, found)
+                rows, columns = self.size.of(height, width)
+                record.size_out = [columns, rows]
+                record.memory = self.upscaler.memory(self.size, image, found)
+            except Exception as error:
+                if self.manifest is None:
+                    raise
+                record.status, record.error = "failed", _reason(record, error)
+            record.seconds = 0.0
+            done(record)
 
     def _restore(
         self,
@@ -221,7 +251,12 @@ class Batch:
             chain = self.upscaler.chain(self.size.factor(height, width), found)
             record.models = list(dict.fromkeys(restorer.name for restorer in chain))
             record.tiles = self.upscaler.tiles(self.size, height, width, found)
+            started = time.perf_counter()
             result = self.upscaler.restore_image(image, self.size, report, found)
+            if len(chain) == 1:
+                done = self.work.setdefault(chain[0].name, [0.0, 0.0])
+                done[0] += height * width
+                done[1] += time.perf_counter() - started
             record.size_out = [result.pixels.shape[1], result.pixels.shape[0]]
             return result
 

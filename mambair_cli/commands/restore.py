@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from ..batch.rates import duration
 from ..batch.restore_files import Outcome, Plan, Request, plan_files, restore_files
 from ..models.choice import check_task
 from ..models.tasks import MAX_SCALE, Task
@@ -25,8 +26,9 @@ from .terminal import (
     Dtype,
     Json,
     Offline,
+    announce,
     as_flags,
-    duration,
+    ignore,
     print_json,
     print_table,
     progress_bar,
@@ -131,6 +133,9 @@ Ensemble = Annotated[
     ),
 ]
 Alpha = Annotated[AlphaNames, typer.Option(help="What enlarges transparency.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no advice.")]
 
 
@@ -176,6 +181,7 @@ def _parameters(task: Task) -> list[inspect.Parameter]:
         "device": Device,
         "backend": Backend,
         "dtype": Dtype,
+        "dry_run": DryRun,
         "offline": Offline,
         "quiet": Quiet,
         "as_json": Json,
@@ -209,24 +215,36 @@ def _scale(task: Task) -> Any:
 def _restore(request: Request, quiet: bool, as_json: bool) -> None:
     """Do what a request asks for, and show what came of it."""
     started = time.perf_counter()
+    silent = as_json or quiet
+    if not silent:
+        announce(f"{request.task.name} {_named(request.inputs)}")
     plan = plan_files(request, say)
     if plan.row:
         check_task(request.task.name, plan.row.name, plan.row.task, plan.row.scale)
-        fetch(plan.row, as_json or quiet)
-    with progress_bar(as_json or quiet) as progress:
-        outcome = restore_files(plan, done=_tell, progress=progress, started=started)
+        if not request.dry_run:
+            fetch(plan.row, silent)
+    note = ignore if quiet else say
+    with progress_bar(silent) as progress:
+        outcome = restore_files(plan, done=_tell, progress=progress, note=note, started=started)
     if outcome.better:
         log.info("%s", _hint(outcome.better))
-    if plan.folder and outcome.records:
+    if request.dry_run:
+        _print_preview(plan, outcome, as_json)
+    elif plan.folder and outcome.records:
         _print_summary(plan, plan.folder, outcome, as_json)
     if outcome.stopped:
         raise outcome.stopped
     if any(record.error for record in outcome.records):
         raise typer.Exit(1)
     # Under torchrun, one process has the records.
-    if outcome.records and not plan.folder:
+    if outcome.records and not (plan.folder or request.dry_run):
         stream = sys.stderr if request.output == "-" else sys.stdout
         _print_result(plan, outcome, as_json, stream)
+
+
+def _named(inputs: Sequence[str]) -> str:
+    first, *others = inputs
+    return f"{first} and {len(others)} more" if others else first
 
 
 def _tell(record: "Record") -> None:
@@ -276,6 +294,31 @@ def _print_result(plan: Plan, outcome: Outcome, as_json: bool, stream: TextIO) -
     print(f"{record.output}: {sizes}, {why}{_how(outcome, measured)}", file=stream)
     if record.left:
         say(f"{record.output}: {record.left}")
+
+
+def _print_preview(plan: Plan, outcome: Outcome, as_json: bool) -> None:
+    """What a run would do with each file, and what it would take."""
+    if as_json:
+        files = [_public(record) for record in outcome.records]
+        print_json(_facts(plan, outcome) | {"expected": outcome.expected, "files": files})
+        return
+    rows = []
+    for record in outcome.records:
+        before, after = (
+            "{}x{}".format(*size) if size else "" for size in (record.size_in, record.size_out)
+        )
+        how = ", ".join(filter(None, [record.why, *record.models]))
+        gib = f"{record.memory / 2**30:.2f} GiB" if record.memory else ""
+        took = f"about {duration(record.seconds)}" if record.seconds else ""
+        rows.append((record.status, record.input, record.output, before, after, how, took, gib))
+    print_table(("", "input", "output", "size", "becomes", "how", "time", "memory"), rows)
+    planned = sum(record.status == "planned" for record in outcome.records)
+    time_needed = (
+        "unknown on this machine" if outcome.expected is None else duration(outcome.expected)
+    )
+    print(
+        f"{planned} of {outcome.total} would be restored; time: {time_needed}; nothing was written"
+    )
 
 
 def _print_summary(plan: Plan, folder: Path, outcome: Outcome, as_json: bool) -> None:

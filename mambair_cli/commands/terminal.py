@@ -80,14 +80,14 @@ def as_flags(message: str) -> str:
     return re.sub(r"(?<![^\s(])`([a-z_]+)(?:=([^`]+))?`(?![^\s,.;:)])", flag, message)
 
 
-def duration(seconds: float) -> str:
-    """A time for people: 9 s, 4 min, 2 h 10 min."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 100:
-        return f"{minutes} min"
-    return f"{minutes // 60:,} h {minutes % 60} min"
+def announce(message: str) -> None:
+    """Print at once what begins, if somebody watches."""
+    if sys.stderr and sys.stderr.isatty():
+        say(message)
+
+
+def ignore(message: str) -> None:
+    """Take what nobody wants to know."""
 
 
 def say(message: str) -> None:
@@ -122,17 +122,17 @@ def progress_bar(quiet: bool) -> Iterator[Callable[[float, str], None]]:
         TextColumn(
             "{task.description}",
             markup=False,
-            table_column=Column(no_wrap=True, overflow="ellipsis", max_width=40),
+            table_column=Column(no_wrap=True, overflow="ellipsis", max_width=56),
         ),
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=1.0, visible=False)
+        task = bar.add_task("starting", total=1.0)
 
         def update(share: float, label: str) -> None:
-            bar.update(task, completed=share, visible=True, description=label.replace("\n", "\\n"))
+            bar.update(task, completed=share, description=label.replace("\n", "\\n"))
 
         yield update
 

@@ -72,12 +72,22 @@ class Upscaler:
         return self.restorers[name]
 
     def tiles(self, size: Size, height: int, width: int, found: Finding = UNKNOWN) -> int:
-        """How many tiles a picture of `height` x `width` is cut into now, over its whole `chain`."""
+        """How many tiles a picture of `height` x `width` is cut into now, by its whole `chain`."""
         count = 0
         for restorer in self.chain(size.factor(height, width), found):
             count += len(restorer.plan(height, width).boxes)
             height, width = restorer.scale * height, restorer.scale * width
         return count
+
+    def memory(self, size: Size, image: Image, found: Finding = UNKNOWN) -> int:
+        """Estimated bytes that restoring a picture takes at most, by its whole `chain`."""
+        height, width = image.pixels.shape[:2]
+        needed = []
+        for restorer in self.chain(size.factor(height, width), found):
+            itemsize = image.pixels.itemsize
+            needed.append(restorer.peak_memory(restorer.plan(height, width, itemsize), itemsize))
+            height, width = restorer.scale * height, restorer.scale * width
+        return max(needed)
 
     def restore_image(
         self,
