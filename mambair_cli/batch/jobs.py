@@ -171,7 +171,7 @@ def _check_folder_name(output: str) -> None:
     """Raise CallError for what is a file, or looks like one."""
     path = Path(output)
     if path.exists() and not path.is_dir():
-        raise CallError(f"{output}: is a file; name a folder for the results")
+        raise CallError(f"{path}: is a file; name a folder for the results")
     looks_like_file = path.suffix.lower() in OUTPUT_SUFFIXES and not output.endswith(("/", os.sep))
     if looks_like_file and not path.exists():
         raise CallError(

@@ -278,21 +278,20 @@ def _tell_how_long(
     from ..images.folders import image_size
 
     jobs = [job for job in batch.left(plan.jobs, lambda record: None) if job.source]
-    sizes = []
+    pixels, seconds, other = 0, 0.0, 0.0
     for job in jobs:
-        # What cannot be read is told when its turn comes.
+        # What cannot be restored is told when its turn comes.
         with suppress(MambairError):
-            sizes.append(image_size(Path(str(job.source))))
-    seconds, other = 0.0, 0.0
-    for height, width in sizes:
-        names = [row.name for row in plan.choice.models(batch.size.factor(height, width))]
-        seconds += _seconds(names or [str(plan.request.model)], height * width, outcome) or 0.0
-        usual = Choice(plan.choice.task).models(batch.size.factor(height, width))
-        other += _seconds([row.name for row in usual], height * width, outcome) or 0.0
+            height, width = image_size(Path(str(job.source)))
+            scale = batch.size.factor(height, width)
+            names = [row.name for row in plan.choice.models(scale)] or [str(plan.request.model)]
+            usual = [row.name for row in Choice(plan.choice.task).models(scale)]
+            pixels += height * width
+            seconds += _seconds(names, height * width, outcome) or 0.0
+            other += _seconds(usual, height * width, outcome) or 0.0
     if seconds < LONG:
         return
-    megapixels = sum(height * width for height, width in sizes) / 1e6
-    text = f"{megapixels:.1f} megapixels, about {duration(seconds)}"
+    text = f"{pixels / 1e6:.1f} megapixels, about {duration(seconds)}"
     if plan.request.model and 0 < other < seconds / 2:
         text += f"; without `model` about {duration(other)}"
     elif plan.request.options.ensemble:
@@ -300,14 +299,14 @@ def _tell_how_long(
     note(text)
 
 
-def _seconds(models: list[str], pixels: int, outcome: Outcome, runs: int = 1) -> float | None:
+def _seconds(models: list[str], pixels: int, outcome: Outcome) -> float | None:
     """How long models take for so many pixels; None if that is not known."""
     total = 0.0
     for name in models:
         rate = read_rate(name, outcome.backend, outcome.device)
         if rate is None:
             return None
-        total += runs * pixels / rate
+        total += pixels / rate
         row = model_named(name)
         pixels *= row.scale**2 if row else 1
     return total

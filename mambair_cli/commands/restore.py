@@ -228,7 +228,7 @@ def _restore(request: Request, quiet: bool, as_json: bool) -> None:
         outcome = restore_files(plan, done=_tell, progress=progress, note=note, started=started)
     if outcome.better:
         log.info("%s", _hint(outcome.better))
-    if request.dry_run:
+    if request.dry_run and not outcome.stopped:
         _print_preview(plan, outcome, as_json)
     elif plan.folder and outcome.records:
         _print_summary(plan, plan.folder, outcome, as_json)

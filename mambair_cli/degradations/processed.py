@@ -82,7 +82,7 @@ def traces(pixels: NDArray[np.generic]) -> NDArray[np.float64] | None:
     power = np.log(_power(luma) + 0.02)
     base = power[2:20].mean()
     falls = [power[i : i + 4].mean() - base for i in range(2, 32, 4)]
-    is_gray = not np.ptp(chroma[0]) and not np.ptp(chroma[1])
+    is_gray = max(np.ptp(chroma[0]), np.ptp(chroma[1])) < 0.5
     colours = np.log(_power(chroma[0]) + _power(chroma[1]) + 0.04)
     starts = (4, 10, 16, 22, 27)
     fades = [np.nan if is_gray else colours[i : i + 6].mean() - base for i in starts]

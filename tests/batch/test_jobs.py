@@ -189,7 +189,7 @@ def test_pipes(monkeypatch):
         ),
         ("a.png b.png", "a.png", {}, "a.png: is a file; name a folder"),
         ("a.png", "b.png/", {}, "b.png: is a file; name a folder"),
-        ("a.png", "none/o.png", {}, "none/o.png: there is no folder"),
+        ("a.png", "none/o.gif", {}, "none/o.gif: unknown suffix"),
         ("a.png", "o.gif", {}, "o.gif: unknown suffix"),
         ("a.png", "o", {}, "o: unknown suffix ''; add one such as .png, or a slash"),
         ("a.png", None, {"format": "gif"}, "`format` cannot be 'gif'; use one of png jpg"),

@@ -134,12 +134,14 @@ def test_json(call):
 def test_what_decides_whether_a_result_is_finished(call):
     make("in/a.png")
     for options, done in [
-        (["-s", 2], "ok"),
+        (["-s", 2, "--degradation", "bicubic"], "ok"),
         (["-m", "tiny-x2"], "skipped"),
-        (["-s", 2, "--tile", 64, "--device", "cpu"], "skipped"),
+        (["-m", "tiny-x2", "--tile", 64, "--device", "cpu"], "skipped"),
         (["-m", "tiny-x4", "-s", 2], "ok"),
         (["-m", "tiny-x4"], "ok"),
-        (["-s", 4], "skipped"),
+        (["-s", 4, "--degradation", "bicubic"], "skipped"),
+        (["-s", 4], "ok"),
+        (["-s", 4, "--degradation", "auto"], "skipped"),
     ]:
         assert json.loads(call("upscale", "in", "-o", "out", "--json", *options)[1])[done] == 1
 
