@@ -5,11 +5,11 @@
       CheckpointError        a weight file is missing, unsafe, damaged or of another network
       DownloadError          a file cannot be fetched
       MemoryLimitError       the work does not fit into memory
-      RestorationError       a network gave values that are no numbers
+      RestorationError       a network gave NaN or infinite values
       BackendError           a back end that was asked for by name cannot run here
       TrainingError          a training run cannot start or go on
       CacheError             results that were kept cannot be used
-    CallError                exit code 2: the call itself is wrong (unknown model, bad option, missing input)
+    CallError                exit code 2: the call itself is wrong (unknown model, missing input)
 
 An interrupted run exits with 130. Messages say what happened, to which file, and what to do.
 """
@@ -41,7 +41,7 @@ class MemoryLimitError(MambairError):
 
 
 class RestorationError(MambairError):
-    """A network gave values that are no numbers."""
+    """A network gave NaN or infinite values."""
 
 
 class BackendError(MambairError):
@@ -63,6 +63,6 @@ class CallError(MambairError):
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
-    """The end of a message about an unknown word: the known word that is near it, or `otherwise`."""
+    """The end of a message about an unknown word: a known word that is near, or `otherwise`."""
     near = difflib.get_close_matches(word, known, 1)
     return f"did you mean {near[0]!r}?" if near else otherwise

@@ -379,8 +379,12 @@ def outcome(row):
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     answers, files, samples = [run(line) for line in row], {}, {}
     by_own_net = any(re.search(r"-m (net|gray|my-)", line) for line in row)
-    for path in sorted(Path().rglob("*")):
-        if path.is_file() and before.pop(path, None) != path.read_bytes():
+    # The lock of a manifest is no result.
+    left = [
+        path for path in Path().rglob("*") if path.is_file() and path.name != ".mambair.jsonl.lock"
+    ]
+    for path in sorted(left):
+        if before.pop(path, None) != path.read_bytes():
             files[path.as_posix()] = held(path)
             if by_own_net and "dtype" in files[path.as_posix()]:
                 samples[path.as_posix()] = samples_of(path)

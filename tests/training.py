@@ -14,7 +14,7 @@ from mambair_cli.training.config import TrainConfig
 from mambair_cli.training.data import TrainingPairs
 from mambair_cli.training.inputs import Folders, Settings
 from mambair_cli.training.photos import find_sources
-from mambair_cli.training.recipe import checked, tomllib
+from mambair_cli.training.recipe import build_network, checked, tomllib
 
 RECIPE = """
 scale = 2
@@ -90,6 +90,14 @@ def recipe(**changes) -> TrainConfig:
             )
             table[section][key] = value
     return checked(table, "RECIPE")
+
+
+def start_of(config):
+    """The network that a run of the recipe starts from."""
+    torch.manual_seed(config.seed)
+    model = build_network(config)
+    model.start_simply()
+    return model
 
 
 def train(config, data, out, *, val=None, settings=CPU, **options):

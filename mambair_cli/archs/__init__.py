@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from . import mambair, mambair_unet, vmambair
+from . import mambair, mambair_unet, mambairv2, vmambair
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class Architecture:
     A module that calls its layers as functions also has a method `macs`, see `complexity`.
 
     Attributes:
-        config: its configuration, a frozen dataclass with `upscale`, `in_chans`, `multiple` and
-            `floats_per_pixel`.
+        config: its configuration, a frozen dataclass with `upscale`, `in_chans`, `multiple`,
+            `padding` and `floats_per_pixel`.
         network: the module, built from a configuration. `start_simply` prepares it for training.
         detect: reads the configuration off a state dict; None for that of another network. Raises
             ValueError where it is of this family but of no known form.
@@ -40,6 +40,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         network=mambair.MambaIR,
         detect=mambair.detect,
         block=mambair.VSSBlock,
+    ),
+    "mambairv2": Architecture(
+        config=mambairv2.MambaIRv2Config,
+        network=mambairv2.MambaIRv2,
+        detect=mambairv2.detect,
+        block=mambairv2.AttentiveLayer,
+        undecayed=("bias", "bias_table", "A_logs"),
     ),
     "mambair_unet": Architecture(
         config=mambair_unet.MambaIRUNetConfig,

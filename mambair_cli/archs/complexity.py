@@ -1,5 +1,4 @@
-"""Parameters and multiply-adds of a network, counted in two ways: as the MambaIR paper printed them,
-and all of them.
+"""Parameters and multiply-adds of a network: as the MambaIR paper printed them, and all of them.
 
 The paper's Table 3 comes from a counter that sees only leaf modules. It misses every bare parameter
 of the scans and all work that belongs to no module: the projections to step sizes, B and C, and the
@@ -16,7 +15,8 @@ from torch import Tensor, nn
 
 from .layers import LayerNorm
 
-OUTPUT = (1280, 720)  # width and height of the image that the papers count for
+# Width and height of the image that the papers count for.
+OUTPUT = (1280, 720)
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ def multiply_adds(model: nn.Module, width: int, height: int) -> Macs:
     """The multiply-adds of a network for an input of this size, counted on tensors without values.
 
     Leaf modules: outputs x inputs of one group x kernel for a convolution, in x out a token for a
-    linear layer, 4 an element for LayerNorm, H x W + 1 a channel for global pooling, nothing for all
-    else and for biases. All of them, as fvcore counts: the same for convolutions and linear layers,
-    5 an element for LayerNorm, 1 for pooling, and what `scan_macs` says of the scans.
+    linear layer, 4 an element for LayerNorm, H x W + 1 a channel for global pooling, nothing for
+    all else and for biases. All of them, as fvcore counts: the same for convolutions and linear
+    layers, 5 an element for LayerNorm, 1 for pooling, and what `scan_macs` says of the scans.
 
-    A module that calls its layers as functions, so that no hook sees them, has a method
-    `macs(pixels) -> Macs`, which counts it whole.
+    A module that calls its layers as functions, so that no hook sees them, or has work of its own, has
+    a method `macs(pixels) -> Macs`, which counts it whole.
     """
     ghost = copy.deepcopy(model).eval().to("meta")
     found: list[Macs] = []
@@ -83,7 +83,7 @@ def multiply_adds(model: nn.Module, width: int, height: int) -> Macs:
 
 
 def layer_macs(layers: Iterable[nn.Module], tokens: int) -> Macs:
-    """The multiply-adds of the convolutions, linear layers and norms among `layers`, on so many tokens."""
+    """The multiply-adds of convolutions, linear layers and norms, on so many tokens."""
     found = Macs()
     for layer in layers:
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
@@ -149,7 +149,7 @@ def _noting(rule: Rule, found: list[Macs]) -> Any:
 
 
 def _counted(module: Any, found: list[Macs]) -> Any:
-    def forward(tokens: Tensor) -> Tensor:
+    def forward(tokens: Tensor, *_: Any) -> Tensor:
         found.append(module.macs(tokens.shape[:3].numel()))
         return tokens
 

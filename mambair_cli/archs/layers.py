@@ -2,14 +2,18 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import layer_norm
 
+# How sides are filled up.
+Padding = Literal["reflect", "symmetric"]
 _ONEDNN = torch.backends.mkldnn.is_available()
 
 
@@ -58,6 +62,12 @@ def pointwise(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     return F.linear(tokens, weight, bias)
 
 
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Where autocast rests."""
+    # The device that counts operations knows none.
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
 class FullPrecisionConv(nn.Conv2d):
     """A convolution in the precision of its weights also under autocast: the first and the last of a network.
 
@@ -68,10 +78,21 @@ class FullPrecisionConv(nn.Conv2d):
     def forward(self, image: Tensor) -> Tensor:
         """(B,C,H,W) -> (B,M,H',W')."""
         image = image.to(self.weight.dtype)
-        if image.device.type == "meta":  # which counts operations and knows no autocast
+        with without_autocast(image.device):
             return super().forward(image)
-        with torch.autocast(image.device.type, enabled=False):
-            return super().forward(image)
+
+
+def linear(layer: nn.Module) -> tuple[Any, Any]:
+    """The weight and the bias, if any, of a layer, for `ops.fused`."""
+    return layer.weight, layer.bias
+
+
+class Linear(nn.Linear):
+    """A linear layer of tokens that runs as `pointwise`."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B,H,W,C) -> (B,H,W,M)."""
+        return pointwise(tokens, self.weight, self.bias)
 
 
 class Pointwise(nn.Conv2d):
@@ -158,6 +179,11 @@ class ChannelAttention(nn.Module):
         """(B,C,H,W) -> (B,C,H,W)."""
         return image * self.attention(image)
 
+    def of_means(self, means: Tensor) -> Tensor:
+        """The factors (B,C) for an image of these means (B,C)."""
+        factors: Tensor = self.attention[1:](means[:, :, None, None])
+        return factors.flatten(1)
+
 
 def pixel_shuffle(channels: int, scale: int) -> nn.Sequential:
     """Convolutions that each multiply the channels and shuffle them to pixels: x2 as often as needed, or x3 once.
@@ -183,6 +209,24 @@ def scale_of_pixel_shuffle(state: Mapping[str, Tensor], prefix: str) -> int:
     """The scale of the `pixel_shuffle` of this name in a state dict."""
     steps = [state[key] for i in (0, 2, 4) if (key := f"{prefix}.{i}.weight") in state]
     return math.prod(math.isqrt(weight.shape[0] // weight.shape[1]) for weight in steps)
+
+
+class Block(nn.Module):
+    """A block of a network around one scan: most of the work, and what progress counts."""
+
+
+def padded(image: Tensor, multiple: int, mode: Padding) -> Tensor:
+    """Mirror an image at the bottom and the right until its sides are multiples.
+
+    (B,C,H,W) -> (B,C,H',W'), as often as it takes. The mode is numpy's: `reflect` leaves the edge
+    out, `symmetric` repeats it.
+    """
+    for axis in (2, 3):
+        side = image.shape[axis]
+        if excess := side % multiple:
+            source = np.pad(np.arange(side), (0, multiple - excess), mode=mode)
+            image = image.index_select(axis, torch.from_numpy(source).to(image.device))
+    return image
 
 
 class DropPath(nn.Module):

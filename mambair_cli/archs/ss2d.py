@@ -1,4 +1,4 @@
-"""SS2D, the 2-D selective-scan module (MambaIR, section 3.5; VMamba)."""
+"""Modules around the selective scan, and SS2D, the 2-D one (MambaIR, section 3.5; VMamba)."""
 
 import math
 from typing import Any
@@ -22,6 +22,9 @@ def reset_scan(x_proj: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor
         dt_bias: (K,D).
         A_log: (K*D,N).
     """
+    # Without values there is nothing to fill, and `arange` would import 900 modules first.
+    if A_log.is_meta:
+        return
     with torch.no_grad():
         for weight in (x_proj, dt_weight):
             weight.uniform_(-(weight.shape[2] ** -0.5), weight.shape[2] ** -0.5)
@@ -41,23 +44,19 @@ def scan_floats(width: int, inner: int, d_state: int, backend: str) -> int:
     return floats
 
 
-class SpatialScan(nn.Module):
-    """What the scanning modules share: depthwise convolution, SiLU, selective scan in four directions.
-
-    Tensor names are the checkpoint format. A module of this kind adds `conv2d`, 3x3 depthwise, and what
-    stands before and after it.
+class SelectiveScan(nn.Module):
+    """The parameters of a selective scan in K directions. Their names are the checkpoint format.
 
     Args:
-        width: C, channels in and out.
+        directions: K, 4 or 1 (row-major).
         inner: D, channels of the scan.
         d_state: N, states a channel.
+        rank: R, of the step sizes.
     """
 
-    conv2d: nn.Conv2d
-
-    def __init__(self, width: int, inner: int, d_state: int):
+    def __init__(self, directions: int, inner: int, d_state: int, rank: int):
         super().__init__()
-        K, rank = DIRECTIONS, math.ceil(width / 16)
+        K = directions
         self.backend = "auto"
         self.x_proj_weight = nn.Parameter(torch.empty(K, rank + 2 * d_state, inner))
         self.dt_projs_weight = nn.Parameter(torch.empty(K, inner, rank))
@@ -69,23 +68,45 @@ class SpatialScan(nn.Module):
         """Initialise the scan as Mamba does."""
         reset_scan(self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs)
 
-    def scan(self, x: Tensor) -> Tensor:
-        """(B,H,W,D) -> (B,H,W,D)."""
-        x = silu(to_tokens(self.conv2d(to_image(x))), backend=self.backend)
-        x_dbl = pointwise(x, self.x_proj_weight.flatten(0, 1))
+    def scan_parameters(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """dt_weight, dt_bias, A_log and D of `ss2d_scan`."""
+        return self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds
+
+    def selective_scan(self, x: Tensor, x_dbl: Tensor) -> Tensor:
+        """`ops.ss2d_scan` of x (B,H,W,D) and x_dbl (B,H,W,K,R+2N) with these parameters."""
         return ss2d_scan(
             x,
-            x_dbl.unflatten(-1, (DIRECTIONS, -1)),  # (B,H,W,K,R+2N)
-            self.dt_projs_weight,
-            self.dt_projs_bias,
-            self.A_logs,
-            self.Ds,
+            x_dbl,
+            *self.scan_parameters(),
             backend=self.backend,
         )
 
     def scan_macs(self, pixels: int) -> Macs:
         """The multiply-adds of the scan over so many pixels."""
         return scan_macs(self.x_proj_weight, self.dt_projs_weight, self.A_logs, pixels)
+
+
+class SpatialScan(SelectiveScan):
+    """What the modules share that scan an image: depthwise convolution, SiLU, scan in four directions.
+
+    A module of this kind adds `conv2d`, 3x3 depthwise, and what stands before and after it.
+
+    Args:
+        width: C, channels in and out.
+        inner: D, channels of the scan.
+        d_state: N, states a channel.
+    """
+
+    conv2d: nn.Conv2d
+
+    def __init__(self, width: int, inner: int, d_state: int):
+        super().__init__(DIRECTIONS, inner, d_state, math.ceil(width / 16))
+
+    def scan(self, x: Tensor) -> Tensor:
+        """(B,H,W,D) -> (B,H,W,D)."""
+        x = silu(to_tokens(self.conv2d(to_image(x))), backend=self.backend)
+        x_dbl = pointwise(x, self.x_proj_weight.flatten(0, 1))
+        return self.selective_scan(x, x_dbl.unflatten(-1, (DIRECTIONS, -1)))  # (B,H,W,K,R+2N)
 
 
 class SS2D(SpatialScan):

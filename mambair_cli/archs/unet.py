@@ -5,14 +5,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import (
     FullPrecisionConv,
+    Padding,
     Pointwise,
+    padded,
     pixel_shuffle,
     scale_of_pixel_shuffle,
     to_image,
@@ -48,6 +49,7 @@ class UNetConfig:
     in_chans: int = field(default=3, metadata={"limits": (1, 3)})
     upscale: int = field(default=1, metadata={"limits": (1, 8)})
     multiple: ClassVar[int] = 8  # sides that the net takes without padding
+    padding: ClassVar[Padding] = "reflect"
 
     def inner(self, width: int) -> int:
         """D, channels of the scan in a block of this width."""
@@ -93,16 +95,6 @@ def _down(width: int) -> nn.Sequential:
 def _up(width: int) -> nn.Sequential:
     steps = nn.Sequential(nn.Conv2d(width, 2 * width, 3, padding=1, bias=False), nn.PixelShuffle(2))
     return nn.Sequential(OrderedDict(body=steps))
-
-
-def _padded(image: Tensor, multiple: int) -> Tensor:
-    """(B,C,H,W) with sides made multiples by reflection at the bottom and the right, as often as it takes."""
-    for axis in (2, 3):
-        side = image.shape[axis]
-        if excess := side % multiple:
-            source = np.pad(np.arange(side), (0, multiple - excess), mode="reflect")
-            image = image.index_select(axis, torch.from_numpy(source).to(image.device))
-    return image
 
 
 class UNet(nn.Module):
@@ -163,7 +155,8 @@ class UNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """(B,C,H,W) in [0,1] -> (B,C,sH,sW), s the upscale; not clipped. Sides are padded by reflection."""
         s, (H, W) = self.config.upscale, image.shape[2:]
-        image = _padded(image, self.config.multiple).contiguous(memory_format=torch.channels_last)
+        image = padded(image, self.config.multiple, self.config.padding)
+        image = image.contiguous(memory_format=torch.channels_last)
         tokens = to_tokens(self.patch_embed(image))
         skips: list[Tensor] = []
         for level, down in (

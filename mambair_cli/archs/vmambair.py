@@ -7,15 +7,15 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import ss2d_scan
+from ..ops import fused, ss2d_scan
 from .complexity import Macs, layer_macs, scan_macs
-from .layers import LayerNorm, Pointwise, to_image, to_tokens
+from .layers import Block, LayerNorm, Pointwise, linear, to_image, to_tokens
 from .ss2d import SpatialScan, reset_scan
 from .unet import UNet, UNetConfig, channels, read_shape
 
@@ -85,9 +85,10 @@ class OmniSelectiveScan(SpatialScan):
         self.reset_scan()
         reset_scan(self.xc_proj_weight, self.dtc_projs_weight, self.dtc_projs_bias, self.Ac_logs)
 
-    def _channels(self, y: Tensor) -> Tensor:
-        """The channel scan, forth and back over the means of all channels: (B,H,W,D) -> (B,1,1,D)."""
-        x = y.mean((1, 2))[:, None, :, None]  # (B,1,L,1), a sequence of length L = D
+    def channels(self, means: Tensor) -> Tensor:
+        """The channel scan, forth and back over the means of all channels: (B,D) -> (B,1,1,D)."""
+        # (B,1,L,1), a sequence of length L = D
+        x = means[:, None, :, None]
         if self.Dsc.shape[0] > 2:
             x = F.linear(
                 x, self.conv_cin.weight.flatten(1), self.conv_cin.bias
@@ -112,7 +113,7 @@ class OmniSelectiveScan(SpatialScan):
         """(B,H,W,C) -> (B,H,W,C)."""
         y = self.scan(self.in_conv.half_of(tokens, 0))
         y = self.out_norm[0](y, self.in_conv.half_of(tokens, 1))
-        c = self._channels(y)
+        c = self.channels(y.mean((1, 2)))
         y = y + c if self.adds_channels else torch.addcmul(y, y, c)
         return to_tokens(self.out_conv(to_image(y)))
 
@@ -153,7 +154,7 @@ class EFFN(nn.Module):
         return layer_macs(self.modules(), pixels)
 
 
-class OSSBlock(nn.Module):
+class OSSBlock(Block):
     """Omni Selective Scan and feed-forward network, each on the normalised input and added to it."""
 
     def __init__(self, C: int, config: VmambaIRConfig):
@@ -165,6 +166,8 @@ class OSSBlock(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B,H,W,C) -> (B,H,W,C)."""
+        if not self.training and fused.takes(tokens, self.attn.backend):
+            return self._fused(tokens)
         tokens = tokens + self.attn(self.norm1(tokens))
         return tokens + self.ffn(self.norm2(tokens))
 
@@ -173,6 +176,33 @@ class OSSBlock(nn.Module):
         for layer in (self.attn.out_conv, self.ffn.project_out):
             for parameter in layer.parameters():
                 nn.init.zeros_(parameter)
+
+    def _fused(self, tokens: Tensor) -> Tensor:
+        """The same by the kernels of `ops.fused`."""
+        attn, ffn = self.attn, self.ffn
+        norm1, norm2, norm = (linear(layer[0]) for layer in (self.norm1, self.norm2, attn.out_norm))
+        into_x, into_z = attn.in_conv.weight.chunk(2)
+        bias_x, bias_z = cast(Tensor, attn.in_conv.bias).chunk(2)
+        scanned = fused.scan(
+            tokens,
+            norm1,
+            (into_x, bias_x),
+            linear(attn.conv2d),
+            attn.x_proj_weight,
+            attn.scan_parameters(),
+        )
+        c = attn.channels(
+            fused.gate_means(tokens, scanned, (norm1, (into_z, bias_z), norm))
+        ).flatten(1)
+        factors, offsets = (
+            (torch.ones_like(c), c) if attn.adds_channels else (1 + c, torch.zeros_like(c))
+        )
+        ones = tokens.new_ones(tokens.shape[-1])
+        then = norm2, linear(ffn.project_in)
+        u, hidden = fused.leave_gated(
+            tokens, scanned, factors, offsets, linear(attn.out_conv), ones, then
+        )
+        return fused.feed(hidden, linear(ffn.dwconv), "gate", linear(ffn.project_out), u, ones)
 
 
 class VmambaIR(UNet):

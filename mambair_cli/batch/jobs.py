@@ -13,17 +13,10 @@ from pathlib import Path
 
 from ..errors import CallError, ImageError
 from ..images.encode import check_side, format_of
-from ..images.io import OUTPUT_SUFFIXES, check_writable
+from ..images.io import INPUT_SUFFIXES, OUTPUT_SUFFIXES, check_writable
 
 MANIFEST = ".mambair.jsonl"
 """In an output folder: what was done there (see `manifest`)."""
-
-INPUT_SUFFIXES = {
-    *OUTPUT_SUFFIXES,
-    *(".apng", ".avif", ".gif", ".heic", ".heif", ".j2k", ".jfif"),
-    *(".jp2", ".jpe", ".pbm", ".pnm", ".psd", ".tga"),
-}
-"""What counts as an image in a folder, in lower case; a file that is named itself may have any."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +109,15 @@ def find_jobs(
     assert job.target
     check_target(job.target)
     return [job], None
+
+
+def count_passed_over(inputs: Sequence[str], output: str | None) -> int:
+    """How many files in the input folders are left alone, as they are not named like images."""
+    sources = [Path(name) for name in inputs if name != "-"]
+    out = Path(output).resolve() if output else None
+    folders = [source for source in sources if source.is_dir()]
+    files = itertools.chain.from_iterable(_visible_files(folder, out) for folder in folders)
+    return sum(not _is_image(path) for path in files)
 
 
 def output_suffix(source: Path, format: str | None) -> str:
@@ -305,9 +307,28 @@ def _images_below(
     images: trying to read them tells why.
     """
     unreadable: list[Path] = []
+    for file in _visible_files(folder, output, unreadable, note):
+        path = file.relative_to(folder)
+        if _is_image(path):
+            pairs = itertools.product((path.name, path.as_posix()), globs)
+            yield path, not globs or any(fnmatch.fnmatch(text, glob) for text, glob in pairs)
+    yield from ((path.relative_to(folder), True) for path in unreadable)
+
+
+def _visible_files(
+    folder: Path,
+    output: Path | None,
+    unreadable: list[Path] | None = None,
+    tell: Callable[[str], None] = lambda message: None,
+) -> Iterator[Path]:
+    """The files below `folder`, but for those hidden, the output folder's and earlier results.
+
+    Subfolders that cannot be listed are added to `unreadable`.
+    """
 
     def keep(error: OSError) -> None:
-        unreadable.append(Path(error.filename))
+        if unreadable is not None:
+            unreadable.append(Path(error.filename))
 
     for where, folders, files in os.walk(folder, onerror=keep):
         here = Path(where)
@@ -315,15 +336,13 @@ def _images_below(
         others = [name for name in visible if (here / name).resolve() != output]
         results = [name for name in others if (here / name / MANIFEST).exists()]
         for name in results:
-            note(f"{here / name}: holds the results of an earlier run and is left out")
+            tell(f"{here / name}: holds the results of an earlier run and is left out")
         folders[:] = [name for name in others if name not in results]
-        for name in files:
-            path = (here / name).relative_to(folder)
-            if name[0] != "." and path.suffix.lower() in INPUT_SUFFIXES and (here / name).is_file():
-                texts = name, path.as_posix()
-                pairs = itertools.product(texts, globs)
-                yield path, not globs or any(fnmatch.fnmatch(text, glob) for text, glob in pairs)
-    yield from ((path.relative_to(folder), True) for path in unreadable)
+        yield from (here / name for name in files if name[0] != "." and (here / name).is_file())
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in INPUT_SUFFIXES
 
 
 def _keep_inputs(jobs: Sequence[Job]) -> None:

@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 import os
+import shutil
 import sys
 import time
 from collections import deque
@@ -69,6 +70,7 @@ class Batch:
             skipped, and the first error is raised.
         overwrite: also restore what is finished.
         max_pixels: of an input; larger ones fail (a guard against decompression bombs).
+        keep_times: give results the times and permissions of their inputs.
         check: look at the results, and record what is left in them and what would help.
         work: for each model that ran, the pixels of its inputs and the seconds that they took.
     """
@@ -79,6 +81,7 @@ class Batch:
     manifest: Manifest | None = None
     overwrite: bool = False
     max_pixels: int = MAX_PIXELS
+    keep_times: bool = False
     check: bool = False
     work: dict[str, list[float]] = field(default_factory=dict)
 
@@ -271,6 +274,8 @@ class Batch:
             if job.target:
                 _make_folder(job.target.parent)
             record.notes += _write_image(job, result, self.quality)
+            if self.keep_times and job.source and job.target:
+                shutil.copystat(job.source, job.target)
         record.status = "ok"
         if self.manifest:
             self.manifest.append(record)

@@ -56,6 +56,7 @@ class Request:
         quality: of formats that lose something, 1 to 100.
         suffix: after the names of the results.
         max_pixels: the largest input; None: `images.io.MAX_PIXELS`.
+        keep_times: whether results get the times and permissions of their inputs.
         options: device, memory, precision.
         advice: whether to look at the results, and to say which model would be better.
         dry_run: only say what would be done.
@@ -76,6 +77,7 @@ class Request:
     quality: int | None = None
     suffix: str | None = None
     max_pixels: int | None = None
+    keep_times: bool = False
     options: Options = field(default_factory=Options)
     advice: bool = True
     dry_run: bool = False
@@ -98,6 +100,7 @@ class Plan:
         jobs: what is restored into what.
         folder: the output folder; None if there is a single result.
         scale: how many times larger; None if a width or height counts.
+        passed_over: files in the input folders that are not named like images.
         upscaler: loaded already, if only its file told the scale.
     """
 
@@ -106,6 +109,7 @@ class Plan:
     jobs: list["Job"]
     folder: Path | None
     scale: float | None
+    passed_over: int = 0
     upscaler: "Upscaler | None" = None
 
     @property
@@ -154,7 +158,7 @@ def plan_files(request: Request, note: Callable[[str], None] = lambda message: N
         CallError: the request contradicts itself, or no such file, model or folder exists.
         ImageError: a result could not be written.
     """
-    from .jobs import find_jobs
+    from .jobs import count_passed_over, find_jobs
 
     task, scale, sides = request.task, request.scale, request.sides
     if scale and sides:
@@ -179,7 +183,8 @@ def plan_files(request: Request, note: Callable[[str], None] = lambda message: N
         endings=_endings(task),
         note=note,
     )
-    return Plan(request, choice, jobs, folder, None if sides else scale, upscaler)
+    passed_over = count_passed_over(request.inputs, request.output) if folder else 0
+    return Plan(request, choice, jobs, folder, None if sides else scale, passed_over, upscaler)
 
 
 def restore_files(
@@ -224,6 +229,7 @@ def restore_files(
         _manifest(plan),
         request.overwrite,
         request.max_pixels or MAX_PIXELS,
+        request.keep_times,
         request.advice,
     )
     outcome = Outcome(len(plan.jobs), backend=upscaler.backend, device=str(upscaler.device))

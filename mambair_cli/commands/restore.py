@@ -15,6 +15,7 @@ import typer
 
 from ..batch.rates import duration
 from ..batch.restore_files import Outcome, Plan, Request, plan_files, restore_files
+from ..errors import MambairError
 from ..models.choice import check_task
 from ..models.tasks import MAX_SCALE, Task
 from ..restore.options import Options
@@ -126,6 +127,10 @@ MaxPixels = Annotated[
     int | None,
     typer.Option(min=1, help="Refuse larger inputs. Default: 536,870,912.", show_default=False),
 ]
+KeepTimes = Annotated[
+    bool,
+    typer.Option("--keep-times", help="Give results the times and permissions of their inputs."),
+]
 Ensemble = Annotated[
     bool,
     typer.Option(
@@ -176,6 +181,7 @@ def _parameters(task: Task) -> list[inspect.Parameter]:
         "tile_overlap": TileOverlap,
         "memory_limit": MemoryLimit,
         "max_pixels": MaxPixels,
+        "keep_times": KeepTimes,
         "ensemble": Ensemble,
         "alpha": Alpha,
         "device": Device,
@@ -232,13 +238,15 @@ def _restore(request: Request, quiet: bool, as_json: bool) -> None:
         _print_preview(plan, outcome, as_json)
     elif plan.folder and outcome.records:
         _print_summary(plan, plan.folder, outcome, as_json)
+    stream = sys.stderr if request.output == "-" else sys.stdout
     if outcome.stopped:
+        if as_json and not plan.folder and isinstance(outcome.stopped, MambairError):
+            _print_failure(plan, outcome, stream)
         raise outcome.stopped
     if any(record.error for record in outcome.records):
         raise typer.Exit(1)
     # Under torchrun, one process has the records.
     if outcome.records and not (plan.folder or request.dry_run):
-        stream = sys.stderr if request.output == "-" else sys.stdout
         _print_result(plan, outcome, as_json, stream)
 
 
@@ -281,10 +289,7 @@ def _print_result(plan: Plan, outcome: Outcome, as_json: bool, stream: TextIO) -
     (record,) = outcome.records
     level = plan.request.task.level
     if as_json:
-        names = ["input", "output", "size_in", "size_out", "tiles", "seen", "why"]
-        found = {name: getattr(record, name) for name in names + ["level"] * bool(level)}
-        found["left"] = record.left and as_flags(record.left)
-        print_json(_facts(plan, outcome) | found, stream)
+        print_json(_public(record) | _facts(plan, outcome), stream)
         return
     assert record.size_in
     assert record.size_out
@@ -321,6 +326,15 @@ def _print_preview(plan: Plan, outcome: Outcome, as_json: bool) -> None:
     )
 
 
+def _print_failure(plan: Plan, outcome: Outcome, stream: TextIO) -> None:
+    """The JSON of a single file that failed, with the fields of one that did not."""
+    from ..batch.manifest import Record
+
+    (job,) = plan.jobs
+    record = Record(str(job.source or "-"), str(job.target or "-"), error=str(outcome.stopped))
+    print_json(_public(record) | _facts(plan, outcome), stream)
+
+
 def _print_summary(plan: Plan, folder: Path, outcome: Outcome, as_json: bool) -> None:
     groups = {
         status: [record for record in outcome.records if record.status == status]
@@ -330,12 +344,15 @@ def _print_summary(plan: Plan, folder: Path, outcome: Outcome, as_json: bool) ->
     if as_json:
         counts = {status: len(group) for status, group in groups.items()}
         files = [_public(record) for record in outcome.records]
-        facts = {"output": str(folder), **counts, "not_tried": not_tried, **_facts(plan, outcome)}
+        counts |= {"not_tried": not_tried, "passed_over": plan.passed_over}
+        facts = {"output": str(folder), **counts, **_facts(plan, outcome)}
         print_json(facts | {"files": files})
         return
     rows = [(status, *_sums(group)) for status, group in groups.items()]
     if not_tried:
         rows.append(("not tried", str(not_tried), "", ""))
+    if plan.passed_over:
+        rows.append(("not images", str(plan.passed_over), "", ""))
     print_table(("", "files", "seconds", "megapixels"), rows)
     print(f"{folder}: {_how(outcome, _levels(plan.request.task, outcome.records))}")
     for line in _story(outcome.records):

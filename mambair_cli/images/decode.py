@@ -1,21 +1,26 @@
 """From the bytes of an image file to an `Image`: who reads what.
 
-Pillow opens all files but deep TIFF, and so finds the damaged ones. What it would cut to 8 bits
-goes to others.
+Pillow opens most files, and so finds the damaged ones. What it would cut to 8 bits, or cannot
+read, goes to others.
 """
 
 import io
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import PIL.Image
 
 from ..errors import ImageError
-from . import exif, heif, metadata, netpbm, pillow, png, tiff
-from .image import Image
-from .samples import Samples, alpha_of_key, upright
+from . import avif, exif, heif, jpeg, jxl, metadata, netpbm, pillow, png, radiance, tiff, webp
+from .image import Image, Stored
+from .samples import Samples, alpha_of_key, check_pixels, upright
+
+_RAW = re.compile(rb"IIRO|IIRS|MMOR|IIU\0|FUJIFILMCCD-RAW|....ftypcrx |FOVb|\0MRM", re.DOTALL)
+"""How camera raw files begin that look like no TIFF: Olympus, Panasonic, Fujifilm, Canon, ..."""
+
+
+SEVERAL = "holds several frames or pages: only the first is read"
 
 
 def decode(data: bytes, max_pixels: int) -> Image:
@@ -24,58 +29,82 @@ def decode(data: bytes, max_pixels: int) -> Image:
     Raises ImageError (over max_pixels, not readable) and, for damaged files, nearly anything.
     """
     with pillow.quiet_libraries():
-        return _decode(data, max_pixels)
-
-
-def _decode(data: bytes, max_pixels: int) -> Image:
-    tags = exif.parse(data) if exif.is_tiff(data) else None
-    tables: Mapping[int, list[int]] = {}
-    mode = ""
-    if tags:
-        tiff.check_strips(data, tags)
-    if tags and tiff.is_deep(tags):
-        _check_pixels((*tags.numbers(exif.WIDTH), *tags.numbers(exif.HEIGHT)), max_pixels)
-        pixels, alpha = tiff.read_deep(data, tags)
-        format, several, turn = "TIFF", tags.next > 0, 1
-    else:
-        PIL.Image.init()
-        # EPS would run Ghostscript
-        safe = [name for name in PIL.Image.ID if name != "EPS"]
-        with PIL.Image.open(io.BytesIO(data), formats=safe) as file:
-            _check_pixels(file.size, max_pixels)
-            format, info = file.format or "", file.info
-            # the layers of a PSD file are no frames
-            several = getattr(file, "is_animated", False) and format != "PSD"
-            pixels, alpha = _samples(data, file)
-            turn, mode = pillow.orientation(file), file.mode
-            tables = getattr(file, "quantization", None) or {}
-    if tags:
-        info = tiff.info_of(tags)
-    notes = []
-    if several:
-        notes.append("holds several frames or pages: only the first is read")
-    if tags and tags.damaged:
-        notes.append("some of its tags are damaged: left out")
-    if pixels.dtype == np.uint8 and (bits := _bits(format, data, tags)) > 8:
-        notes.append(f"its samples of {bits} bits are reduced to 8")
-    if mode in {"CMYK", "LAB"}:
-        notes.append(f"its {mode} colours become RGB")
-    described = metadata.from_info(format, info, turn)
-    luma = tuple(tables[min(tables)]) if tables else ()
-    profile, space = info.get("icc_profile"), b"GRAY" if pixels.ndim == 2 else b"RGB "
+        stored = _read(data, max_pixels)
+    found = metadata.from_info(stored.format, stored.info, stored.turn)
+    profile, notes = stored.info.get("icc_profile"), stored.notes
+    if profile and profile[16:20] != (b"GRAY" if stored.pixels.ndim == 2 else b"RGB "):
+        # the inks of CMYK become RGB, which is said
+        if not any("become RGB" in note for note in notes):
+            notes.append("its colour profile does not fit its pixels: left out")
+        profile = None
+    pixels, alpha = upright(stored.pixels, stored.turn), stored.alpha
     return Image(
-        upright(pixels, turn),
-        None if alpha is None else upright(alpha, turn),
-        profile if profile and profile[16:20] == space else None,
-        quantization=luma if len(luma) == 64 and min(luma) > 0 else None,
-        **described | {"notes": (*notes, *described["notes"])},
+        pixels,
+        None if alpha is None else upright(alpha, stored.turn),
+        profile or None,
+        read_size=(pixels.shape[0], pixels.shape[1]),
+        **stored.fields | found | {"notes": (*notes, *found["notes"])},
     )
+
+
+def _read(data: bytes, max_pixels: int) -> Stored:
+    tags = exif.parse(data) if exif.is_tiff(data) else None
+    if _RAW.match(data) or (tags and tiff.is_raw(data, tags)):
+        raise ImageError(tiff.RAW)
+    if jxl.knows(data) and not jxl.INSTALLED:
+        raise ImageError(jxl.NO_JXL)
+    if netpbm.knows(data):
+        return netpbm.read(data, max_pixels)
+    if radiance.knows(data):
+        return radiance.read(data, max_pixels)
+    if not tags:
+        return _read_by_pillow(data, max_pixels)
+    tiff.check_strips(data, tags)
+    if tiff.is_for_tifffile(data, tags):
+        stored = tiff.read(data, tags, max_pixels)
+    else:
+        try:
+            stored = _read_by_pillow(data, max_pixels)
+        # such as LERC
+        except (PIL.UnidentifiedImageError, NotImplementedError):
+            stored = tiff.read(data, tags, max_pixels)
+        bits = max(tags.numbers(exif.BITS), default=8)
+        if stored.pixels.dtype == np.uint8 and bits > 8:
+            stored.notes.insert(0, f"its samples of {bits} bits are reduced to 8")
+    stored.info = tiff.info_of(tags)
+    stored.fields["iptc"] = tags.data(exif.IPTC) or metadata.iptc_of(tags.data(exif.PHOTOSHOP))
+    if tags.damaged:
+        stored.notes.insert(0, "some of its tags are damaged: left out")
+    if tags.next > 0:
+        stored.notes.insert(0, SEVERAL)
+    return stored
+
+
+def _read_by_pillow(data: bytes, max_pixels: int) -> Stored:
+    PIL.Image.init()
+    # EPS would run Ghostscript
+    safe = [name for name in PIL.Image.ID if name != "EPS"]
+    with PIL.Image.open(io.BytesIO(data), formats=safe) as file:
+        check_pixels(file.size, max_pixels)
+        name = file.format or ""
+        # the layers of a PSD file are no frames; JPEG says more of its pictures
+        several = getattr(file, "is_animated", False) and name not in {"PSD", "MPO", "TIFF"}
+        pixels, alpha = _samples(data, file)
+        stored = Stored(name, pixels, alpha, dict(file.info), pillow.orientation(file))
+        if several:
+            stored.notes.append(SEVERAL)
+        if file.mode in {"CMYK", "LAB"}:
+            stored.notes.append(f"its {file.mode} colours become RGB")
+        tables = getattr(file, "quantization", None) or {}
+        luma = tuple(tables[min(tables)]) if tables else ()
+        if len(luma) == 64 and min(luma) > 0:
+            stored.fields["quantization"] = luma
+        _describe(data, file, stored)
+    return stored
 
 
 def _samples(data: bytes, file: Any) -> Samples:
     """Load and return what Pillow has opened, or have it read by others."""
-    if file.format == "PPM" and file.tile[0][0] != "raw" and file.tile[0][3][1] > 255:
-        return netpbm.read_deep(data, file.size, file.tile[0]), None
     file.load()
     if file.format == "PNG" and file.mode in {"RGB", "RGBA"} and data[24] == 16:
         pixels, alpha = png.read_deep(data)
@@ -89,23 +118,37 @@ def _samples(data: bytes, file: Any) -> Samples:
     return pixels, alpha
 
 
-def _check_pixels(size: tuple[int, ...], max_pixels: int) -> None:
-    width, height = size
-    if width < 1 or height < 1:
-        raise ValueError(f"{width}x{height} pixels")
-    if width * height > max_pixels:
-        raise ImageError(
-            f"{width}x{height} pixels are more than max_pixels, {max_pixels}, which guards against"
-            " files that fill the memory; raise it to read this one"
-        )
-
-
-def _bits(format: str, data: bytes, tags: exif.Block | None) -> int:
-    """Count the bits of a stored sample, for the formats of which Pillow cuts some to 8."""
-    if tags:
-        return max(tags.numbers(exif.BITS), default=8)
-    if format == "AVIF" and (found := re.search(rb"av1C..(.)", data, re.DOTALL)):
-        return {0x40: 10, 0x60: 12}.get(found[1][0] & 0x60, 8)
-    if format == "JPEG2000" and (found := re.search(rb"\xff\x4f\xff\x51.{38}(.)", data, re.DOTALL)):
-        return (found[1][0] & 0x7F) + 1
-    return 8
+def _describe(data: bytes, file: Any, stored: Stored) -> None:
+    """Add what Pillow passes over in the formats that hold more than it tells."""
+    bits = 8
+    if stored.format == "PNG":
+        notes, fields = png.describe(data)
+        stored.notes += notes
+        stored.fields |= fields
+    elif stored.format in {"JPEG", "MPO"}:
+        notes, fields = jpeg.describe(data, stored.info)
+        if stored.format == "MPO" and not notes:
+            notes = [SEVERAL]
+        stored.notes += notes
+        stored.fields |= fields
+    elif stored.format == "WEBP":
+        stored.fields |= webp.describe(data)
+    elif stored.format == "AVIF":
+        stored.fields |= avif.describe(data)
+        bits = avif.depth(data)
+    elif stored.format == "HEIF":
+        notes, fields = heif.describe(data, file)
+        stored.notes += notes
+        stored.fields |= fields
+    elif stored.format == "JPEG2000":
+        found = re.search(rb"\xff\x4f\xff\x51.{38}(.)", data, re.DOTALL)
+        bits = (found[1][0] & 0x7F) + 1 if found else 8
+        metadata.add_uuid_boxes(data, stored.info)
+    elif stored.format == "SGI":
+        bits = 8 * data[3]
+    elif stored.format == "PSD":
+        metadata.add_resources(file.resources, stored.info, stored.fields)
+    elif stored.format == "GIF":
+        metadata.add_gif_xmp(data, stored.info)
+    if stored.pixels.dtype == np.uint8 and bits > 8:
+        stored.notes.append(f"its samples of {bits} bits are reduced to 8")

@@ -8,14 +8,14 @@ alpha and all metadata.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import BinaryIO
 
 import numpy as np
 import PIL.Image
 
 from ..errors import CallError, ImageError, MemoryLimitError
-from . import heif, metadata, netpbm, pillow, png, tiff
+from . import avif, heif, jpeg, jxl, metadata, netpbm, pillow, png, tiff, webp
+from .colour import profile, to_srgb
 from .image import Image
 from .samples import on_white, reduced
 
@@ -29,9 +29,10 @@ def encode(image: Image, format: "Format", quality: int | None, file: BinaryIO) 
     but one in EXIF goes there.
 
     Args:
-        image: its metadata are written as they are.
+        image: its metadata are written as they are, but for sizes.
         format: see `format_of`.
-        quality: 1 (small) to 100 (good), for JPEG and WebP (95 where None), AVIF and HEIC (90).
+        quality: 1 (small) to 100 (good), for JPEG and WebP (95 where None), AVIF, HEIC and
+            JPEG XL (90). At 100, WebP and JPEG XL lose nothing.
         file: empty, at its beginning; must be able to seek.
 
     PNG, TIFF and PPM take some rows at a time. With the file, the other encoders take at most 2.5
@@ -45,10 +46,15 @@ def encode(image: Image, format: "Format", quality: int | None, file: BinaryIO) 
     if quality is not None and not 1 <= quality <= 100:
         raise CallError(f"the quality must be 1 to 100, not {quality}")
     try:
-        fitted, notes = _fit_pixels(image, format)
+        fitted, notes = _fit_colour(metadata.sized(image), format)
+        fitted, changes = _fit_pixels(fitted, format)
+        notes += changes
         fitted, more = metadata.fit(fitted, format.name, format.holds, format.longest)
         if quality is not None and not format.quality:
             more.append(f"{format.name} loses nothing: the quality does not count")
+        # a WebP file that lost nothing becomes another one
+        if quality is None and format is _WEBP and image.lossless:
+            quality = 100
         format.write(fitted, quality or format.quality, file)
         return notes + more
     except MemoryError as error:
@@ -58,6 +64,24 @@ def encode(image: Image, format: "Format", quality: int | None, file: BinaryIO) 
         if isinstance(error, OSError) and error.errno:
             raise
         raise ImageError(f"cannot be encoded as {format.name}: {reason(error)}") from error
+
+
+def _fit_colour(image: Image, format: "Format") -> tuple[Image, list[str]]:
+    """Keep colour tags, or turn them into a profile, or convert the pixels to sRGB."""
+    tags = image.colour
+    if tags is None or tags.is_srgb or (image.icc_profile and not tags.cicp):
+        return image, []
+    if ("CICP" if tags.cicp else "gamma") in format.holds:
+        return image, []
+    if not tags.is_known:
+        note = f"its colour space ({tags}) is unknown: written as if it were sRGB"
+        return replace(image, colour=None), [note]
+    equivalent = profile(tags, image.pixels.ndim == 2)
+    if equivalent and "colour profile" in format.holds:
+        return replace(image, colour=None, icc_profile=equivalent), []
+    pixels = to_srgb(image.pixels, tags)
+    note = f"{format.name} cannot hold its colour space ({tags}): converted to sRGB"
+    return replace(image, colour=None, icc_profile=None, pixels=pixels), [note]
 
 
 def _fit_pixels(image: Image, format: "Format") -> tuple[Image, list[str]]:
@@ -70,6 +94,9 @@ def _fit_pixels(image: Image, format: "Format") -> tuple[Image, list[str]]:
         notes.append(
             f"{format.name} holds {format.bits} bits a sample: reduced from {pixels.dtype}"
         )
+        # half a step of 8 bits beyond the range is nobody's loss
+        if pixels.dtype == np.float32 and not (-0.002 <= pixels.min() <= pixels.max() <= 1.002):
+            notes.append(f"{format.name} holds black to white: what lies beyond is clipped")
         dtype = np.dtype(np.uint8 if format.bits == 8 else np.uint16)
         if pixels.dtype != dtype:
             pixels = reduced(pixels, dtype)
@@ -102,16 +129,17 @@ class Format:
 
 
 _COLOUR = frozenset({"alpha", "colour profile", "EXIF", "XMP"})
-_JPEG_HOLDS = frozenset({"gray", "colour profile", "EXIF", "XMP", "resolution", "comment"})
-_JPEG = Format("JPEG", pillow.write_jpeg, _JPEG_HOLDS, quality=95, max_side=65500, longest=65500)
-_write_webp = partial(pillow.write, name="WEBP", exact=True)
-_WEBP = Format("WebP", _write_webp, _COLOUR, quality=95, max_side=16383)
-_AVIF_HOLDS = _COLOUR | ({"gray"} if int(PIL.__version__.split(".")[0]) >= 13 else set())
-_AVIF = Format("AVIF", pillow.write_avif, _AVIF_HOLDS, quality=90, max_side=32768)
+_JPEG_HOLDS = frozenset(
+    {"gray", "colour profile", "EXIF", "XMP", "resolution", "comment", "IPTC", "long XMP"}
+)
+_JPEG = Format("JPEG", jpeg.write, _JPEG_HOLDS, quality=95, max_side=65500, longest=65500)
+_WEBP = Format("WebP", webp.write, _COLOUR, quality=95, max_side=16383)
+_AVIF_HOLDS = _COLOUR | {"CICP"} | ({"gray"} if int(PIL.__version__.split(".")[0]) >= 13 else set())
+_AVIF = Format("AVIF", avif.write, _AVIF_HOLDS, quality=90, max_side=32768)
 _ALL = _COLOUR | {"gray", "gray with alpha"}
-_HEIC = Format("HEIC", heif.write, _ALL, bits=10, quality=90, max_side=16384)
-_TIFF = Format("TIFF", tiff.write, _ALL, bits=32)
-_PNG = Format("PNG", png.write, _ALL | {"resolution", "text"}, bits=16)
+_HEIC = Format("HEIC", heif.write, _ALL | {"CICP"}, bits=10, quality=90, max_side=16384)
+_TIFF = Format("TIFF", tiff.write, _ALL | {"IPTC"}, bits=32)
+_PNG = Format("PNG", png.write, _ALL | {"resolution", "text", "CICP", "gamma"}, bits=16)
 _BMP = Format("BMP", pillow.write_bmp, frozenset({"gray", "resolution"}))
 _NETPBM = Format("PPM", netpbm.write, frozenset({"gray"}), bits=16)
 _FORMATS = {
@@ -128,19 +156,23 @@ _FORMATS = {
     ".heic": _HEIC,
     ".heif": _HEIC,
 }
+if jxl.INSTALLED:
+    _JXL_HOLDS = frozenset({"gray", "gray with alpha", "alpha", "EXIF", "XMP"})
+    _FORMATS[".jxl"] = Format("JPEG XL", jxl.write, _JXL_HOLDS, quality=90)
 OUTPUT_SUFFIXES = tuple(_FORMATS)
 """The suffixes that write_image knows, in lower case."""
 
 
 def format_of(suffix: str) -> Format:
-    """The output format of a suffix with its dot. Raises CallError (unknown, or HEIC without
-    pillow-heif).
+    """Find the output format of a suffix with its dot.
+
+    Raises CallError (unknown, or JPEG XL without its package).
     """
+    if suffix.lower() == ".jxl" and not jxl.INSTALLED:
+        raise CallError(jxl.NO_JXL)
     format = _FORMATS.get(suffix.lower())
     if format is None:
         raise CallError(f"unknown suffix {suffix!r}; use one of {' '.join(OUTPUT_SUFFIXES)}")
-    if format is _HEIC and heif.pillow_heif is None:
-        raise CallError(heif.NO_HEIC)
     return format
 
 

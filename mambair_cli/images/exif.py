@@ -24,7 +24,9 @@ TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_SIZES, EXTRA_SAMPLES, SAMPLE_FORMAT 
     338,
     339,
 )
-ORIENTATION, XMP, PHOTOSHOP, ICC_PROFILE = 274, 700, 34377, 34675
+ORIENTATION, XMP, IPTC, PHOTOSHOP, ICC_PROFILE = 274, 700, 33723, 34377, 34675
+SUBFILE_TYPE, SUB_DIRECTORIES, DNG_VERSION = 254, 330, 50706
+PIXEL_WIDTH, PIXEL_HEIGHT = 40962, 40963
 EXIF, GPS, INTEROPERABILITY = 34665, 34853, 40965
 THUMBNAIL, THUMBNAIL_SIZE = 513, 514
 
@@ -229,12 +231,28 @@ def of_resolution(order: str, dpi: tuple[float, float]) -> Entries:
 
 def descriptive(entries: Entries) -> Entries:
     """Keep the entries of a TIFF file that tell of the photograph, not of how it is stored."""
-    hidden = (ICC_PROFILE, PHOTOSHOP)
+    hidden = (ICC_PROFILE, PHOTOSHOP, IPTC)
     return {
         tag: entry
         for tag, entry in entries.items()
         if tag in _BASELINE or (tag > 1000 and tag not in hidden)
     }
+
+
+def sized(data: bytes, width: int, height: int) -> bytes:
+    """Set the width and height of the picture where an EXIF block tells them; all else stays."""
+    block, result = parse(data), bytearray(data)
+    inner = block.entries.get(EXIF, Entry(0, b"")).value
+    directories = [(block.entries, WIDTH, HEIGHT)]
+    if isinstance(inner, dict):
+        directories.append((inner, PIXEL_WIDTH, PIXEL_HEIGHT))
+    for entries, *tags in directories:
+        for tag, value in zip(tags, (width, height), strict=True):
+            if tag in entries:
+                struct.pack_into(
+                    block.order + "HHII", result, entries[tag].place, tag, _LONG, 1, value
+                )
+    return bytes(result)
 
 
 def cleaned(data: bytes) -> tuple[bytes, bool]:

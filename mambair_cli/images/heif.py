@@ -5,20 +5,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import PIL.Image
+import pillow_heif
 
 from . import pillow
+from .colour import cicp_of_boxes
 from .image import Image
 from .samples import Samples, channel_count, interleaved, stretched
 
-pillow_heif: Any
-try:
-    import pillow_heif
-except ImportError:
-    pillow_heif = None
-else:
-    pillow_heif.register_heif_opener(thumbnails=False)
-
-NO_HEIC = "HEIC needs one more package: pip install 'mambair[heif]'"
+pillow_heif.register_heif_opener(thumbnails=False)
 
 
 def read(data: bytes, file: PIL.Image.Image) -> Samples:
@@ -39,13 +33,29 @@ def read(data: bytes, file: PIL.Image.Image) -> Samples:
     return pixels, alpha
 
 
+def describe(data: bytes, file: PIL.Image.Image) -> tuple[list[str], dict[str, Any]]:
+    """Return notes of what is not read, and the colour tags as a field of `Image`."""
+    notes = []
+    if b"hdrgainmap" in data or b"tmap" in data[: 2**16]:
+        notes.append("holds a gain map for HDR, which is left out: the result is its SDR picture")
+    if file.info.get("depth_images"):
+        notes.append("holds a map of depth, which is left out")
+    return notes, {"colour": cicp_of_boxes(data)}
+
+
 def write(image: Image, quality: int, file: BinaryIO) -> None:
     """Write a HEIC file of 8 or 10 bits."""
     samples = interleaved(image)
     mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channel_count(image)]
     mode += ";16" if samples.itemsize == 2 else ""
     metadata = {"icc_profile": image.icc_profile, "exif": image.exif, "xmp": image.xmp}
-    given = {key: value for key, value in metadata.items() if value is not None}
+    given: dict[str, Any] = {key: value for key, value in metadata.items() if value is not None}
+    if image.colour and image.colour.cicp:
+        primaries, transfer = image.colour.cicp
+        given |= {"color_primaries": primaries, "transfer_characteristics": transfer}
+        # so earlier versions spell it
+        given |= {"transfer_characteristic": transfer}
+        given |= {"matrix_coefficients": 6, "full_range_flag": 1}
     encoded = io.BytesIO()
     size, content = samples.shape[1::-1], samples.tobytes()
     pillow_heif.encode(mode, size, content, encoded, quality=quality, **given)

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from .colour import ColourTags
 
 WHITE: dict[Any, float] = {
     np.dtype(np.uint8): 255,
@@ -28,6 +31,10 @@ class Image:
     text: texts by the keywords of PNG, such as Description or Comment.
     notes: what of the file was not read, one line each.
     quantization: of a JPEG file, the 64 steps for luma, row by row.
+    colour: what the file says of its colours other than by a profile.
+    iptc: captions and credits of news agencies, as IPTC-IIM.
+    lossless: whether it was read from a WebP file that loses nothing.
+    read_size: height and width in the file that it was read from; None where it was not.
     """
 
     pixels: np.ndarray
@@ -39,6 +46,10 @@ class Image:
     text: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     quantization: tuple[int, ...] | None = None
+    colour: "ColourTags | None" = None
+    iptc: bytes | None = None
+    lossless: bool = False
+    read_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         shape = self.pixels.shape
@@ -49,3 +60,22 @@ class Image:
         alpha = self.alpha
         if alpha is not None and (alpha.dtype, alpha.shape) != (self.pixels.dtype, shape[:2]):
             raise ValueError(f"alpha does not fit the pixels: {alpha.dtype} {alpha.shape}")
+
+
+@dataclass
+class Stored:
+    """A photograph as a reader finds it in a file, not yet upright.
+
+    format: by Pillow's name. pixels, alpha: see `Image`. info: metadata by Pillow's names.
+    turn: the EXIF orientation that is still to be applied.
+    notes: what of the file is not read.
+    fields: of `Image`, the others that are known.
+    """
+
+    format: str
+    pixels: np.ndarray
+    alpha: np.ndarray | None
+    info: dict[Any, Any] = field(default_factory=dict)
+    turn: Any = 1
+    notes: list[str] = field(default_factory=list)
+    fields: dict[str, Any] = field(default_factory=dict)

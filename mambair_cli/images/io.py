@@ -4,7 +4,6 @@ texts.
 
 import io
 import os
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +11,12 @@ import PIL
 
 from ..errors import CallError, ImageError, MambairError, MemoryLimitError
 from ..system.files import replacing
-from . import heif
 from .decode import decode
 from .encode import OUTPUT_SUFFIXES, check_side, encode, format_of, reason
 from .image import Image
 
 __all__ = [
+    "INPUT_SUFFIXES",
     "MAX_PIXELS",
     "OUTPUT_SUFFIXES",
     "Image",
@@ -27,6 +26,17 @@ __all__ = [
     "read_image",
     "write_image",
 ]
+
+INPUT_SUFFIXES = frozenset(
+    {
+        *OUTPUT_SUFFIXES,
+        *(".apng", ".avifs", ".bw", ".cur", ".dds", ".dib", ".fits", ".gif", ".hdr", ".heics"),
+        *(".heifs", ".hif", ".icns", ".ico", ".j2c", ".j2k", ".jfif", ".jif", ".jp2", ".jpc"),
+        *(".jpe", ".jpf", ".jpx", ".jxl", ".mpo", ".msp", ".pam", ".pbm", ".pcx", ".pfm", ".pic"),
+        *(".pnm", ".psd", ".qoi", ".ras", ".rgb", ".rgba", ".rgbe", ".sgi", ".tga", ".xbm"),
+    }
+)
+"""How names of files end that are images, in lower case; a file may be one without."""
 
 MAX_PIXELS = 512 * 2**20
 """The largest image that is read unless the caller says otherwise: a guard against decompression
@@ -56,7 +66,7 @@ def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Ima
 
     Gray stays gray; palette, CMYK, YCbCr, LAB and the like become RGB; 1-bit becomes 8-bit gray.
     Gray and colours deeper than 8 bits are kept in PNG, TIFF, PPM and HEIC; AVIF, JPEG 2000 and
-    CMYK give 8 bits. HEIC needs pillow-heif. name stands for the file in notes and errors.
+    CMYK give 8 bits. JPEG XL needs pillow-jxl-plugin. name stands for the file in notes and errors.
 
     Raises ImageError (no image, damaged, over max_pixels, samples out of range) and
     MemoryLimitError.
@@ -66,9 +76,6 @@ def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Ima
     try:
         image = decode(data, max_pixels)
     except PIL.UnidentifiedImageError:
-        is_heic = re.match(rb"....ftyp(hei|hev|mif1|msf1)", data, re.DOTALL)
-        if is_heic and heif.pillow_heif is None:
-            raise ImageError(f"{name}: {heif.NO_HEIC}") from None
         raise ImageError(
             f"{name}: not an image that can be read; convert it to PNG or JPEG"
         ) from None
@@ -76,6 +83,10 @@ def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Ima
         raise MemoryLimitError(f"{name}: too large for the memory of this computer") from error
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
+    except NotImplementedError as error:
+        raise ImageError(
+            f"{name}: of a kind that cannot be read: {reason(error)}; convert it to PNG or TIFF"
+        ) from error
     # damaged files make the decoders raise nearly anything
     except Exception as error:
         raise ImageError(f"{name}: damaged: {reason(error)}; fetch or export it again") from error
@@ -86,7 +97,7 @@ def check_writable(path: Path, size: tuple[int, int] | None = None) -> None:
     """Say before long work whether write_image could write to path; creates and alters nothing.
 
     size is the (height, width) to be written, where it is known: some formats have limits.
-    Raises CallError (unknown suffix, HEIC without pillow-heif, no such folder, path is a folder,
+    Raises CallError (unknown suffix, no such folder, path is a folder,
     size over the limit) and ImageError (not permitted).
     """
     try:

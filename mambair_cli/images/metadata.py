@@ -2,7 +2,9 @@
 
 import contextlib
 import re
-from collections.abc import Mapping
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,10 @@ import numpy as np
 from . import exif
 from .image import Image
 
+IPTC = 0x0404
+"""The number of IPTC among Photoshop's resources."""
+
+_XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 _XMP_ORIENTATION = re.compile(rb'(tiff:Orientation(?:="|>))\d')
 
 
@@ -44,6 +50,77 @@ def from_info(format: str, info: Mapping[Any, Any], turn: Any) -> dict[str, Any]
         "text": text,
         "notes": notes,
     }
+
+
+def iptc_of(resources: bytes | None) -> bytes | None:
+    """Find IPTC among Photoshop's resources, as TIFF and JPEG hold them; None where there is none."""
+    place = 0
+    while resources and resources[place : place + 4] == b"8BIM":
+        kind, length = struct.unpack_from(">HB", resources, place + 4)
+        # a name, then the size, both of even length
+        place += 6 + (length + 2) // 2 * 2
+        (size,) = struct.unpack_from(">I", resources, place)
+        if kind == IPTC:
+            return resources[place + 4 : place + 4 + size] or None
+        place += 4 + size + size % 2
+    return None
+
+
+def add_resources(
+    resources: Iterable[tuple[int, bytes, bytes]], info: dict[Any, Any], fields: dict[str, Any]
+) -> None:
+    """Add EXIF, XMP, IPTC and the resolution of a PSD file to what Pillow calls info."""
+    for kind, _, content in resources:
+        if kind == 1058:
+            info.setdefault("exif", content)
+        elif kind == 1060:
+            info.setdefault("xmp", content)
+        elif kind == IPTC:
+            fields["iptc"] = content
+        elif kind == 1005 and len(content) == 16:
+            # always stored as pixels an inch, whatever unit is shown
+            across, down = struct.unpack(">I4xI4x", content)
+            info["dpi"] = (across / 65536, down / 65536)
+
+
+def add_uuid_boxes(data: bytes, info: dict[Any, Any]) -> None:
+    """Add EXIF and XMP of a JPEG 2000 file to what Pillow calls info."""
+    for name, mark in (("exif", b"JpgTiffExif->JP2"), ("xmp", _XMP_BOX)):
+        place = data.find(b"uuid" + mark)
+        if place >= 4:
+            (size,) = struct.unpack_from(">I", data, place - 4)
+            info[name] = data[place + 20 : place - 4 + size]
+
+
+def add_gif_xmp(data: bytes, info: dict[Any, Any]) -> None:
+    """Add XMP of a GIF file, which lies there bare, to what Pillow calls info."""
+    found = re.search(rb"\x21\xff\x0bXMP DataXMP(.*?)\x01\xff\xfe", data, re.DOTALL)
+    if found:
+        info["xmp"] = found[1]
+
+
+def sized(image: Image) -> Image:
+    """Set the sizes in EXIF and XMP to that of the pixels, and scale those of panoramas."""
+    height, width = image.pixels.shape[:2]
+    block, xmp = image.exif, image.xmp
+    if block:
+        block = exif.sized(block, width, height)
+    if xmp:
+        xmp = _replaced(xmp, rb"tiff:ImageWidth|exif:PixelXDimension", lambda old: width)
+        xmp = _replaced(xmp, rb"tiff:ImageLength|exif:PixelYDimension", lambda old: height)
+    if xmp and image.read_size:
+        down, across = height / image.read_size[0], width / image.read_size[1]
+        columns = rb"GPano:\w*(?:Width|AreaLeft)Pixels"
+        xmp = _replaced(xmp, columns, lambda old: round(old * across))
+        rows = rb"GPano:\w*(?:Height|AreaTop)Pixels"
+        xmp = _replaced(xmp, rows, lambda old: round(old * down))
+    return replace(image, exif=block, xmp=xmp)
+
+
+def _replaced(xmp: bytes, names: bytes, change: Callable[[int], int]) -> bytes:
+    """Change the whole numbers that an XMP packet has under names, as attributes or elements."""
+    pattern = rb"""((?:%s)(?:\s*=\s*["']|>)\s*)(\d+)(?=\s*["'<])""" % names
+    return re.sub(pattern, lambda found: found[1] + b"%d" % change(int(found[2])), xmp)
 
 
 def _decoded(text: bytes) -> str:
@@ -92,12 +169,15 @@ def fit(image: Image, name: str, holds: frozenset[str], longest: int) -> tuple[I
             dpi = None
         if new:
             block = exif.joined(old.order, old.entries | new)
+    xmp_fits = len(image.xmp or b"") <= longest
+    if "long XMP" in holds:
+        xmp_fits |= b"</rdf:RDF>" in (image.xmp or b"")
     fits = {
         "colour profile": not (
             image.pixels.ndim == 3 and (image.icc_profile or b"")[16:20] == b"GRAY"
         ),
         "EXIF": len(block or b"") <= longest,
-        "XMP": len(image.xmp or b"") <= longest,
+        "XMP": xmp_fits,
         "comment": len(text.get("Comment", "").encode()) <= longest,
     }
     kept = {what for what in holds if fits.get(what, True)}
@@ -106,6 +186,7 @@ def fit(image: Image, name: str, holds: frozenset[str], longest: int) -> tuple[I
         "EXIF": block,
         "XMP": image.xmp,
         "resolution": dpi,
+        "IPTC": image.iptc,
     }
     lost = [what for what, value in values.items() if value and what not in kept]
     if "text" not in kept:
@@ -117,5 +198,14 @@ def fit(image: Image, name: str, holds: frozenset[str], longest: int) -> tuple[I
     notes = []
     if lost:
         notes.append(f"{name} has no place for all metadata: left out {', '.join(lost)}")
-    profile, block, xmp, dpi = (value if what in kept else None for what, value in values.items())
-    return Image(image.pixels, image.alpha, profile, block, xmp, dpi, text), notes
+    profile, block, xmp, dpi, iptc = (
+        value if what in kept else None for what, value in values.items()
+    )
+    held: dict[str, Any] = {
+        "icc_profile": profile,
+        "exif": block,
+        "xmp": xmp,
+        "dpi": dpi,
+        "iptc": iptc,
+    }
+    return replace(image, text=text, **held), notes

@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 from PIL import ImageCms, PngImagePlugin
 
+from ..system.stderr import muted
 from . import exif
 from .image import Image
 from .samples import Samples, in_range, interleaved
@@ -33,7 +34,7 @@ def quiet_libraries() -> Iterator[None]:
     """Turn off the warnings of Pillow and OpenCV, and limits of Pillow; all are global, hence the
     lock.
     """
-    with _LIBRARIES, warnings.catch_warnings():
+    with _LIBRARIES, warnings.catch_warnings(), muted():
         warnings.simplefilter("ignore")
         pixels, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
         text, PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_CHUNK, MAX_TEXT
@@ -106,25 +107,7 @@ def write(image: Image, quality: int, file: BinaryIO, name: str, **options: Any)
     file.write(encoded.getbuffer())
 
 
-def write_jpeg(image: Image, quality: int, file: BinaryIO) -> None:
-    """Write a JPEG file with the whole of its chroma."""
-    block = b"Exif\0\0" + image.exif if image.exif else None
-    comment = image.text["Comment"].encode() if image.text else None
-    write(image, quality, file, "JPEG", exif=block, comment=comment, subsampling=0)
-
-
 def write_bmp(image: Image, quality: int, file: BinaryIO) -> None:
     """Write a BMP file."""
     # without a resolution Pillow makes up 96
     write(replace(image, dpi=image.dpi or (0, 0)), quality, file, "BMP")
-
-
-def write_avif(image: Image, quality: int, file: BinaryIO) -> None:
-    """Write an AVIF file with the whole of its chroma."""
-    options: dict[str, Any] = {"subsampling": "4:4:4"} if image.pixels.ndim == 3 else {}
-    # Pillow would write its own instead of a block that has an orientation
-    if image.exif:
-        block = exif.parse(image.exif)
-        block.entries.pop(exif.ORIENTATION, None)
-        options["exif"] = exif.joined(block.order, block.entries) if block.entries else None
-    write(image, quality, file, "AVIF", **options)

@@ -7,17 +7,19 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL.Image
 from PIL import PngImagePlugin
 
 from . import pillow
+from .colour import ColourTags
 from .image import Image
 from .samples import Samples, bands, channel_count, opencv
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_COLOUR_CHUNKS = (b"cICP", b"sRGB", b"gAMA", b"cHRM")
 
 
 def chunks_of(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -51,6 +53,51 @@ def read_deep(data: bytes) -> Samples:
     return pixels, None if colour_type == 2 else samples[..., 3]
 
 
+def describe(data: bytes) -> tuple[list[str], dict[str, Any]]:
+    """Read what Pillow passes over: notes of what is lost, and colour tags as a field of `Image`."""
+    found: dict[bytes, bytes] = {}
+    keywords, notes = set(), []
+    for kind, body in chunks_of(data):
+        if kind in (b"tEXt", b"zTXt", b"iTXt"):
+            keyword = body.split(b"\0")[0]
+            if keyword in keywords:
+                notes.append(f"its second text {keyword.decode('latin-1')!r} is left out")
+            keywords.add(keyword)
+        found.setdefault(kind, body)
+    pixel = found.get(b"pHYs", b"")
+    if len(pixel) == 9 and pixel[8] == 0:
+        notes.append("the shape of its pixels (pHYs without a unit) is left out")
+    return notes, {"colour": _colour_tags(found)}
+
+
+def _colour_tags(found: dict[bytes, bytes]) -> ColourTags | None:
+    cicp, intent, gamma, points = (found.get(kind, b"") for kind in _COLOUR_CHUNKS)
+    (stored,) = struct.unpack(">I", gamma) if len(gamma) == 4 else (0,)
+    chromaticities = struct.unpack(">8I", points) if len(points) == 32 else ()
+    # a y of 0 makes no colour
+    usable = all(chromaticities[1::2]) and chromaticities
+    tags = ColourTags(
+        (cicp[0], cicp[1]) if len(cicp) == 4 else None,
+        intent[0] if intent else None,
+        stored / 100000 or None,
+        tuple(value / 100000 for value in chromaticities) if usable else None,
+    )
+    return None if tags == ColourTags() else tags
+
+
+def _colour_chunks(tags: ColourTags) -> Iterator[bytes]:
+    if tags.cicp:
+        # RGB, in its full range
+        yield chunk(b"cICP", bytes([*tags.cicp, 0, 1]))
+    if tags.intent is not None:
+        yield chunk(b"sRGB", bytes([tags.intent]))
+    if tags.gamma:
+        yield chunk(b"gAMA", struct.pack(">I", round(tags.gamma * 100000)))
+    if tags.chromaticities:
+        points = (round(value * 100000) for value in tags.chromaticities)
+        yield chunk(b"cHRM", struct.pack(">8I", *points))
+
+
 def write(image: Image, quality: int, file: BinaryIO) -> None:
     """Write a PNG file of 8 or 16 bits, some rows at a time."""
     texts = PngImagePlugin.PngInfo()
@@ -69,6 +116,7 @@ def write(image: Image, quality: int, file: BinaryIO) -> None:
         if kind == b"IHDR":
             header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
             file.write(chunk(kind, header))
+            file.writelines(_colour_chunks(image.colour) if image.colour else ())
         elif kind == b"IDAT":
             for part in _deflated(image):
                 file.write(chunk(kind, part))

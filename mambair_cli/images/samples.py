@@ -16,6 +16,8 @@ from .image import WHITE, Image
 Samples = tuple[np.ndarray, np.ndarray | None]
 """The pixels, and the alpha where there is one."""
 
+UINT8, UINT16 = np.dtype(np.uint8), np.dtype(np.uint16)
+
 BAND = 2**21
 """Large images are worked on in pieces of about this many bytes, which saves memory."""
 
@@ -59,7 +61,7 @@ def channel_count(image: Image) -> int:
 
 def to_uint8(samples: np.ndarray) -> np.ndarray:
     """Round floats, clipped to 0..1, or uint16 to 0..255. The one conversion of the package."""
-    return reduced(samples, np.dtype(np.uint8))
+    return reduced(samples, UINT8)
 
 
 def reduced(samples: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -97,13 +99,16 @@ def in_range(samples: np.ndarray) -> np.ndarray:
     return samples.astype(np.uint16, copy=False)
 
 
-def stretched(samples: np.ndarray, maximum: int) -> np.ndarray:
-    """Stretch integers of 0..maximum to uint16 of 0..65535."""
+def stretched(samples: np.ndarray, maximum: int, dtype: np.dtype = UINT16) -> np.ndarray:
+    """Stretch integers of 0..maximum to all of uint16 or uint8; larger ones count as maximum."""
+    white = int(WHITE[dtype])
+    if maximum == white:
+        return samples.astype(dtype)
 
     def stretch(samples: np.ndarray) -> np.ndarray:
-        return (np.minimum(samples, maximum).astype(np.uint32) * 65535 + maximum // 2) // maximum
+        return (np.minimum(samples, maximum).astype(np.uint64) * white + maximum // 2) // maximum
 
-    return in_bands(stretch, np.dtype(np.uint16), samples)
+    return in_bands(stretch, dtype, samples)
 
 
 def straight(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
@@ -119,6 +124,18 @@ def straight(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         return result if white == 1 else np.rint(result.clip(0, white))
 
     return in_bands(divide, pixels.dtype, pixels, alpha)
+
+
+def check_pixels(size: tuple[int, ...], max_pixels: int) -> None:
+    """Raise ImageError where an image of this (width, height) is too large, ValueError where empty."""
+    width, height = size
+    if width < 1 or height < 1:
+        raise ValueError(f"{width}x{height} pixels")
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{width}x{height} pixels are over the limit of {max_pixels} in all, which guards against"
+            " files that fill the memory; raise it with `max_pixels`"
+        )
 
 
 def alpha_of_key(pixels: np.ndarray, key: Any, bits: int) -> np.ndarray:

@@ -1,28 +1,46 @@
-"""TIFF files: samples of more than 8 bits, which Pillow would cut or refuse, and a writer of images
-of any size.
-"""
+"""TIFF files: those that Pillow would cut or refuse, by tifffile; and a writer of any size."""
 
+import io
 import itertools
+import logging
+import math
 import zlib
 from typing import Any, BinaryIO
 
 import numpy as np
+import tifffile
 
 from ..errors import ImageError
-from . import exif
-from .image import Image
-from .samples import Samples, band_rows, bands, channel_count, in_range, opencv, straight, upright
+from . import colour, exif
+from .image import WHITE, Image, Stored
+from .samples import (
+    UINT8,
+    UINT16,
+    band_rows,
+    bands,
+    channel_count,
+    check_pixels,
+    in_range,
+    opencv,
+    straight,
+    stretched,
+)
 
 MAX_CLASSIC = 2**32 - 2**27
-"""The most bytes of samples that leave room for the rest of a TIFF file; more of them make a
-BigTIFF.
-"""
+"""The most bytes of samples of a plain TIFF file, with room for the rest; more make a BigTIFF."""
+
+NO_CODECS = "this TIFF needs one more package: pip install 'mambair[codecs]'"
+RAW = "camera raw: export it as TIFF first"
+
+# no compression, and deflate
+_PLAIN = (1, 8, 32946)
+_GRAY, _RGB, _LAB = {0, 1}, {2}, {8, 9}
+# else what tifffile logs of damaged files goes to stderr
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 def check_strips(data: bytes, tags: exif.Block) -> None:
-    """Raise ValueError where a TIFF file is truncated; libtiff finds that too, but says so on
-    stderr.
-    """
+    """Raise ValueError where a TIFF file is truncated."""
     for offsets, sizes in (
         (exif.STRIP_OFFSETS, exif.STRIP_SIZES),
         (exif.TILE_OFFSETS, exif.TILE_SIZES),
@@ -30,6 +48,14 @@ def check_strips(data: bytes, tags: exif.Block) -> None:
         ends = map(sum, zip(tags.numbers(offsets), tags.numbers(sizes), strict=False))
         if tags.numbers(exif.COMPRESSION) != (1,) and max(ends, default=0) > len(data):
             raise ValueError("the file is truncated")
+
+
+def is_raw(data: bytes, tags: exif.Block) -> bool:
+    """Tell whether a TIFF file is a camera raw, whose first picture is a small preview."""
+    if data[8:10] == b"CR" or exif.DNG_VERSION in tags.entries:
+        return True
+    is_preview = tags.numbers(exif.SUBFILE_TYPE)[:1] == (1,)
+    return is_preview and exif.SUB_DIRECTORIES in tags.entries
 
 
 def info_of(tags: exif.Block) -> dict[Any, Any]:
@@ -42,90 +68,173 @@ def info_of(tags: exif.Block) -> dict[Any, Any]:
     }
 
 
-def is_deep(block: exif.Block) -> bool:
-    """Whether read_deep, and not Pillow, reads a TIFF file: gray or RGB of more than 8 bits."""
-    is_gray_or_rgb = block.numbers(exif.PHOTOMETRIC) in {(0,), (1,), (2,)}
-    return is_gray_or_rgb and max(block.numbers(exif.BITS), default=1) > 8
+def is_for_tifffile(data: bytes, tags: exif.Block) -> bool:
+    """Tell whether `read`, and not Pillow, reads a TIFF file."""
+    (photometric,) = tags.numbers(exif.PHOTOMETRIC)[:1] or (1,)
+    if photometric not in _GRAY | _RGB | _LAB:
+        return False
+    is_deep = max(tags.numbers(exif.BITS), default=1) > 8
+    is_signed = tags.numbers(exif.SAMPLE_FORMAT)[:1] == (2,)
+    return is_deep or is_signed or data[:4] == b"MM\0+"
 
 
-def read_deep(data: bytes, block: exif.Block) -> Samples:
-    """The samples of a TIFF file of 16, 32 or 64 bits, upright. Raises ImageError for kinds that
-    are unknown.
+def read(data: bytes, tags: exif.Block, max_pixels: int) -> Stored:
+    """Read gray, RGB or Lab of any depth, with or without alpha.
+
+    Raises ImageError (too large, of an unknown kind, out of range) and, where it is damaged,
+    nearly anything.
     """
-    bits, photometric = block.numbers(exif.BITS), block.numbers(exif.PHOTOMETRIC)[0]
-    (channels,) = block.numbers(exif.SAMPLES) or (1,)
-    colours = 3 if photometric == 2 else 1
-    if set(bits) not in ({16}, {32}, {64}) or not colours <= channels <= colours + 1:
-        raise ImageError(
-            f"TIFF of {channels} samples of {bits} bits; save it as gray or RGB of 16 bits"
-        )
-    half = bits[0] == 16 and block.numbers(exif.SAMPLE_FORMAT)[:1] == (3,)
-    if channels == 2 or half or (channels > 1 and block.numbers(exif.PLANES) == (2,)):
-        samples = upright(
-            _as_gray_tiff(data, block, channels), (block.numbers(exif.ORIENTATION) or (1,))[0]
-        )
-        samples = samples.view(np.float16) if half else samples
-    else:
-        # upright: of all formats, OpenCV turns just this one unasked
-        samples = opencv(data)
-        samples = samples[..., [2, 1, 0, 3][:channels]] if channels > 1 else samples[..., None]
-    if samples.shape[2:] != (channels,):
-        raise ValueError("the tags of this TIFF contradict its pixels")
-    pixels = in_range(np.ascontiguousarray(samples[..., :3] if colours == 3 else samples[..., 0]))
-    # white is zero
-    if photometric == 0 and pixels.dtype == np.uint16:
-        pixels = 65535 - pixels
-    # 0: no alpha, 1: premultiplied alpha, 2: alpha
-    fourth = (block.numbers(exif.EXTRA_SAMPLES) or (2,))[0]
-    if channels == colours or fourth == 0:
-        return pixels, None
-    alpha = in_range(np.ascontiguousarray(samples[..., -1]))
-    return in_range(straight(pixels, alpha)) if fourth == 1 else pixels, alpha
-
-
-def _as_gray_tiff(data: bytes, block: exif.Block, channels: int) -> np.ndarray:
-    """H x W x channels of a TIFF file of planes, of half floats, or gray with alpha, all of which
-    OpenCV refuses.
-
-    It is shown copies with one more directory, in which a plane, or each row of interleaved
-    samples, is gray.
-    """
-    keep = (exif.HEIGHT, exif.COMPRESSION, exif.FILL_ORDER, exif.ROWS_PER_STRIP, exif.TILE_HEIGHT)
-    order, big = block.order, data[2:3] == b"+" or data[3:4] == b"+"
-    bits, predictor = block.numbers(exif.BITS)[0], block.numbers(exif.PREDICTOR)
-    planes, interleaved = (channels, 1) if block.numbers(exif.PLANES) == (2,) else (1, channels)
-    if interleaved > 1 and predictor == (3,):
-        raise ImageError("TIFF with predictor 3 is not read with these samples; save it without")
-    seen = []
-    for plane in range(planes):
-        tags = {tag: block.entries[tag] for tag in keep if tag in block.entries}
-        for tag in (exif.WIDTH, exif.TILE_WIDTH):
-            if tag in block.entries:
-                tags[tag] = exif.integers(order, block.numbers(tag)[0] * interleaved)
-        for tag in (exif.STRIP_OFFSETS, exif.STRIP_SIZES, exif.TILE_OFFSETS, exif.TILE_SIZES):
-            if values := block.numbers(tag):
-                count = len(values) // planes
-                tags[tag] = exif.integers(order, *values[plane * count :][:count])
-        tags[exif.BITS], tags[exif.SAMPLES] = exif.integers(order, bits), exif.integers(order, 1)
-        tags[exif.PHOTOMETRIC] = exif.integers(order, 1)
-        if bits > 16:
-            tags[exif.SAMPLE_FORMAT] = exif.integers(
-                order, *block.numbers(exif.SAMPLE_FORMAT)[:1] or (1,)
+    width, height = tags.numbers(exif.WIDTH), tags.numbers(exif.HEIGHT)
+    check_pixels((*width, *height), max_pixels)
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page: Any = file.pages[0]
+        photometric, count = int(page.photometric), page.samplesperpixel
+        colours = 1 if photometric in _GRAY else 3
+        if photometric not in _GRAY | _RGB | _LAB or not colours <= count <= colours + 1:
+            raise ImageError(
+                f"TIFF of {count} samples of {page.bitspersample} bits, photometric {photometric},"
+                " is of a kind that cannot be read; save it as gray or RGB of 16 bits"
             )
-        if predictor and interleaved == 1:
-            tags[exif.PREDICTOR] = exif.integers(order, *predictor)
-        place = len(data) + len(data) % 2
-        head = exif.header(order, place, big)
-        directory = exif.build(order, tags, place, big)
-        seen.append(opencv(b"".join([head, data[len(head) :], bytes(len(data) % 2), directory])))
-    samples = np.dstack(seen).reshape(len(seen[0]), -1, channels)
-    if predictor == (2,) and interleaved > 1:
-        integers = samples.view(f"u{samples.itemsize}")
-        step = (block.numbers(exif.TILE_WIDTH) or block.numbers(exif.WIDTH))[0]
-        for left in range(0, integers.shape[1], step):
-            part = integers[:, left : left + step]
-            np.cumsum(part, axis=1, dtype=part.dtype, out=part)
-    return samples
+        # tifffile would fill with zeros
+        if len(page.dataoffsets) < math.prod(page.chunked):
+            raise ValueError("strips or tiles are missing")
+        samples = _samples(data, page)
+        bits, signed = page.bitspersample, page.sampleformat == 2
+        extra = page.extrasamples[0] if page.extrasamples else 2
+    if samples.shape[2:] != (count,):
+        raise ValueError("the tags of this TIFF contradict its pixels")
+    stored = Stored("TIFF", samples, None, turn=(tags.numbers(exif.ORIENTATION) or (1,))[0])
+    if photometric in _LAB:
+        if bits not in (8, 16):
+            raise ImageError(f"Lab of {bits} bits is of a kind that cannot be read")
+        stored.pixels = _lab_to_rgb(samples, photometric == 9)
+        stored.notes.append("its LAB colours become RGB")
+        return stored
+    samples = _scaled(samples, bits, signed, stored.notes)
+    stored.pixels = np.ascontiguousarray(samples[..., :3] if colours == 3 else samples[..., 0])
+    # white is zero
+    if photometric == 0:
+        stored.pixels = WHITE[stored.pixels.dtype] - stored.pixels
+        stored.pixels = stored.pixels.astype(samples.dtype)
+    # 0: no alpha, 1: premultiplied alpha, 2: alpha
+    if count > colours and extra != 0:
+        stored.alpha = np.ascontiguousarray(samples[..., -1])
+        if extra == 1:
+            stored.pixels = in_range(straight(stored.pixels, stored.alpha))
+    return stored
+
+
+def _samples(data: bytes, page: Any) -> np.ndarray:
+    """Return the samples of a page as stored, H x W x C."""
+    try:
+        samples = page.asarray()
+    # tifffile knows fewer kinds without imagecodecs
+    except Exception as error:
+        if "imagecodecs" not in str(error):
+            raise
+        if page.bitspersample < 16 and not page.is_tiled and page.compression in _PLAIN:
+            return _unpacked(data, page)
+        if page.planarconfig == 2 or page.samplesperpixel == 2 or page.dtype == np.float16:
+            raise ImageError(NO_CODECS) from error
+        try:
+            samples = opencv(data)
+        except ValueError:
+            raise ImageError(NO_CODECS) from error
+        if samples.ndim == 3:
+            samples = samples[..., [2, 1, 0, 3][: samples.shape[2]]]
+        # of all formats, OpenCV turns just this one unasked
+        turn = int(page.tags.valueof("Orientation", 1))
+        return _as_stored(samples if samples.ndim == 3 else samples[..., None], turn)
+    samples = np.asarray(samples)
+    if samples.ndim == 3 and page.axes[0] == "S":
+        samples = np.moveaxis(samples, 0, -1)
+    return samples if samples.ndim == 3 else samples[..., None]
+
+
+def _unpacked(data: bytes, page: Any) -> np.ndarray:
+    """Unpack strips of 9 to 15 bits a sample, which tifffile leaves to imagecodecs."""
+    width, count, bits = page.imagewidth, page.samplesperpixel, page.bitspersample
+    used = width * count * bits
+    places = 1 << np.arange(bits, dtype=np.uint16)[::-1]
+    parts = []
+    for offset, size in zip(page.dataoffsets, page.databytecounts, strict=True):
+        strip = data[offset : offset + size]
+        strip = strip if page.compression == 1 else zlib.decompress(strip)
+        rows = np.unpackbits(np.frombuffer(strip, np.uint8).reshape(-1, -(-used // 8)), axis=1)
+        values = rows[:, :used].reshape(-1, width, count, bits) @ places
+        parts.append(values.astype(np.uint16))
+    samples = np.concatenate(parts)
+    if len(samples) < page.imagelength or page.planarconfig == 2 or page.predictor != 1:
+        raise ImageError(NO_CODECS)
+    return samples[: page.imagelength]
+
+
+def _as_stored(samples: np.ndarray, turn: int) -> np.ndarray:
+    """Undo `upright`."""
+    if turn in {2, 3, 6, 7}:
+        samples = samples[:, ::-1]
+    if turn in {3, 4, 7, 8}:
+        samples = samples[::-1]
+    return samples.swapaxes(0, 1) if turn in {5, 6, 7, 8} else samples
+
+
+def _scaled(samples: np.ndarray, bits: int, signed: bool, notes: list[str]) -> np.ndarray:
+    """Bring samples to uint8, uint16 or float32, and add to notes what that means.
+
+    Raises ImageError where it is not plain what black and white are.
+    """
+    if samples.dtype.kind == "f":
+        return _unit(in_range(samples), notes)
+    if samples.dtype.kind not in "iu":
+        raise ImageError(f"samples of type {samples.dtype} are of a kind that cannot be read")
+    if bits > 16:
+        if not signed and samples.max() >= 2 ** (bits - 8):
+            notes.append(f"its samples of {bits} bits are reduced to 16")
+            return (samples >> (bits - 16)).astype(np.uint16)
+        return in_range(samples)
+    if signed:
+        if samples.min() < 0:
+            raise ImageError("its samples run outside 0..65535; scale them into that range")
+        bits -= 1
+        notes.append(f"its signed samples of 0..{2**bits - 1} are stretched to the whole range")
+    return stretched(samples, 2**bits - 1, UINT8 if bits <= 8 else UINT16)
+
+
+def _unit(samples: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Scale floats that plainly mean 0..255 or 0..65535 to 0..1: most are above white."""
+    largest = float(samples.max())
+    if samples.min() < 0 or largest <= 8:
+        return samples
+    seen = samples[samples > 0]
+    if np.median(seen) <= 1:
+        return samples
+    white = 255 if largest <= 255 else 65535
+    if largest > white:
+        raise ImageError(
+            f"its samples run up to {largest:g}, so that white cannot be told; scale them to 0..1"
+        )
+    notes.append(f"its samples run up to {largest:g}: taken as 0..{white} and scaled to 0..1")
+    return samples / np.float32(white)
+
+
+def _lab_to_rgb(samples: np.ndarray, is_icc: bool) -> np.ndarray:
+    """Convert CIE L*a*b* of D50 of 8 or 16 bits to sRGB of 16 bits.
+
+    is_icc: a* and b* are stored with an offset, not as signed numbers.
+    """
+    wide = samples.dtype.itemsize == 2
+    one = 256.0 if wide else 1.0
+    lightness = samples[..., 0].astype(np.float64) * 100 / (65535 if wide else 255)
+    stored = samples[..., 1:3]
+    if is_icc:
+        opponent = stored / one - 128
+    else:
+        opponent = np.ascontiguousarray(stored).view(np.int16 if wide else np.int8) / one
+    y = (lightness + 16) / 116
+    cubes = np.dstack([y + opponent[..., 0] / 500, y, y - opponent[..., 1] / 200])
+    xyz = np.where(cubes > 6 / 29, cubes**3, (cubes - 4 / 29) * 3 * (6 / 29) ** 2)
+    rgb = colour.srgb_of_xyz(xyz)
+    return np.rint(rgb * 65535).astype(np.uint16)
 
 
 def write(image: Image, quality: int, file: BinaryIO) -> None:
@@ -163,9 +272,12 @@ def write(image: Image, quality: int, file: BinaryIO) -> None:
     entries = exif.descriptive(old.entries) | {
         tag: exif.integers(order, *found) for tag, found in tags.items()
     }
-    for tag, value in ((exif.XMP, image.xmp), (exif.ICC_PROFILE, image.icc_profile)):
-        if value:
-            entries[tag] = exif.raw(value)
+    blocks = {
+        exif.XMP: image.xmp,
+        exif.ICC_PROFILE: image.icc_profile,
+        exif.IPTC: image.iptc,
+    }
+    entries |= {tag: exif.raw(value) for tag, value in blocks.items() if value}
     file.write(bytes(offsets[-1] % 2))
     place = file.tell()
     file.write(exif.build(order, entries, place, big))

@@ -48,7 +48,7 @@ class Record:
 
 
 def cache_folder() -> Path:
-    """Where fetched and computed files are kept: MAMBAIR_HOME, or where this system keeps caches."""
+    """The folder of fetched and computed files: MAMBAIR_HOME, or where this system has caches."""
     home = os.environ.get("MAMBAIR_HOME")
     return Path(home) if home else platformdirs.user_cache_path("mambair", appauthor=False)
 
@@ -103,7 +103,7 @@ def list_records() -> Iterator[Record]:
 
 
 def find_in_hub(url: str) -> Path | None:
-    """The file of an address on Hugging Face in the cache of huggingface-hub, if that has fetched it.
+    """The file of an address on Hugging Face in the cache of huggingface-hub, if it is there.
 
     Of several snapshots it is the one of the address's revision, a branch, tag or commit.
     """

@@ -33,7 +33,7 @@ class Model:
         arch: a name of `archs.ARCHITECTURES`.
         scale: how many times larger its results are.
         parameters: how many it has.
-        gmacs: 10^9 multiply-adds for an output of 1280x720, all of them as `archs.complexity` counts.
+        gmacs: 10^9 multiply-adds for an output of 1280x720, as `archs.complexity` counts all.
         degradation: what its inputs should have suffered.
         licence: the licence of the weights.
         source: who trained it, and where that is described.
@@ -106,8 +106,8 @@ def bundled_models(task: str, real: bool) -> list[Model]:
 def read_catalog(path: Path) -> tuple[Model, ...]:
     """The models of a catalog file, in its order.
 
-    Raises CallError where it is no valid TOML, a key is unknown or missing, or a value does not fit;
-    names the table and what is expected.
+    Raises CallError where it is no valid TOML, a key is unknown or missing, or a value does not
+    fit; names the table and what is expected.
     """
     try:
         tables = tomllib.loads(path.read_text("utf-8"))

@@ -9,11 +9,12 @@ from .cache import cached_file, is_offline
 from .catalog import Model, bundled_models, list_models, model_named
 from .tasks import MAX_SCALE, TASKS, Task
 
-WORTHWHILE = 0.1  # dB that a slower model has to be better
+# By how many dB a slower model has to be better.
+WORTHWHILE = 0.1
 
 
 def gain(model: Model, other: Model) -> float:
-    """By how many dB `model` is better than another; 0 where their first scores are of different sets."""
+    """By how many dB `model` is better than another; 0 where their first scores do not compare."""
     for ours, theirs in zip(model.scores[:1], other.scores[:1], strict=False):
         if (ours.dataset, ours.channel) == (theirs.dataset, theirs.channel):
             return ours.psnr - theirs.psnr
@@ -33,7 +34,7 @@ def better_model(model: Model) -> Model | None:
 
 
 def is_here(model: Model) -> bool:
-    """Whether its file is on this machine. A record of the cache that cannot be read counts as none."""
+    """Whether its file is on this machine. A damaged record of the cache counts as none."""
     if model.bundled:
         return True
     with suppress(CheckpointError):
@@ -48,8 +49,8 @@ def find_models(
     """The bundled models of a task that together reach at least `scale`, in the order to run them.
 
     That is the smallest model that reaches the scale; above the scale of the largest one, that one
-    first, as often as needed. Of models for levels of a degradation it is the nearest one that is at
-    least as strong.
+    first, as often as needed. Of models for levels of a degradation it is the nearest one that is
+    at least as strong.
 
     Args:
         task: a name of TASKS.

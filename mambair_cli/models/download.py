@@ -1,7 +1,7 @@
-"""One file over HTTP: resumed where the connection broke, retried, bounded, and refused where it is no file.
+"""One file over HTTP: resumed where the connection broke, retried, bounded, and never a web page.
 
-On urllib, as neither library that was looked at does all of this: pooch starts again from zero, takes a web page for
-the file and reads a body without end; huggingface-hub speaks to one host only.
+On urllib, as neither library that was looked at does all of this: pooch starts again from zero,
+takes a web page for the file and reads a body without end; huggingface-hub speaks to one host only.
 """
 
 import email.utils
@@ -23,12 +23,16 @@ from ..errors import DownloadError
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int | None], None]
 
-TIMEOUT = 30.0  # seconds without an answer, or without a byte of it
-FAILURES = 5  # one after the other without a new byte
-LONGEST_WAIT = 120.0  # seconds that a server may ask for
+# Seconds without an answer, or without a byte of it.
+TIMEOUT = 30.0
+# Attempts one after the other without a new byte.
+FAILURES = 5
+# Seconds that a server may ask for.
+LONGEST_WAIT = 120.0
 CHUNK = 2**18
 AGENT = "mambair (+https://arxiv.org/abs/2402.15648)"
-PASSING = {408, 425, 429, 500, 502, 503, 504}  # states of a server that may soon be better
+# Statuses of a server that may soon be better.
+PASSING = {408, 425, 429, 500, 502, 503, 504}
 
 
 class _Interrupted(Exception):
@@ -67,9 +71,9 @@ def download(
 ) -> None:
     """Fetch a file, whole or not at all.
 
-    What has arrived lies in `target`.part; a later call goes on from there where the server still has the same
-    file (by its ETag or date) and else starts again. Servers that are busy or broken are asked again, after the
-    time that they name or after growing pauses.
+    What has arrived lies in `target`.part; a later call goes on from there where the server still
+    has the same file (by its ETag or date) and else starts again. Servers that are busy or broken
+    are asked again, after the time that they name or after growing pauses.
 
     Args:
         url: of http or https; redirections are followed, but not from https to http.
@@ -78,8 +82,8 @@ def download(
         progress: called with the bytes that are there and their total (None: not told).
 
     Raises:
-        DownloadError: the server refuses, sends a web page or too much, or cannot be reached. OSError: the file
-        cannot be written.
+        DownloadError: the server refuses, sends a web page or too much, or cannot be reached.
+        OSError: the file cannot be written.
     """
     part = target.with_name(f"{target.name}.part")
     best, failures = 0, 0
@@ -190,7 +194,8 @@ def _reason(error: object) -> str:
 
 def _web_page(url: str) -> DownloadError:
     return DownloadError(
-        f"{url}: answered with a web page instead of the file (a question, a quota or an error); see it in a browser"
+        f"{url}: answered with a web page instead of the file (a question, a quota or an error);"
+        " see it in a browser"
     )
 
 
@@ -209,9 +214,8 @@ def _seconds(text: str | None) -> float | None:
         date = email.utils.parsedate_to_datetime(text)
     except ValueError:
         return None
-    date = (
-        date if date.tzinfo else date.replace(tzinfo=timezone.utc)
-    )  # "-0000" is UTC of an unknown place
+    # "-0000" is UTC of an unknown place.
+    date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)
     return max(0.0, (date - datetime.now(timezone.utc)).total_seconds())
 
 

@@ -1,6 +1,4 @@
-"""From the name of a model to its file: bundled, in the cache, or fetched now; and what enters and
-leaves the cache.
-"""
+"""From the name of a model to its file; what enters the cache and what leaves it."""
 
 import json
 import logging
@@ -27,13 +25,15 @@ from .cache import (
 from .catalog import Model, list_models, model_named
 from .download import Progress, download
 from .recognise import check_model, describe, load_network
-from .weights import bundled_folder, task_of, why_missing
+from .weights import bundled_folder, in_run, task_of, why_missing
 
 log = logging.getLogger(__name__)
 Tell = Callable[[str], None]
 
-BYTES_PER_PARAMETER = 16  # two copies in float64: more than any published file has
-OVERHEAD = 2**20  # bytes of a file for names and shapes
+# Two copies in float64: more than any published file has.
+BYTES_PER_PARAMETER = 16
+# Bytes of a file for names and shapes.
+OVERHEAD = 2**20
 
 
 def find_checkpoint(
@@ -68,11 +68,11 @@ def find_checkpoint(
 
 
 def named_file(name: str) -> Path:
-    """`name` as the path of a file.
+    """`name` as the path of a file; the folder of a training run stands for its weights.
 
     Raises CallError where there is no such file and it looks like the name of a model.
     """
-    path = Path(name)
+    path = in_run(Path(name))
     if path.suffix or why_missing(path) != "is missing":
         return path
     raise CallError(no_model(name, "see mambair models list, or give a file"))
@@ -97,7 +97,7 @@ def known_task(name_or_file: str) -> str | None:
     model, record = model_named(name_or_file), read_record(name_or_file)
     if model:
         return model.task
-    return record.task if record else task_of(Path(name_or_file))
+    return record.task if record else task_of(in_run(Path(name_or_file)))
 
 
 def pull(
@@ -105,8 +105,8 @@ def pull(
 ) -> Path:
     """The file of a model, fetched into the cache unless it is here.
 
-    What arrives must be of the model's network. Its SHA-256 must be the one in the catalog or, where
-    nobody knows that, the one of the first download.
+    What arrives must be of the model's network. Its SHA-256 must be the one in the catalog or,
+    where nobody knows that, the one of the first download.
 
     Args:
         model: the model.
@@ -115,7 +115,7 @@ def pull(
 
     Raises:
         CheckpointError: the file that is here is damaged.
-        DownloadError: no address is known, none of them has the file, or the cache cannot be written.
+        DownloadError: no address is known or has the file, or the cache cannot be written.
     """
     if model.file or cached_file(model.name):
         return find_checkpoint(model.name)
@@ -152,6 +152,7 @@ def import_file(source: Path, name: str, tell: Tell = log.warning) -> Path:
         raise CallError(f"{name} is a bundled model; choose another name")
     if cached_file(name):
         raise CallError(f"there is a model {name} already; first: mambair models remove {name}")
+    source = in_run(source)
     if why := why_missing(source):
         raise CallError(f"{source} {why}; give a checkpoint file")
     with _writing(name, tell):
@@ -163,8 +164,8 @@ def import_file(source: Path, name: str, tell: Tell = log.warning) -> Path:
 def remove(name: str) -> Path:
     """Delete a model's file from the cache and return where it was.
 
-    The hash of a model of the catalog is kept, as a later download must match it. A file outside the
-    cache stays there.
+    The hash of a model of the catalog is kept, as a later download must match it. A file outside
+    the cache stays there.
     Raises CallError where the model is bundled or not in the cache.
     """
     model, record = model_named(name), read_record(name)
@@ -226,7 +227,7 @@ def _writing(name: str, tell: Tell) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise DownloadError(
-            f"{folder}: cannot be written: {reason}; make room, or set MAMBAIR_HOME to another folder"
+            f"{folder}: cannot be written: {reason}; make room, or set MAMBAIR_HOME to another"
         ) from error
 
 
@@ -235,7 +236,7 @@ def _fetch(model: Model, url: str, progress: Progress, tell: Tell) -> Path:
     if found := find_in_hub(url):
         return found
     if is_offline():
-        raise DownloadError(f"{url} is not here, and HF_HUB_OFFLINE forbids the network")
+        raise DownloadError(f"{url} is not here, and the network is off (HF_HUB_OFFLINE)")
     tell(f"{model.name}: fetching {url} (licence: {model.licence})")
     path = _new_file(model.name, url)
     limit = OVERHEAD + BYTES_PER_PARAMETER * model.parameters
@@ -281,7 +282,7 @@ def _check_hash(model: Model, digest: str, source: str, tell: Tell) -> None:
     known = model.sha256 or (record.sha256 if record else None)
     if known is None:
         tell(
-            f"{model.name}: nobody knows the hash of this file yet, so only its network was checked;"
+            f"{model.name}: the hash of this file is not known, so only its network was checked;"
             f" its SHA-256 {digest} is recorded, and later downloads must match it"
         )
     elif digest != known:

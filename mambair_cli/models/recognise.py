@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,22 @@ from ..archs import ARCHITECTURES, Architecture
 from ..errors import CallError, CheckpointError
 from ..system.files import sha256
 from .catalog import Model, list_models
-from .weights import Checkpoint, read_state, save_network
+from .weights import Checkpoint, in_run, read_state, save_network
 
-NEAR = 0.3  # share of common names of tensors from which on two networks are alike
+# The share of common names of tensors from which on two networks are alike.
+NEAR = 0.3
 
 # What the tensors of a damaged or foreign file can cause.
 OFF = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError)
 
 
 def load_network(path: Path) -> tuple[nn.Module, str]:
-    """The network of a checkpoint: the module, float32 and for inference, and its architecture's name.
+    """The network of a checkpoint, float32 and for inference, and its architecture's name.
 
     All its tensors have to fit. The configuration comes from the file's metadata where this package
     wrote it, else from the tensors.
-    Raises CheckpointError where the file is of no architecture known here; says what is off where it
-    is near one.
+    Raises CheckpointError where the file is of no architecture known here; says what is off where
+    it is near one.
     """
     return build_network(read_state(path), path)
 
@@ -46,10 +48,8 @@ def build_network(checkpoint: Checkpoint, path: Path) -> tuple[nn.Module, str]:
             raise CheckpointError(f"{path} looks like {arch}, but does not fit: {reason}") from None
     if closest := _closest(checkpoint.state):
         raise CheckpointError(f"{path} fits no network known here; {closest}")
-    v2 = any("embeddingA" in key or "win_mhsa" in key for key in checkpoint.state)
-    hint = "; it looks like MambaIRv2, which is not supported yet" if v2 else ""
     known = ", ".join(ARCHITECTURES)
-    raise CheckpointError(f"{path} is a checkpoint of another architecture than {known}{hint}")
+    raise CheckpointError(f"{path} is a checkpoint of another architecture than {known}")
 
 
 def _detected(row: Architecture, state: Mapping[str, Tensor]) -> Any:
@@ -58,23 +58,31 @@ def _detected(row: Architecture, state: Mapping[str, Tensor]) -> Any:
         return row.detect(state)
     except ValueError as error:
         raise ValueError(f"{error}; {_closest(state)}") from None
-    except OFF:  # tensors that it counts on are missing or of another shape
+    except OFF:
+        # Tensors that it counts on are missing or of another shape.
         raise ValueError(_closest(state)) from None
 
 
 def _built(arch: str, row: Architecture, config: Any, checkpoint: Checkpoint) -> nn.Module:
-    """The network with the tensors of a file. Raises any of OFF and ValueError where they do not fit."""
-    state = checkpoint.state
-    _check_values(state)
+    """The network with the tensors of a file. Raises OFF or ValueError where they do not fit."""
     if checkpoint.metadata.get("mambair.arch") == arch:
         config = _stored(row, config, checkpoint.metadata["mambair.config"])
     # Shapes first, on tensors without values: a file may claim a net of any size.
     with torch.device("meta"):
         expected = row.network(config).state_dict()
-    if off := _differences(state, expected):
+    # Integers are none of the weights: the network computes them itself, and a file may lack them.
+    constants = {key for key, value in expected.items() if not value.is_floating_point()}
+    weights = {key: value for key, value in checkpoint.state.items() if key not in constants}
+    _check_values(weights)
+    if off := _differences(weights, {k: v for k, v in expected.items() if k not in constants}):
         raise ValueError(off)
     model = row.network(config)
-    model.load_state_dict(state, strict=True)
+    own = {key: value for key, value in model.state_dict().items() if key in constants}
+    for key in constants & checkpoint.state.keys():
+        found = checkpoint.state[key]
+        if found.shape != own[key].shape or (found != own[key]).any():
+            raise ValueError(f"{key} holds other numbers than such a network counts with")
+    model.load_state_dict(weights | own, strict=True)
     return model
 
 
@@ -107,13 +115,9 @@ def _closest(state: Mapping[str, Tensor]) -> str:
     """
     best, nearest = NEAR, ""
     for model in list_models():
-        if model.arch not in ARCHITECTURES or model.bundled:
+        if model.bundled:
             continue
-        row = ARCHITECTURES[model.arch]
-        with torch.device("meta"):
-            network = row.network(row.config(**model.config))
-        form = _form(network, row.block)
-        expected = network.state_dict()
+        expected, form = _small(model)
         seen, known = {form(key) for key in state}, {form(key) for key in expected}
         share = len(seen & known) / len(seen | known)
         if share > best:
@@ -121,6 +125,16 @@ def _closest(state: Mapping[str, Tensor]) -> str:
             off = _differences(state, expected, form, lambda tensor: f"{tensor.ndim} axes")
             nearest = f"the closest is {model.arch}, as in {model.name}{': ' if off else ''}{off}"
     return nearest
+
+
+@lru_cache(64)
+def _small(model: Model) -> tuple[dict[str, Tensor], Callable[[str], str]]:
+    """The tensors of a model's network, without values and with one block for many, and `_form`."""
+    row = ARCHITECTURES[model.arch]
+    ones = {k: (1,) * len(v) for k, v in model.config.items() if isinstance(v, tuple)}
+    with torch.device("meta"):
+        network = row.network(row.config(**{**model.config, **ones}))
+    return network.state_dict(), _form(network, row.block)
 
 
 def _form(network: nn.Module, block: type[nn.Module]) -> Callable[[str], str]:
@@ -219,10 +233,11 @@ def describe(path: Path) -> dict[str, Any]:
 def convert(source: Path, target: Path) -> None:
     """Write a checkpoint as safetensors: the same tensors, with the configuration as metadata.
 
-    Raises CallError where the target has another suffix, CheckpointError as `load_network`, OSError.
+    Raises CallError for a target with another suffix, CheckpointError as `load_network`, OSError.
     """
     if target.suffix.lower() != ".safetensors":
         raise CallError(f"{target}: the result is a .safetensors file; give it this suffix")
+    source = in_run(source)
     checkpoint = read_state(source)
     model, _ = build_network(checkpoint, source)
     named = {key.removeprefix("mambair."): value for key, value in checkpoint.metadata.items()}

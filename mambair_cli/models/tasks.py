@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-MAX_SCALE = 16  # how many times a side can be enlarged
+# How many times a side can be enlarged.
+MAX_SCALE = 16
 
 
 @dataclass(frozen=True)

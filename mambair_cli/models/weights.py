@@ -18,7 +18,8 @@ from ..archs import name_of
 from ..errors import CallError, CheckpointError
 from ..system.files import write_atomically
 
-WRAPPINGS = ("params_ema", "params", "state_dict")  # preferred first
+# Preferred first.
+WRAPPINGS = ("params_ema", "params", "state_dict")
 
 
 class Checkpoint(NamedTuple):
@@ -39,6 +40,15 @@ def bundled_folder() -> Path:
     """The folder of the bundled weights: inside the wheel, or beside the package in a clone."""
     installed = Path(__file__).parents[1] / "weights"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "weights"
+
+
+def in_run(path: Path) -> Path:
+    """The weights of a training run where `path` is its folder; else `path` itself.
+
+    They are those of its end or of when it was stopped, or else the best ones so far.
+    """
+    files = (path / "model.safetensors", path / "best.safetensors")
+    return next((file for file in files if file.is_file()), path)
 
 
 def why_missing(path: Path) -> str | None:

@@ -18,13 +18,15 @@ Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def _define(name: str, device: str) -> Scan:
-    """The scan of ops/scan_NAME.py as operations of torch, for autograd and torch.compile, on one type of device.
+    """The scan of ops/scan_NAME.py as operations of torch on one type of device.
 
-    The module has `forward(x, x_dbl, dt_weight, dt_bias, A_log, D, save) -> y, states`,
-    `backward(gy, *the same six, states) -> their gradients` and `state_count(x.shape, K, N)`, and is imported
-    when it is first used.
+    They are for autograd and torch.compile. The module has
+    `forward(x, x_dbl, dt_weight, dt_bias, A_log, D, save) -> y, states`,
+    `backward(gy, *the same six, states) -> their gradients` and `state_count(x.shape, K, N)`, and
+    is imported when it is first used.
     """
-    # Defined by schema: torch.library.custom_op imports torch.compile's machinery, 2 seconds, at the first call.
+    # Defined by schema: torch.library.custom_op imports torch.compile's machinery at the first
+    # call, which takes 2 seconds.
     six = "Tensor x, Tensor x_dbl, Tensor dt_weight, Tensor dt_bias, Tensor A_log, Tensor D"
     forward, backward = f"mambair::ss2d_scan_{name}", f"mambair::ss2d_scan_{name}_backward"
     torch.library.define(forward, f"({six}, bool save) -> (Tensor, Tensor)")
@@ -67,9 +69,7 @@ def _define(name: str, device: str) -> Scan:
         return (*backward_op(gy, *ctx.saved_tensors), None)
 
     def no_second_derivative(ctx, *_):  # type: ignore[no-untyped-def]
-        raise RuntimeError(
-            f"the {name} scan has no autograd formula for second derivatives; use the reference back end"
-        )
+        raise RuntimeError(f"the {name} scan has no second derivatives; use the reference back end")
 
     torch.library.register_autograd(backward, no_second_derivative)
     torch.library.register_autograd(forward, gradients, setup_context=save_for_backward)
@@ -104,9 +104,8 @@ def _numba_unavailable(device: str, dtype: torch.dtype) -> str | None:
         from .scan_numba import compile_forward
 
         compile_forward()
-    except (
-        Exception
-    ) as error:  # whatever a foreign LLVM or a broken installation raises is the reason
+    except Exception as error:
+        # Whatever a foreign LLVM or a broken installation raises is the reason.
         return f"it does not compile here: {type(error).__name__}: {error}"
     return None
 
@@ -127,9 +126,8 @@ def _triton_unavailable(device: str, dtype: torch.dtype) -> str | None:
         from .scan_triton import try_out
 
         try_out()
-    except (
-        Exception
-    ) as error:  # whatever a foreign driver, compiler or version of Triton raises is the reason
+    except Exception as error:
+        # Whatever a foreign driver, compiler or version of Triton raises is the reason.
         return f"it does not run here: {_first_line(error)}"
     return None
 
@@ -140,7 +138,8 @@ def _mamba_ssm_unavailable(device: str, dtype: torch.dtype) -> str | None:
         return reason
     try:
         from . import scan_mamba_ssm  # noqa: F401
-    except Exception as error:  # its extension fits one version of torch and CUDA only
+    except Exception as error:
+        # Its extension fits one version of torch and CUDA only.
         return f"it cannot be imported here: {_first_line(error)}"
     return None
 
@@ -151,7 +150,13 @@ def _first_line(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Backend:
-    """One implementation of `ss2d_scan`: its name, function and, for a device and dtype, why it cannot run."""
+    """One implementation of `ss2d_scan`.
+
+    Attributes:
+        name: what the user calls it.
+        scan: the function.
+        unavailable: why it cannot run on a type of device with a dtype; None where it can.
+    """
 
     name: str
     scan: Scan
@@ -166,16 +171,15 @@ BACKENDS: tuple[Backend, ...] = (
     Backend("reference", ss2d_scan_vectorised, lambda device, dtype: None),
 )
 
-_resolved: dict[
-    tuple[str, str, torch.dtype], Backend
-] = {}  # torch.compile would look through an lru_cache
+# Not an lru_cache, through which torch.compile would look.
+_resolved: dict[tuple[str, str, torch.dtype], Backend] = {}
 
 
 def resolve_backend(name: str, device: str, dtype: torch.dtype = torch.float32) -> Backend:
-    """The back end `name` (or the fastest that can run, for `auto`) on a device type such as `cpu`.
+    """The back end of a name, or for `auto` the fastest that can run on a type of device.
 
     Logs, once, what `auto` chose and why a faster one was passed over.
-    Raises CallError for an unknown name, BackendError where a back end asked for by name cannot run.
+    Raises CallError for an unknown name, BackendError where the named back end cannot run.
     """
     asked = name, device, dtype
     if asked not in _resolved:
@@ -189,7 +193,7 @@ def _resolve(name: str, device: str, dtype: torch.dtype) -> Backend:
             if backend.name == name:
                 if reason := backend.unavailable(device, dtype):
                     raise BackendError(
-                        f"the back end {name!r} cannot be used: {reason}; try --backend auto"
+                        f"the back end {name!r} cannot be used: {reason}; try the back end auto"
                     )
                 return backend
         known = ", ".join(b.name for b in BACKENDS)

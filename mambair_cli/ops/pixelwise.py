@@ -46,7 +46,8 @@ def _(x):  # type: ignore[no-untyped-def]
     return None
 
 
-def _takes_kernels(x: Tensor, backend: str) -> bool:
+def takes_kernels(x: Tensor, backend: str) -> bool:
+    """Whether kernels of the numba back end may read x, without gradients."""
     wanted = not torch.is_grad_enabled() and x.dtype == torch.float32 and x.is_contiguous()
     return wanted and resolve_backend(backend, x.device.type, x.dtype).name == "numba"
 
@@ -66,7 +67,7 @@ def layer_norm(
     Returns:
         (...,C), in the precision of the weight.
     """
-    if _takes_kernels(x, backend) and (
+    if takes_kernels(x, backend) and (
         gate is None or (gate.is_contiguous() and gate.dtype == x.dtype)
     ):
         return _layer_norm_op(x, weight, bias, gate)
@@ -76,7 +77,7 @@ def layer_norm(
 
 def silu(x: Tensor, *, backend: str = "auto") -> Tensor:
     """X * sigmoid(x); where no gradients are wanted in x's own memory."""
-    if _takes_kernels(x, backend):
+    if takes_kernels(x, backend):
         _silu_op(x)
         return x
     return F.silu(x, inplace=not torch.is_grad_enabled())

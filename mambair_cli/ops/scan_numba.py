@@ -22,6 +22,7 @@ from .simd import (
     LANES,
     add,
     exp2,
+    exp2_of_product,
     fma,
     inline,
     kernel,
@@ -50,72 +51,115 @@ def _chunk_count(H, W, k):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _walk(H, W, k):  # type: ignore[no-untyped-def]
+def _walk(H, W, pitch, k):  # type: ignore[no-untyped-def]
     """How direction k walks the image: lines, steps in a line, pixels from one step to the next."""
-    lines, steps, stride = (W, H, W) if k & 1 else (1, H * W, 1)
+    if k & 1:
+        lines, steps, stride = W, H, pitch
+    elif pitch == W:
+        lines, steps, stride = 1, H * W, 1
+    else:
+        lines, steps, stride = H, W, 1
     return lines, steps, -stride if k >= 2 else stride
 
 
 @inline
-def _line_start(H, W, k, line):  # type: ignore[no-untyped-def]
+def _line_start(H, W, pitch, k, line):  # type: ignore[no-untyped-def]
     """First pixel of the `line`-th line of direction k."""
+    last = (H - 1) * pitch + W - 1
     if k & 1:
-        return (H - 1) * W + W - 1 - line if k >= 2 else line
-    return H * W - 1 if k >= 2 else 0
+        return last - line if k >= 2 else line
+    return last - line * pitch if k >= 2 else line * pitch
 
 
 @inline
-def _gather(x_dbl, source, skip, steps, ahead, R, N, Np, buffer):  # type: ignore[no-untyped-def]
-    """Copy (dts, B, C) of a chunk's steps to `buffer`; the padding of B and C stays zero."""
+def _copy(source, i, target, j, count):  # type: ignore[no-untyped-def]
+    """Copy `count` values; what follows them in `target`, up to a whole vector, becomes zero."""
+    for n in range(0, count, LANES):
+        store(target, j + n, load_channels(source, i + n, min(LANES, count - n)))
+
+
+@inline
+def _gather(x_dbl, source, skip, steps, ahead, R, N, Rp, Np, buffer):  # type: ignore[no-untyped-def]
+    """Copy (dts, B, C) of a chunk's steps to `buffer`, with zeros in the padding of B and C."""
     M = R + 2 * N
     target = 0
     for _ in range(steps):
-        for j in range(R + N):
-            put(buffer, target + j, scalar(x_dbl, source + j))
-        for j in range(N):
-            put(buffer, target + R + Np + j, scalar(x_dbl, source + R + N + j))
+        _copy(x_dbl, source, buffer, target, R)
+        _copy(x_dbl, source + R, buffer, target + Rp, N)
+        _copy(x_dbl, source + R + N, buffer, target + Rp + Np, N)
         for j in range(0, M, 16):
             prefetch(x_dbl, source + ahead + j)
         source += skip
-        target += R + 2 * Np
+        target += Rp + 2 * Np
 
 
 @inline
-def _step_sizes(steps, buffer, Mp, R, weight, w0, Dp, bias, z0, dt):  # type: ignore[no-untyped-def]
-    """Weight @ dts + bias of a chunk, one channel block: the step sizes before softplus."""
-    for t in range(steps):
-        z = load(bias, z0)
-        for r in range(R):
-            z = fma(splat(scalar(buffer, t * Mp + r)), load(weight, w0 + r * Dp), z)
-        store(dt, t * LANES, z)
+def _step_size(buffer, j, Rp, weight, w, Dp, bias, z0):  # type: ignore[no-untyped-def]
+    """Weight @ dts + bias of a step, one channel block: the step size before softplus."""
+    z = load(bias, z0)
+    for r in range(0, Rp, 2):
+        z = fma(splat(scalar(buffer, j + r)), load(weight, w + r * Dp), z)
+        z = fma(splat(scalar(buffer, j + r + 1)), load(weight, w + (r + 1) * Dp), z)
+    return z
 
 
 @inline
 def _forward_direction(  # type: ignore[no-untyped-def]
-    x, x_dbl, weight, bias, A2, D_sum, y, states, save, H, W, D, Dp, R, N, Np, K, k, c0, c1
+    x,
+    x_dbl,
+    weight,
+    bias,
+    A2,
+    D_sum,
+    y,
+    states,
+    save,
+    H,
+    W,
+    pitch,
+    D,
+    Dp,
+    R,
+    N,
+    Rp,
+    Np,
+    xd_pixel,
+    k,
+    c0,
+    c1,
 ):
     """Scan direction k for channels c0..c1 (whole blocks) of one image; k < 2 starts y, else adds."""
-    M, Mp = R + 2 * N, R + 2 * Np
+    Mp = Rp + 2 * Np
     h = np.zeros((c1 - c0) * Np, np.float32)
-    buffer = np.zeros(CHUNK * Mp, np.float32)
+    buffer = np.zeros(CHUNK * Mp + LANES, np.float32)
     size = CHUNK * LANES
     dt, dtx, out = (
         np.empty(size, np.float32),
         np.empty(size, np.float32),
         np.empty(size, np.float32),
     )
-    lines, total, stride = _walk(H, W, k)
+    lines, total, stride = _walk(H, W, pitch, k)
+    zero = splat(np.float32(0))
     chunk = 0
     for line in range(lines):
-        start = _line_start(H, W, k, line)
+        start = _line_start(H, W, pitch, k, line)
         for t0 in range(0, total, CHUNK):
             steps = min(CHUNK, total - t0)
             pixel = start + t0 * stride
             ahead = stride * CHUNK
             if t0 + CHUNK >= total and line + 1 < lines:
-                ahead = _line_start(H, W, k, line + 1) - pixel
+                ahead = _line_start(H, W, pitch, k, line + 1) - pixel
             _gather(
-                x_dbl, pixel * K * M + k * M, stride * K * M, steps, ahead * K * M, R, N, Np, buffer
+                x_dbl,
+                pixel * xd_pixel,
+                stride * xd_pixel,
+                steps,
+                ahead * xd_pixel,
+                R,
+                N,
+                Rp,
+                Np,
+                buffer,
             )
             if save:
                 offset = chunk * Dp * Np + c0 * Np
@@ -124,60 +168,73 @@ def _forward_direction(  # type: ignore[no-untyped-def]
             chunk += 1
             for c in range(c0, c1, LANES):
                 count = min(LANES, D - c)
-                x0 = pixel * D + c
-                _step_sizes(steps, buffer, Mp, R, weight, k * R * Dp + c, Dp, bias, k * Dp + c, dt)
-                skip = load(D_sum, c) if k == 0 else splat(np.float32(0))
+                p = pixel * D + c
+                skip = load(D_sum, c) if k == 0 else zero
                 for t in range(steps):
-                    p = x0 + t * stride * D
+                    store(
+                        dt,
+                        t * LANES,
+                        _step_size(
+                            buffer, t * Mp, Rp, weight, k * Rp * Dp + c, Dp, bias, k * Dp + c
+                        ),
+                    )
+                for t in range(steps):
                     d = softplus(load(dt, t * LANES))
                     xv = load_channels(x, p, count)
                     store(dt, t * LANES, d)
                     store(dtx, t * LANES, mul(d, xv))
                     store(out, t * LANES, mul(skip, xv))
                     prefetch(x, p + ahead * D)
+                    p += stride * D
                 for n in range(0, Np, 2):
                     h0 = load(h, ((c - c0) * Np) + n * LANES)
                     h1 = load(h, ((c - c0) * Np) + (n + 1) * LANES)
                     a0 = load(A2, (k * Np + n) * Dp + c)
                     a1 = load(A2, (k * Np + n + 1) * Dp + c)
-                    j = R + n
+                    j = Rp + n
                     for t in range(steps):
                         d = load(dt, t * LANES)
                         u = load(dtx, t * LANES)
-                        h0 = fma(exp2(mul(d, a0)), h0, mul(u, splat(scalar(buffer, j))))
-                        h1 = fma(exp2(mul(d, a1)), h1, mul(u, splat(scalar(buffer, j + 1))))
+                        h0 = fma(exp2_of_product(d, a0), h0, mul(u, splat(scalar(buffer, j))))
+                        h1 = fma(exp2_of_product(d, a1), h1, mul(u, splat(scalar(buffer, j + 1))))
                         v = fma(h0, splat(scalar(buffer, j + Np)), load(out, t * LANES))
                         store(out, t * LANES, fma(h1, splat(scalar(buffer, j + Np + 1)), v))
                         j += Mp
                     store(h, ((c - c0) * Np) + n * LANES, h0)
                     store(h, ((c - c0) * Np) + (n + 1) * LANES, h1)
+                p = pixel * D + c
                 for t in range(steps):
-                    p = x0 + t * stride * D
                     v = load(out, t * LANES)
                     store_channels(y, p, add(v, load_channels(y, p, count)) if k >= 2 else v, count)
                     prefetch(y, p + ahead * D)
+                    p += stride * D
 
 
-@kernel("f4[::1]," * 8 + "b1" + ",i8" * 11)
+@kernel("f4[::1]," * 8 + "b1" + ",i8" * 15)
 def _forward(  # type: ignore[no-untyped-def]
-    x, x_dbl, weight, bias, A2, D_sum, planes, states, save, B, H, W, D, Dp, R, N, K, task, c0, c1
-):
-    """One task: image task // 2 (task, if K is 1), rows or columns, channels c0..c1."""
+    x, x_dbl, weight, bias, A2, D_sum, planes, states, save,
+    B, H, W, pitch, D, Dp, R, N, K, xd_image, xd_direction, xd_pixel, task, c0, c1
+):  # fmt: skip
+    """One task: image task // 2 (task, if K is 1), rows or columns, channels c0..c1.
+
+    Rows of x and of the planes lie `pitch` pixels apart, the values of x_dbl for an image, a direction and a pixel
+    xd_image, xd_direction and xd_pixel.
+    """
     pairs = 2 if K == 4 else 1
     image, pair = task // pairs, task % pairs
-    L, Np, M = H * W, N + (N & 1), R + 2 * N
+    area, Rp, Np = H * pitch * D, R + (R & 1), N + (N & 1)
     first = 0
     for k in range(K):
         length = _chunk_count(H, W, k) * Dp * Np
         if k % 2 == pair:
             begin = image * (states.size // B) + first if save else 0
             _forward_direction(
-                x[image * L * D : (image + 1) * L * D],
-                x_dbl[image * L * K * M : (image + 1) * L * K * M],
+                x[image * area : (image + 1) * area],
+                x_dbl[image * xd_image + k * xd_direction :],
                 weight, bias, A2, D_sum,
-                planes[(pair * B + image) * L * D : (pair * B + image + 1) * L * D],
+                planes[(pair * B + image) * area : (pair * B + image + 1) * area],
                 states[begin : begin + length],
-                save, H, W, D, Dp, R, N, Np, K, k, c0, c1,
+                save, H, W, pitch, D, Dp, R, N, Rp, Np, xd_pixel, k, c0, c1,
             )  # fmt: skip
         first += length
 
@@ -210,9 +267,10 @@ def _backward_direction(  # type: ignore[no-untyped-def]
     c1,
 ):
     """Gradients of `_forward_direction`: chunks in reverse, states recomputed from each chunk's start."""
-    M, Mp = R + 2 * N, R + 2 * Np
+    M, Rp = R + 2 * N, R + (R & 1)
+    Mp = Rp + 2 * Np
     gh = np.zeros((c1 - c0) * Np, np.float32)
-    buffer = np.zeros(CHUNK * Mp, np.float32)
+    buffer = np.zeros(CHUNK * Mp + LANES, np.float32)
     gbuffer = np.empty(CHUNK * Mp * LANES, np.float32)
     work = np.empty(10 * CHUNK * LANES, np.float32)
     size = CHUNK * LANES
@@ -220,13 +278,13 @@ def _backward_direction(  # type: ignore[no-untyped-def]
     g, gu, gd = work[3 * size : 4 * size], work[4 * size : 5 * size], work[5 * size : 6 * size]
     decay0, decay1 = work[6 * size : 7 * size], work[7 * size : 8 * size]
     old0, old1 = work[8 * size : 9 * size], work[9 * size : 10 * size]
-    lines, total, stride = _walk(H, W, k)
+    lines, total, stride = _walk(H, W, W, k)
     per_line = (total + CHUNK - 1) // CHUNK
     zero = splat(np.float32(0))
     for chunk in range(lines * per_line - 1, -1, -1):
         line, t0 = chunk // per_line, (chunk % per_line) * CHUNK
         steps = min(CHUNK, total - t0)
-        pixel = _line_start(H, W, k, line) + t0 * stride
+        pixel = _line_start(H, W, W, k, line) + t0 * stride
         _gather(
             x_dbl,
             pixel * K * M + k * M,
@@ -235,6 +293,7 @@ def _backward_direction(  # type: ignore[no-untyped-def]
             -stride * CHUNK * K * M,
             R,
             N,
+            Rp,
             Np,
             buffer,
         )
@@ -243,10 +302,9 @@ def _backward_direction(  # type: ignore[no-untyped-def]
         for c in range(c0, c1, LANES):
             count = min(LANES, D - c)
             x0 = pixel * D + c
-            _step_sizes(steps, buffer, Mp, R, weight, k * R * Dp + c, Dp, bias, k * Dp + c, dt)
             for t in range(steps):
                 p = x0 + t * stride * D
-                z = load(dt, t * LANES)
+                z = _step_size(buffer, t * Mp, Rp, weight, k * Rp * Dp + c, Dp, bias, k * Dp + c)
                 d = softplus(z)
                 store(slope, t * LANES, sigmoid(z))
                 store(dt, t * LANES, d)
@@ -262,7 +320,7 @@ def _backward_direction(  # type: ignore[no-untyped-def]
                 i0, i1 = (k * Np + n) * Dp + c, (k * Np + n + 1) * Dp + c
                 a0, a1 = load(A2, i0), load(A2, i1)
                 for t in range(steps):
-                    d, u, j = load(dt, t * LANES), load(dtx, t * LANES), t * Mp + R + n
+                    d, u, j = load(dt, t * LANES), load(dtx, t * LANES), t * Mp + Rp + n
                     e0, e1 = exp2(mul(d, a0)), exp2(mul(d, a1))
                     h0, h1 = mul(e0, h0), mul(e1, h1)
                     store(decay0, t * LANES, e0)
@@ -279,7 +337,7 @@ def _backward_direction(  # type: ignore[no-untyped-def]
                         load(dt, t * LANES),
                         load(dtx, t * LANES),
                         load(g, t * LANES),
-                        t * Mp + R + n,
+                        t * Mp + Rp + n,
                     )
                     b0, b1 = splat(scalar(buffer, j)), splat(scalar(buffer, j + 1))
                     g0 = fma(gv, splat(scalar(buffer, j + Np)), g0)
@@ -316,7 +374,7 @@ def _backward_direction(  # type: ignore[no-untyped-def]
                 store(g, t * LANES, gz)
             store(gbias, k * Dp + c, add(gb, load(gbias, k * Dp + c)))
             for r in range(R):
-                wr = (k * R + r) * Dp + c
+                wr = (k * Rp + r) * Dp + c
                 w, gw = load(weight, wr), load(gweight, wr)
                 for t in range(steps):
                     gz, j = load(g, t * LANES), (t * Mp + r) * LANES
@@ -325,13 +383,14 @@ def _backward_direction(  # type: ignore[no-untyped-def]
                 store(gweight, wr, gw)
         for t in range(steps):
             target = (pixel + t * stride) * K * M + k * M
-            for j in range(R + N):
+            for j in range(R):
                 put(gx_dbl, target + j, lane_sum(load(gbuffer, (t * Mp + j) * LANES)))
             for j in range(N):
+                put(gx_dbl, target + R + j, lane_sum(load(gbuffer, (t * Mp + Rp + j) * LANES)))
                 put(
                     gx_dbl,
                     target + R + N + j,
-                    lane_sum(load(gbuffer, (t * Mp + R + Np + j) * LANES)),
+                    lane_sum(load(gbuffer, (t * Mp + Rp + Np + j) * LANES)),
                 )
 
 
@@ -365,7 +424,7 @@ def _backward(  # type: ignore[no-untyped-def]
     """One task as in `_forward`; gweight, gbias, gA belong to the image, gx_dbl to the channel group."""
     pairs = 2 if K == 4 else 1
     image, pair = task // pairs, task % pairs
-    L, Np, M = H * W, N + (N & 1), R + 2 * N
+    L, Rp, Np, M = H * W, R + (R & 1), N + (N & 1), R + 2 * N
     first = image * (states.size // B)
     for k in range(K):
         length = _chunk_count(H, W, k) * Dp * Np
@@ -377,7 +436,7 @@ def _backward(  # type: ignore[no-untyped-def]
                 weight, bias, A2, D_sum, states[first : first + length],
                 gplanes[(pair * B + image) * L * D : (pair * B + image + 1) * L * D],
                 gx_dbl[image * L * K * M : (image + 1) * L * K * M],
-                gweight[image * K * R * Dp : (image + 1) * K * R * Dp],
+                gweight[image * K * Rp * Dp : (image + 1) * K * Rp * Dp],
                 gbias[image * K * Dp : (image + 1) * K * Dp],
                 gA[image * K * Np * Dp : (image + 1) * K * Np * Dp],
                 H, W, D, Dp, R, N, Np, K, k, c0, c1,
@@ -405,12 +464,15 @@ def _flat(value: Tensor) -> np.ndarray:
 class _Parameters:
     """Shapes and the parameters in the kernels' layout (channels last and padded to whole vectors)."""
 
-    def __init__(self, x: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor):
-        self.shape = x.shape
-        channels = x.shape[-1]
+    def __init__(
+        self, shape: torch.Size, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor
+    ):
+        self.shape = shape
+        channels = shape[-1]
         self.K, _, self.R = dt_weight.shape
         self.N = A_log.shape[1]
-        self.Np, self.Dp = self.N + self.N % 2, -(-channels // LANES) * LANES
+        self.Rp, self.Np = self.R + self.R % 2, self.N + self.N % 2
+        self.Dp = -(-channels // LANES) * LANES
         self.pairs = 2 if self.K == 4 else 1
         K, pad = self.K, self.Dp - channels
         rates = np.zeros((K, self.Np, self.Dp), np.float32)
@@ -419,7 +481,7 @@ class _Parameters:
         ).swapaxes(1, 2)
         weight = _flat(dt_weight).reshape(K, channels, -1).swapaxes(1, 2)
         self.A2 = rates.reshape(-1)
-        self.weight = np.pad(weight, ((0, 0), (0, 0), (0, pad))).reshape(-1)
+        self.weight = np.pad(weight, ((0, 0), (0, self.Rp - self.R), (0, pad))).reshape(-1)
         self.bias = np.pad(_flat(dt_bias).reshape(K, channels), ((0, 0), (0, pad))).reshape(-1)
         self.D_sum = np.pad(_flat(D).reshape(K, channels).sum(0), (0, pad))
 
@@ -446,20 +508,57 @@ def forward(
     save: bool,
 ) -> tuple[Tensor, Tensor]:
     """The scan and, if `save`, the states at chunk starts that `backward` wants (else an empty tensor)."""
-    p = _Parameters(x, dt_weight, dt_bias, A_log, D)
-    B, H, W, channels = p.shape
-    run, x_flat, x_dbl_flat = _forward(), _flat(x), _flat(x_dbl)
-    planes = torch.empty(p.pairs, *p.shape)
+    p = _Parameters(x.shape, dt_weight, dt_bias, A_log, D)
+    _, H, W, _ = p.shape
+    M = p.R + 2 * p.N
     states = torch.empty(state_count(p.shape, p.K, p.N) if save else 0)
-    planes_flat, states_flat = planes.numpy().reshape(-1), states.numpy()
-
-    def work(task: int, c0: int, c1: int, group: int) -> None:
-        run(x_flat, x_dbl_flat, p.weight, p.bias, p.A2, p.D_sum, planes_flat, states_flat, save,
-                 B, H, W, channels, p.Dp, p.R, p.N, p.K, task, c0, c1)  # fmt: skip
-
-    _run(work, B * p.pairs, _channel_groups(B * p.pairs, p.Dp), p.Dp)
+    planes = torch.empty(p.pairs, *p.shape)
+    _forward_planes(
+        p, _flat(x), _flat(x_dbl), W, (H * W * p.K * M, M, p.K * M), planes, states, save
+    )
     y = planes[0] if p.pairs == 1 else planes[0].add_(planes[1])
     return y.to(x.dtype), states
+
+
+def forward_planes(
+    x: Tensor, x_dbl: Tensor, shape: torch.Size, pitch: int, strides: tuple[int, int, int],
+    dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor,
+) -> Tensor:  # fmt: skip
+    """The scan of x (B,H,pitch,D), of whose rows the first W pixels count, as planes that are still to be added.
+
+    Args:
+        x: float32, contiguous.
+        x_dbl: float32, contiguous; for an image, a direction and a pixel of x its values lie `strides` apart.
+        shape: (B,H,W,D).
+        pitch: pixels from one row to the next.
+        strides: see x_dbl.
+        dt_weight: of `ss2d_scan`, as the next three.
+        dt_bias: the same.
+        A_log: the same.
+        D: the same.
+
+    Returns:
+        (2,B,H,pitch,D), rows and columns; (1,B,H,pitch,D) for one direction.
+    """
+    p = _Parameters(shape, dt_weight, dt_bias, A_log, D)
+    B, H, _, channels = shape
+    planes = torch.empty(p.pairs, B, H, pitch, channels)
+    _forward_planes(p, _flat(x), _flat(x_dbl), pitch, strides, planes, torch.empty(0), False)
+    return planes
+
+
+def _forward_planes(
+    p: _Parameters, x: np.ndarray, x_dbl: np.ndarray, pitch: int, strides: tuple[int, int, int],
+    planes: Tensor, states: Tensor, save: bool,
+) -> None:  # fmt: skip
+    B, H, W, channels = p.shape
+    run, planes_flat, states_flat = _forward(), planes.numpy().reshape(-1), states.numpy()
+
+    def work(task: int, c0: int, c1: int, group: int) -> None:
+        run(x, x_dbl, p.weight, p.bias, p.A2, p.D_sum, planes_flat, states_flat, save,
+            B, H, W, pitch, channels, p.Dp, p.R, p.N, p.K, *strides, task, c0, c1)  # fmt: skip
+
+    _run(work, B * p.pairs, _channel_groups(B * p.pairs, p.Dp), p.Dp)
 
 
 def backward(
@@ -473,7 +572,7 @@ def backward(
     states: Tensor,
 ) -> tuple[Tensor, ...]:
     """Gradients for the six inputs of the scan, from the gradient of y and the saved states."""
-    p = _Parameters(x, dt_weight, dt_bias, A_log, D)
+    p = _Parameters(x.shape, dt_weight, dt_bias, A_log, D)
     B, H, W, channels = p.shape
     K, R, N, Np, Dp = p.K, p.R, p.N, p.Np, p.Dp
     run = _backward()
@@ -482,7 +581,7 @@ def backward(
     groups = _channel_groups(tasks, Dp)
     gplanes = torch.empty(p.pairs, *p.shape)
     gx_dbl = torch.empty(groups, *x_dbl.shape)
-    gweight = np.zeros((B, K, R, Dp), np.float32)
+    gweight = np.zeros((B, K, p.Rp, Dp), np.float32)
     gbias, gA = np.zeros((B, K, Dp), np.float32), np.zeros((B, K, Np, Dp), np.float32)
     gplanes_flat, gx_dbl_flat = gplanes.numpy().reshape(-1), gx_dbl.numpy().reshape(groups, -1)
 
@@ -504,9 +603,9 @@ def backward(
     return (
         gx.to(x.dtype),
         gx_dbl_sum.to(x_dbl.dtype),
-        torch.from_numpy(np.ascontiguousarray(gweight.sum(0).swapaxes(1, 2)[:, :channels])).to(
-            dt_weight.dtype
-        ),
+        torch.from_numpy(
+            np.ascontiguousarray(gweight.sum(0)[:, :R].swapaxes(1, 2)[:, :channels])
+        ).to(dt_weight.dtype),
         torch.from_numpy(np.ascontiguousarray(gbias.sum(0)[:, :channels])).to(dt_bias.dtype),
         torch.from_numpy(np.ascontiguousarray(gA_log)).to(A_log.dtype),
         gD.to(D.dtype),

@@ -12,7 +12,7 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils, config
 from numba.extending import intrinsic, models, register_model
+from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,8 @@ _fit = np.polynomial.chebyshev.chebfit(_nodes, np.log1p((_nodes + 1) / 2) / ((_n
 _LOG1P = np.polynomial.Polynomial(np.polynomial.chebyshev.cheb2poly(_fit))(
     np.polynomial.Polynomial([-1, 2])
 ).coef.tolist()
-_MAGIC = 12582912.0  # 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits
+# 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits.
+_MAGIC, _MAGIC_BITS = 12582912.0, 0x4B400000
 
 
 class VecType(types.Type):
@@ -120,19 +122,35 @@ def _polynomial(b: Any, c: list[float], x: Any) -> Any:
     return total
 
 
-def _exp2(b: Any, x: Any) -> Any:
-    """2^x for x <= 127, 2^-126 below -126."""
-    x = _max(b, x, _const(-126.0))
-    shifted = b.fadd(x, _const(_MAGIC))
-    f = b.fsub(x, b.fsub(shifted, _const(_MAGIC)))
+def _scaled(b: Any, shifted: Any, f: Any) -> Any:
+    """2^f times the power of two whose exponent stands in the low bits of `shifted`."""
     power = b.shl(b.bitcast(shifted, _IVEC), _const(23, _IVEC))
     return b.bitcast(b.add(b.bitcast(_polynomial(b, _EXP2, f), _IVEC), power), _VEC)
 
 
+def _exp2(b: Any, x: Any) -> Any:
+    """2^x for x <= 127, 2^-126 below -126."""
+    x = _max(b, x, _const(-126.0))
+    shifted = b.fadd(x, _const(_MAGIC))
+    return _scaled(b, shifted, b.fsub(x, b.fsub(shifted, _const(_MAGIC))))
+
+
+def _exp2_of_product(b: Any, x: Any, y: Any) -> Any:
+    """2^(xy) for -2^22 <= xy <= 127, at most 2^-125 below -126: two operations less than `_exp2` of the product."""
+    shifted = _fma(b, x, y, _const(_MAGIC))
+    whole = b.fsub(shifted, _const(_MAGIC))
+    lowest = _const(_MAGIC_BITS - 126, _IVEC)
+    bits = b.bitcast(shifted, _IVEC)
+    bits = b.select(b.icmp_signed(">", bits, lowest), bits, lowest)
+    return _scaled(b, bits, _fma(b, x, y, b.fneg(whole)))
+
+
 def _exp_minus_abs(b: Any, x: Any) -> Any:
     """exp(-|x|)."""
-    absolute = _max(b, x, b.fsub(_const(0.0), x))
-    return _exp2(b, b.fmul(absolute, _const(-_LOG2E)))
+    absolute = _call(b, f"llvm.fabs.v{LANES}f32", _VEC, [x])
+    limit = _const(126 / _LOG2E)
+    absolute = b.select(b.fcmp_ordered("<", limit, absolute), limit, absolute)
+    return _exp2_of_product(b, absolute, _const(-_LOG2E))
 
 
 def _address(ctx: Any, b: Any, array_type: Any, array: Any, index: Any, kind: Any) -> Any:
@@ -166,6 +184,18 @@ def add(typing_context, x, y):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def div(typing_context, x, y):  # type: ignore[no-untyped-def]
+    """x / y."""
+    return vec(vec, vec), lambda ctx, b, sig, args: b.fdiv(*args)
+
+
+@intrinsic
+def maximum(typing_context, x, y):  # type: ignore[no-untyped-def]
+    """The larger one; x where y is not a number."""
+    return vec(vec, vec), lambda ctx, b, sig, args: _max(b, *args)
+
+
+@intrinsic
 def fma(typing_context, x, y, z):  # type: ignore[no-untyped-def]
     """X * y + z."""
     return vec(vec, vec, vec), lambda ctx, b, sig, args: _fma(b, *args)
@@ -175,6 +205,12 @@ def fma(typing_context, x, y, z):  # type: ignore[no-untyped-def]
 def exp2(typing_context, x):  # type: ignore[no-untyped-def]
     """2 to the power x, for x <= 127; 2^-126 below -126."""
     return vec(vec), lambda ctx, b, sig, args: _exp2(b, args[0])
+
+
+@intrinsic
+def exp2_of_product(typing_context, x, y):  # type: ignore[no-untyped-def]
+    """2 to the power xy, for -2^22 <= xy <= 127; at most 2^-125 below -126."""
+    return vec(vec, vec), lambda ctx, b, sig, args: _exp2_of_product(b, *args)
 
 
 @intrinsic
@@ -196,6 +232,41 @@ def sigmoid(typing_context, x):  # type: ignore[no-untyped-def]
         e = _exp_minus_abs(b, args[0])
         positive = b.fcmp_ordered(">", args[0], _const(0.0))
         return b.fdiv(b.select(positive, _const(1.0), e), b.fadd(e, _const(1.0)))
+
+    return vec(vec), build
+
+
+@intrinsic
+def silu(typing_context, x):  # type: ignore[no-untyped-def]
+    """x / (1 + exp(-x)); about 0 below -87."""
+
+    def build(ctx, b, sig, args):  # type: ignore[no-untyped-def]
+        lowest, highest = _const(-126 / _LOG2E), _const(126 / _LOG2E)
+        bounded = b.select(b.fcmp_ordered("<", args[0], lowest), lowest, args[0])
+        bounded = b.select(b.fcmp_ordered("<", highest, bounded), highest, bounded)
+        e = _exp2_of_product(b, bounded, _const(-_LOG2E))
+        return b.fdiv(args[0], b.fadd(e, _const(1.0)))
+
+    return vec(vec), build
+
+
+@intrinsic
+def gelu(typing_context, x):  # type: ignore[no-untyped-def]
+    """x times the normal distribution function of x, within 2e-7 of max(|x|, 1).
+
+    As max(x, 0) - |x|/2 erfc(|x| / sqrt(2)), by formula 7.1.26 of Abramowitz and Stegun's handbook.
+    """
+
+    def build(ctx, b, sig, args):  # type: ignore[no-untyped-def]
+        absolute = _call(b, f"llvm.fabs.v{LANES}f32", _VEC, [args[0]])
+        t = b.fdiv(_const(1.0), _fma(b, absolute, _const(0.3275911 * 0.5**0.5), _const(1.0)))
+        halves = [
+            c / 2 for c in (0.0, 0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+        ]
+        bounded = b.select(b.fcmp_ordered("<", _const(13.0), absolute), _const(13.0), absolute)
+        e = _exp2_of_product(b, bounded, b.fmul(bounded, _const(-_LOG2E / 2)))
+        tail = b.fmul(b.fmul(_polynomial(b, halves, t), e), absolute)
+        return b.fsub(_max(b, args[0], _const(0.0)), tail)
 
     return vec(vec), build
 
@@ -293,6 +364,70 @@ def prefetch(typing_context, array, index):  # type: ignore[no-untyped-def]
     return types.void(array, types.intp), build
 
 
+# A block of a matrix product: so many pixels and, at most, vectors of results as the registers hold.
+BLOCK_PIXELS = 8 if LANES == 16 or platform.machine().lower() in ("aarch64", "arm64") else 4
+BLOCK_VECTORS = 3
+
+
+def _block(vectors: int) -> Any:
+    @intrinsic
+    def block(typing_context, x, i, stride, depth, matrix, j, bias, k, out, o, pitch):  # type: ignore[no-untyped-def]
+        def build(ctx, b, sig, args):  # type: ignore[no-untyped-def]
+            def pointer(array, index):  # type: ignore[no-untyped-def]
+                data = ctx.make_array(sig.args[array])(ctx, b, args[array]).data
+                return b.gep(data, [args[index]])
+
+            def vector(base, offset):  # type: ignore[no-untyped-def]
+                return b.bitcast(b.gep(base, [offset]), _VEC.as_pointer())
+
+            size = args[3].type
+            number = partial(ir.Constant, size)
+            source, factors, start, target = (
+                pointer(0, 1),
+                pointer(4, 5),
+                pointer(6, 7),
+                pointer(8, 9),
+            )
+            rows = [b.gep(source, [b.mul(args[2], number(p))]) for p in range(BLOCK_PIXELS)]
+            initial = [b.load(vector(start, number(v * LANES)), align=4) for v in range(vectors)]
+            before, loop, after = (
+                b.block,
+                b.append_basic_block("depth"),
+                b.append_basic_block("stores"),
+            )
+            b.branch(loop)
+            b.position_at_end(loop)
+            n = b.phi(size)
+            sums = [[b.phi(_VEC) for _ in range(vectors)] for _ in range(BLOCK_PIXELS)]
+            first = b.mul(n, number(vectors * LANES))
+            weights = [
+                b.load(vector(factors, b.add(first, number(v * LANES))), align=4)
+                for v in range(vectors)
+            ]
+            for row, totals in zip(rows, sums, strict=True):
+                value = _splat(b, b.load(b.gep(row, [n])))
+                for v, total in enumerate(totals):
+                    total.add_incoming(initial[v], before)
+                    total.add_incoming(_fma(b, value, weights[v], total), loop)
+            following = b.add(n, number(1))
+            n.add_incoming(number(0), before)
+            n.add_incoming(following, loop)
+            b.cbranch(b.icmp_signed("<", following, args[3]), loop, after)
+            b.position_at_end(after)
+            for p, totals in enumerate(sums):
+                line = b.gep(target, [b.mul(args[10], number(p))])
+                for v, total in enumerate(totals):
+                    b.store(total.incomings[1][0], vector(line, number(v * LANES)), align=4)
+            return ctx.get_dummy_value()
+
+        i8 = types.intp
+        return types.void(x, i8, i8, i8, matrix, i8, bias, i8, out, i8, i8), build
+
+    return block
+
+
+_block1, _block2, _block3 = _block(1), _block(2), _block(3)
+
 inline = njit(nogil=True, error_model="numpy")  # a function that kernels call
 
 
@@ -309,6 +444,40 @@ def store_channels(array, index, value, count):  # type: ignore[no-untyped-def]
         store(array, index, value)
     else:
         store_first(array, index, value, count)
+
+
+@inline
+def multiply(x, stride, pixels, depth, matrix, bias, out, pitch, vectors):  # type: ignore[no-untyped-def]
+    """Out = x @ matrix + bias, for `pixels` pixels rounded up to BLOCK_PIXELS.
+
+    x: `depth` values for each pixel, `stride` apart. matrix, bias: as `pack` makes them, of `vectors` vectors.
+    out: as many vectors for each pixel, `pitch` apart.
+    """
+    for v in range(0, vectors, BLOCK_VECTORS):
+        left, j = vectors - v, v * LANES
+        for p in range(0, pixels, BLOCK_PIXELS):
+            i, o = p * stride, p * pitch + j
+            if left >= 3:
+                _block3(x, i, stride, depth, matrix, j * depth, bias, j, out, o, pitch)
+            elif left == 2:
+                _block2(x, i, stride, depth, matrix, j * depth, bias, j, out, o, pitch)
+            else:
+                _block1(x, i, stride, depth, matrix, j * depth, bias, j, out, o, pitch)
+
+
+def pack(
+    weight: NDArray[np.float32], bias: NDArray[np.float32] | None
+) -> tuple[NDArray[np.float32], ...]:
+    """A matrix (outputs, inputs) and its bias (zeros for none) in the order in which `multiply` reads them, flat."""
+    outputs, depth = weight.shape
+    padded = np.zeros((-(-outputs // LANES) * LANES, depth), np.float32)
+    padded[:outputs] = weight
+    starts = np.zeros(len(padded), np.float32)
+    if bias is not None:
+        starts[:outputs] = bias
+    width = BLOCK_VECTORS * LANES
+    blocks = [padded[i : i + width].T.reshape(-1) for i in range(0, len(padded), width)]
+    return np.concatenate(blocks), starts
 
 
 def kernel(arguments: str) -> Callable[[Callable[..., None]], Callable[[], Any]]:

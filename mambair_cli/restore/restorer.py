@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ..archs.layers import Padding
 from ..archs.ss2d import use_backend
 from ..errors import CallError, MemoryLimitError, RestorationError
 from ..images.image import WHITE, Image
@@ -225,7 +226,7 @@ class Restorer:
         begun: deque[_Batch] = deque()
         for i in range(0, len(boxes), size):
             places = boxes[i : i + size]
-            crops = np.stack([_crop(image, tiles, place) for place in places])
+            crops = np.stack([_crop(image, tiles, place, self.config.padding) for place in places])
             crops -= np.float32(low)
             crops /= np.float32(full)
             batch = _Batch(crops, places, len(places) / len(boxes), self.dtype)
@@ -480,10 +481,10 @@ class _Batch:
     wait: Wait | None = None
 
 
-def _crop(image: Array, tiles: tiling.TilePlan, place: tuple[int, int]) -> Array:
-    """One tile, (tile_height,tile_width,c) float32; reflected where it reaches beyond the image."""
+def _crop(image: Array, tiles: tiling.TilePlan, place: tuple[int, int], padding: Padding) -> Array:
+    """One tile, (tile_height,tile_width,c) float32; mirrored where it reaches beyond the image."""
     top, left = place
     crop = image[top : top + tiles.tile_height, left : left + tiles.tile_width]
     crop = crop.reshape(*crop.shape[:2], -1).astype(np.float32)
     missing = [(0, tiles.tile_height - len(crop)), (0, tiles.tile_width - crop.shape[1]), (0, 0)]
-    return np.pad(crop, missing, mode="reflect")
+    return np.pad(crop, missing, mode=padding)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..archs.ss2d import SpatialScan
+from ..archs.layers import Block
 from .graphs import Graphs
 
 Array = NDArray[Any]
@@ -117,13 +117,13 @@ class Counter:
     """Counts the share of the work that is done, block by block of the network, and reports it."""
 
     def __init__(self, model: nn.Module, report: Progress):
-        self.scans = [m for m in model.modules() if isinstance(m, SpatialScan)]
+        self.blocks = [m for m in model.modules() if isinstance(m, Block)]
         self.report = report
         self.done = self.step = self.goal = 0.0
 
     def begin(self, share: float) -> float:
         """Let the next run of the network count as this share; returns what is done before it."""
-        self.step, self.goal = share / max(1, len(self.scans)), self.done + share
+        self.step, self.goal = share / max(1, len(self.blocks)), self.done + share
         return self.done
 
     def end(self) -> None:
@@ -133,7 +133,7 @@ class Counter:
             self._tell()
 
     def __enter__(self) -> None:
-        self.handles = [m.register_forward_hook(self._step) for m in self.scans]
+        self.handles = [m.register_forward_hook(self._step) for m in self.blocks]
 
     def _step(self, *_: object) -> None:
         # At most the goal, as a run that is recorded warms up before.

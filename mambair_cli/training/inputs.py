@@ -5,12 +5,14 @@ from pathlib import Path
 
 import torch
 
+from ..degradations.base import Degradation
 from ..errors import CallError
+from ..models.weights import in_run
 from ..system.devices import free_memory
 from . import parallel
 from .config import TrainConfig
 from .data import TrainingPairs
-from .photos import Photos, add_targets, find_sources, split
+from .photos import Photos, Source, add_targets, find_sources, split
 from .recipe import build_degradation
 from .schedule import stages
 from .validation import Pair, validation_pairs
@@ -47,9 +49,8 @@ class Folders:
         The folder of a run is that of a model.
         """
         folder = self.teacher
-        if folder and folder.is_dir() and not (folder / "model.safetensors").is_file():
-            return folder
-        return None
+        is_targets = folder and folder.is_dir() and in_run(folder) == folder
+        return folder if is_targets else None
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,10 @@ def open_data(
     """Pairs to train on, pairs to validate with, and why images are left out. Raises CallError."""
     if folders.val_low and not folders.val:
         raise CallError("`val_low` holds the degraded forms of `val`; give that too")
-    sources = find_sources(folders.data, folders.low, config.scale)
-    chosen = find_sources(folders.val, folders.val_low, config.scale) if folders.val else None
-    sources, chosen = split(sources, chosen, config.data.validation)
+    degradation = build_degradation(config)
+    sources, validation, skipped = _hold_out(config, folders, degradation)
     if folders.targets:
         sources = add_targets(sources, folders.data, folders.targets)
-    degradation = build_degradation(config)
     memory = settings.cache
     if memory is None:
         memory = CACHE_SHARE * free_memory(torch.device("cpu")) / parallel.processes_here()
@@ -107,6 +106,28 @@ def open_data(
     pairs = TrainingPairs(photos, on_the_fly, config.seed, config.data.mixup, config.teacher.weight)
     for stage in stages(config):
         pairs.check(stage.patch)
-    crop = None if folders.val else VALIDATION_CROP
-    validation, skipped = validation_pairs(chosen, config.scale, degradation, config.channels, crop)
     return pairs, validation, photos.skipped + skipped
+
+
+def _hold_out(
+    config: TrainConfig, folders: Folders, degradation: Degradation | None
+) -> tuple[list[Source], list[Pair], list[str]]:
+    """Images to train on, pairs to validate with, and why images cannot be validated with.
+
+    Where none of the images that are held out can be used, others take their place.
+    Raises CallError where none is left.
+    """
+    scale, count = config.scale, config.data.validation
+    sources = find_sources(folders.data, folders.low, scale)
+    given = find_sources(folders.val, folders.val_low, scale) if folders.val else None
+    crop = None if given else VALIDATION_CROP
+    sources, chosen = split(sources, given, count)
+    pairs, skipped = validation_pairs(chosen, scale, degradation, config.channels, crop)
+    while not pairs and not given and len(sources) > count:
+        sources, chosen = split(sources, None, count)
+        pairs, reasons = validation_pairs(chosen, scale, degradation, config.channels, crop)
+        skipped += reasons
+    if not pairs:
+        first = "".join(skipped[:1])
+        raise CallError(f"none of {len(skipped)} images can be used; the first: {first}")
+    return sources, pairs, skipped

@@ -18,7 +18,7 @@ SCRATCH = "none"
 
 
 def decays(name: str, parameter: Tensor, undecayed: tuple[str, ...]) -> bool:
-    """Whether weight decay is for a parameter: matrices whose names do not end in `undecayed`."""
+    """Whether weight decay is for a parameter: a matrix whose name does not end in `undecayed`."""
     return parameter.ndim > 1 and not name.endswith(undecayed)
 
 
@@ -42,7 +42,7 @@ def start_weights(model: nn.Module, config: TrainConfig, init: str) -> str:
 
     From scratch it enlarges as interpolation does, or returns its input. A checkpoint gives all
     tensors whose names and shapes fit; a light net for x3 that gets the body of one for x2 begins
-    near bilinear too, and blocks that the checkpoint lacks begin by changing nothing.
+    near bilinear too, and MambaIR's blocks that the checkpoint lacks begin by changing nothing.
 
     Args:
         model: the network.
@@ -102,4 +102,4 @@ def recompute_blocks(model: nn.Module) -> None:
 
 
 def _recomputed(forward: Any) -> Any:
-    return lambda tokens: checkpoint(forward, tokens, use_reentrant=False)
+    return lambda *inputs: checkpoint(forward, *inputs, use_reentrant=False)

@@ -1,6 +1,5 @@
 """Recipes: reading and changing them, and building the network and degradation they describe."""
 
-import difflib
 import json
 import math
 import sys
@@ -15,7 +14,7 @@ from torch import nn
 from ..archs import ARCHITECTURES
 from ..degradations.base import Degradation
 from ..degradations.mixed import Chain, Mixed
-from ..errors import CallError
+from ..errors import CallError, did_you_mean
 from . import strict
 from .config import DEGRADATIONS, TrainConfig
 
@@ -109,8 +108,7 @@ def _find(name_or_file: str) -> Path:
     names = recipe_names()
     path = RECIPES / f"{name_or_file}.toml" if name_or_file in names else Path(name_or_file)
     if not path.is_file():
-        near = difflib.get_close_matches(name_or_file, names, 1)
-        hint = f"did you mean {near[0]!r}?" if near else "give a bundled recipe or a .toml file"
+        hint = did_you_mean(name_or_file, names, "give a bundled recipe or a .toml file")
         raise CallError(f"no recipe {name_or_file!r}; {hint}")
     return path
 

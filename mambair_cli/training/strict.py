@@ -1,11 +1,10 @@
 """Dataclasses built from tables of TOML or JSON, strict about every key and every number."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from ..errors import CallError
+from ..errors import CallError, did_you_mean
 
 Limits = tuple[float, float]
 T = TypeVar("T")
@@ -29,7 +28,8 @@ def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     known: dict[str, Field[Any]] = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     for key in values:
         if key not in known:
-            raise CallError(f"{where}: unknown key {key!r}; {_hint(key, list(known))}")
+            hint = did_you_mean(key, known, f"there are {', '.join(known)}")
+            raise CallError(f"{where}: unknown key {key!r}; {hint}")
     missing = [key for key, f in known.items() if key not in values and not _has_default(f)]
     if missing:
         raise CallError(f"{where}: missing {', '.join(missing)}")
@@ -39,11 +39,6 @@ def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
         limits = known[key].metadata.get("limits") or getattr(kind, "LIMITS", {}).get(key)
         built[key] = _typed(value, kinds[key], limits, key, where)
     return kind(**built)
-
-
-def _hint(key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, known, 1)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
 
 
 def _has_default(f: Field[Any]) -> bool:

@@ -37,14 +37,23 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
+def in_words(seconds: float) -> str:
+    """A time to come, to the minute: "7 min", "3 h 05 min", "2 days 4 h"."""
+    minutes = round(seconds / 60)
+    hours, days = minutes // 60, minutes // 1440
+    if days:
+        return f"{days} day{'s' * (days > 1)} {hours % 24} h"
+    return f"{hours} h {minutes % 60:02} min" if hours else f"{minutes} min"
+
+
 def describe(entry: Mapping[str, Any], total: int) -> str:
     """An entry of the log in words."""
-    left = (total - entry["iteration"]) / entry["it_per_s"] / 60
+    left = in_words((total - entry["iteration"]) / entry["it_per_s"])
     loss = "none" if entry["loss"] is None else f"{entry['loss']:.5f}"
     parts = [f"{entry['iteration']}/{total}", f"loss {loss}"]
     scores = [value for key, value in entry.items() if key.startswith("psnr")]
     parts += [f"{value:.3f} dB" for value in scores if value is not None]
-    parts += [f"{entry['it_per_s']:.2f} it/s", f"{left:.0f} min left"]
+    parts += [f"{entry['it_per_s']:.2f} it/s", f"{left} left"]
     if entry["wait"] >= WAITING:
         parts.append(f"{entry['wait']:.0%} waiting for data")
     if entry["skipped"]:
@@ -103,9 +112,10 @@ class Watch:
         self._bar = None
         if sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, Progress, TextColumn
 
-            columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+            # the description tells the time left
+            columns = TextColumn("{task.description}"), BarColumn()
             self._bar = Progress(*columns, console=Console(stderr=True))
             self._task = self._bar.add_task(f"{first}/{total}", total=total, completed=first)
             self._bar.start()

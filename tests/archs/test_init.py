@@ -30,6 +30,7 @@ class ToyConfig:
     upscale: int = 2
     in_chans: int = 3
     multiple: ClassVar[int] = 1
+    padding: ClassVar[str] = "reflect"
 
     def floats_per_pixel(self, backend):
         return self.width

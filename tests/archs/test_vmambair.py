@@ -110,7 +110,9 @@ def test_the_channels_are_scanned_in_two_directions(form):
     y = torch.randn(2, 3, 5, 64, generator=torch.Generator().manual_seed(0)).double()
     with torch.no_grad():
         expected = scan_of_channels(module, y.mean((1, 2)))
-        torch.testing.assert_close(module._channels(y)[:, 0, 0], expected, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(
+            module.channels(y.mean((1, 2)))[:, 0, 0], expected, rtol=1e-10, atol=1e-10
+        )
 
 
 @pytest.mark.parametrize(

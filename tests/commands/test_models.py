@@ -219,7 +219,7 @@ def test_a_model_is_pulled(call, home, server, monkeypatch):
 def test_a_restoration_fetches_what_it_needs(call, home, server, monkeypatch):
     arguments = ("upscale", "photo.png", "-s", 2, "-m", "mambair-light-c-x2", "-o", "out.png")
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # so that it is put back after this test
-    fails(call(*arguments, "--offline"), 1, "mambair-light-c-x2", "--offline")
+    fails(call(*arguments, "--offline"), 1, "mambair-light-c-x2", "the network is off")
     assert not server.requests
     monkeypatch.delenv("HF_HUB_OFFLINE")  # it lasts as long as a process
     code, out, err = call(*arguments)
@@ -245,7 +245,7 @@ def test_a_pull_that_fails(call, home, server):
     code, out, err = call("models", "pull", "mambair-light-c-x2")
     assert (code, out) == (1, "")
     assert "HTTP 404" in err.splitlines()[-1]
-    assert "mambair models import FILE --name mambair-light-c-x2" in err.splitlines()[-1]
+    assert "import it as mambair-light-c-x2 (mambair models import)" in err.splitlines()[-1]
 
 
 @each_call(
@@ -260,17 +260,22 @@ def test_a_pull_that_fails(call, home, server):
         "models  pull  mambair-light-b-x2",
         1,
         "no address",
-        "mambair models import FILE --name mambair-light-b-x2",
+        "import it as mambair-light-b-x2",
     ),
     ("models  path  mambair-classic-x2", 2, "mambair models pull mambair-classic-x2"),
     ("models  path  mambair-light-b-x2", 2, "mambair models import"),
-    ("models  path  tiny-x5", 2, "no model is called 'tiny-x5'; did you mean tiny-x4?"),
+    ("models  path  tiny-x5", 2, "no model is called 'tiny-x5'; did you mean 'tiny-x4'?"),
     ("models  info  nonsense", 2, "no model is called 'nonsense'", "mambair models list"),
     ("models  convert  photo.png  out.safetensors", 1, "photo.png", "checkpoint"),
     ("models  convert  missing.pth  out.safetensors", 2, "missing.pth"),
     ("models  import  photo.png  --name  x", 1, "photo.png", "checkpoint"),
     ("models  import  photo.png  --name  X", 2, "small letters"),
-    ("models  import  photo.png  --name  tiny-x4", 2, "tiny-x4 is bundled", "another --name"),
+    (
+        "models  import  photo.png  --name  tiny-x4",
+        2,
+        "tiny-x4 is a bundled model",
+        "choose another name",
+    ),
     ("models  import  photo.png", 2, "--name"),
     ("models  remove  tiny-x2", 2, "bundled"),
     ("models  remove  nonsense", 2, "not in the cache"),

@@ -3,6 +3,7 @@
 import inspect
 import json
 import logging
+import os
 import re
 import struct
 from dataclasses import fields
@@ -198,6 +199,38 @@ def test_what_was_not_read_is_said(call, folder):
     code, out, err = call("upscale", "moving.gif", "-s", 2, "-o", "out.png", "--json")
     assert (code, json.loads(out)["size_out"]) == (0, [48, 36])
     assert re.fullmatch(r"mambair: moving\.gif: [^\n]+first[^\n]+\n", err)
+
+
+def test_json_of_one_file_has_its_notes(call, folder):
+    write_image(Path("deep.png"), Image(DEEP, BGRA16[..., 3].copy()))
+    facts = json.loads(call("upscale", "deep.png", "-s", 2, "-o", "out.jpg", "--json")[1])
+    assert (facts["status"], facts["error"], facts["models"]) == ("ok", None, ["tiny-x2"])
+    assert len(facts["notes"]) == 2
+    assert "transparency" in facts["notes"][0]
+
+
+def test_json_of_one_file_that_fails(call, folder):
+    Path("bad.png").write_bytes(Path("photo.png").read_bytes()[:200])
+    code, out, err = call("upscale", "bad.png", "-s", 2, "--json")
+    facts = json.loads(out)
+    assert (code, facts["status"], facts["input"]) == (1, "failed", "bad.png")
+    assert "damaged" in facts["error"]
+    assert facts["error"] in err
+    good = json.loads(call("upscale", "photo.png", "-s", 2, "--json")[1])
+    assert facts.keys() == good.keys()
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_times_and_permissions(call, folder, keep):
+    os.utime("photo.png", ns=(10**18, 10**18))
+    Path("photo.png").chmod(0o640)
+    Path("out").mkdir()
+    for output in ("a.png", "out/"):
+        works(call("upscale", "photo.png", "-o", output, *(["--keep-times"] if keep else [])))
+    for result in (Path("a.png"), Path("out/photo.png")):
+        status = result.stat()
+        assert (status.st_mtime_ns == 10**18) is keep
+        assert not keep or status.st_mode & 0o777 == 0o640
 
 
 def test_model_by_name_and_by_file(call, folder):

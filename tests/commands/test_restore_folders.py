@@ -109,7 +109,7 @@ def test_json(call):
     gain = pytest.approx(light - tiny, abs=0.005)
     assert facts == {
         "output": "out", "ok": 1, "skipped": 0, "failed": 1, "not_tried": 0,
-        "scale": 2, "model": "tiny-x2", "backend": "numba", "device": "cpu",
+        "passed_over": 0, "scale": 2, "model": "tiny-x2", "backend": "numba", "device": "cpu",
         "better": {"model": "mambair-light-c-x2", "here": False, "gain": gain, "dataset": "Set5", "scale": 2},
     }  # fmt: skip
     bad, good = sorted((good, bad), key=lambda record: record["status"])
@@ -129,6 +129,23 @@ def test_json(call):
         ]
         == 1
     )
+
+
+def test_every_kind_of_image_is_found_and_the_rest_is_counted(call):
+    names = ("A.HIF", "b.mpo", "c.qoi", "d.JIF", "e.jpx", "f.pcx", "g.SGI", "h.dds", "i.TGA")
+    names = (*names, "j.JP2", "k.hdr", "l.pfm", "m.pam", "n.jxl")
+    Path("in/sub").mkdir(parents=True)
+    for name in names:
+        Path("in", name).touch()
+    for name in ("notes.txt", "sub/raw.nef", ".hidden.txt"):
+        Path("in", name).write_text("no image")
+    code, out, _ = call("upscale", "in", "-o", "out", "-s", 2, "--json")
+    facts = json.loads(out)
+    assert (code, facts["failed"], facts["passed_over"]) == (1, len(names), 2)
+    assert {Path(file["input"]).name for file in facts["files"]} == set(names)
+    assert ["not", "images", "2"] in [
+        line.split() for line in call("upscale", "in", "-o", "out", "-s", 2)[1].splitlines()
+    ]
 
 
 def test_what_decides_whether_a_result_is_finished(call):

@@ -55,6 +55,29 @@ def test_train(call, pictures):
     )
     assert upscale(call, "photo.png", "-m", "run/model.safetensors")["size_out"] == [48, 36]
     assert upscale(call, "photo.png", "-m", "run/best.safetensors")["size_out"] == [48, 36]
+    assert upscale(call, "photo.png", "-m", "run")["size_out"] == [48, 36]
+    assert call("models", "info", "run")[1] == call("models", "info", "run/model.safetensors")[1]
+    assert call("models", "convert", "run", "copy.safetensors")[0] == 0
+    assert Path("copy.safetensors").read_bytes() == Path("run/model.safetensors").read_bytes()
+    assert (
+        call(
+            "train",
+            "--recipe",
+            "recipe.toml",
+            "--data",
+            pictures,
+            "--out",
+            "next",
+            "--init",
+            "run",
+            "--teacher",
+            "run",
+            "--iterations",
+            1,
+        )[0]
+        == 0
+    )
+    fails(call("derain", "photo.png", "-m", "run"), 2, "run is for upscale")
 
 
 def test_what_was_trained_is_for_its_own_task(call, pictures, monkeypatch):

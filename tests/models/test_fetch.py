@@ -106,8 +106,8 @@ def test_files_are_found_by_their_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("tiny-x9", ["did you mean tiny-x"]),
-        ("mambair-light-x2", ["did you mean mambair-light-"]),
+        ("tiny-x9", ["did you mean 'tiny-x"]),
+        ("mambair-light-x2", ["did you mean 'mambair-light-"]),
         ("swinir", ["mambair models list", "file"]),
         ("missing.pth", ["is missing"]),
         ("tiny-x4.safetensors", ["is missing"]),
@@ -220,7 +220,7 @@ def test_a_broken_download_goes_on_in_the_next_call(home, server, row, told):
         "small-x4 cannot be fetched",
         "HTTP 404",
         "by hand",
-        "--name small-x4",
+        "import it as small-x4",
     )
     pull(row)
     assert server.requests[-1]["Range"] == "bytes=1000-"
@@ -245,10 +245,10 @@ def test_the_next_address_is_tried(home, server, row, monkeypatch, told):
         (b"", "is no checkpoint"),
         (b"nothing of the kind", "is no checkpoint"),
         (CONTENT[:-500], "damaged"),
-        (saved(network("light_b").state_dict()), "is no small-x4: it is mambair x3"),
-        (saved(network(upscale=2).state_dict()), "is no small-x4: it is mambair x2"),
-        (saved(network(d_state=3).state_dict()), "is no small-x4: it is mambair x4"),
-        (saved(STATE | {"norm.weight": STATE["norm.weight"] * float("nan")}), "not finite"),
+        (saved(network("light_b").state_dict()), "is not small-x4: it is mambair x3"),
+        (saved(network(upscale=2).state_dict()), "is not small-x4: it is mambair x2"),
+        (saved(network(d_state=3).state_dict()), "is not small-x4: it is mambair x4"),
+        (saved(STATE | {"norm.weight": STATE["norm.weight"] * float("nan")}), "holds NaN"),
         (
             saved({key: value for key, value in STATE.items() if key != "norm.weight"}),
             "missing: norm.weight",
@@ -269,7 +269,11 @@ def test_wrong_bytes_leave_nothing(home, server, row, told, content, words):
     """Also where no hash is known."""
     server.content = content
     message = fails(
-        lambda: pull(row, tell=told.append), DownloadError, server.url, words, "--name small-x4"
+        lambda: pull(row, tell=told.append),
+        DownloadError,
+        server.url,
+        words,
+        "import it as small-x4",
     )
     assert str(home) not in message
     assert {path.name for path in (home / "models").iterdir()} <= {".small-x4.lock"}
@@ -289,7 +293,7 @@ def test_a_model_without_an_address(home, row, monkeypatch):
         lambda: pull(nowhere),
         DownloadError,
         "no address",
-        "mambair models import FILE --name small-x4",
+        "import it as small-x4 (mambair models import)",
     )
 
 
@@ -299,9 +303,9 @@ def test_offline(home, server, row, monkeypatch, value):
     fails(
         lambda: find_checkpoint("small-x4"),
         DownloadError,
-        "--offline",
+        "the network is off (HF_HUB_OFFLINE)",
         "HF_HUB_OFFLINE",
-        "--name small-x4",
+        "import it as small-x4",
     )
     assert not server.requests
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
@@ -329,7 +333,7 @@ def test_two_processes_fetch_it_once(home, server, row, told):
     second.start()
     for thread in (first, second):
         thread.join(20)
-    assert told == ["small-x4: another process fetches it; waiting"]
+    assert told == ["small-x4: another process is fetching it; waiting"]
     assert len(server.requests) == 1
     assert find_checkpoint("small-x4").read_bytes() == CONTENT
     FileLock(home / "models" / ".small-x4.lock").acquire(timeout=0).lock.release()
@@ -419,7 +423,7 @@ def test_a_file_is_imported(home, file):
     )
     assert [r.name for r in list_records()] == ["my-net"]
     assert known_task("my-net") is None
-    fails(lambda: find_checkpoint("my-nit"), CallError, "did you mean my-net?")
+    fails(lambda: find_checkpoint("my-nit"), CallError, "did you mean 'my-net'?")
     file.unlink()
     assert load_network(find_checkpoint("my-net"))[1] == "mambair"
     assert remove("my-net") == path
@@ -451,7 +455,7 @@ def test_a_file_is_imported_as_a_known_model(home, server, row, file, told):
     file.write_bytes(OTHER)
     fails(lambda: import_file(file, "small-x4"), CheckpointError, file, "of the first download")
     file.write_bytes(saved(network("classic").state_dict()))
-    fails(lambda: import_file(file, "small-x4"), CheckpointError, file, "no small-x4", "x3")
+    fails(lambda: import_file(file, "small-x4"), CheckpointError, file, "not small-x4", "x3")
 
 
 @pytest.mark.parametrize(
@@ -464,7 +468,7 @@ def test_names_that_cannot_be_used(home, file, name):
 
 
 def test_names_that_are_taken(home, file):
-    fails(lambda: import_file(file, "tiny-x4"), CallError, "tiny-x4 is bundled")
+    fails(lambda: import_file(file, "tiny-x4"), CallError, "tiny-x4 is a bundled model")
     import_file(file, "my-net")
     fails(lambda: import_file(file, "my-net"), CallError, "my-net", "mambair models remove my-net")
     fails(

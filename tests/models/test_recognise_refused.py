@@ -17,9 +17,9 @@ BAD_TENSORS = {
         OTHER,
     ),
     "number keys": (dict(enumerate(STATE.values())), OTHER),
-    "MambaIRv2": (
-        {"layers.0.residual_group.layer.0.assm.embeddingA.weight": torch.zeros(3)},
-        "MambaIRv2",
+    "one tensor of MambaIRv2": (
+        {"layers.0.residual_group.layers.0.embeddingA.weight": torch.zeros(3, 2)},
+        OTHER,
     ),
     "missing": ({k: v for k, v in STATE.items() if k != "norm.weight"}, "missing: norm.weight"),
     "two missing": (
@@ -34,7 +34,8 @@ BAD_TENSORS = {
     "all of it": (
         {k: v for k, v in STATE.items() if k[:5] != "norm."}
         | {"a.b": STATE["norm.bias"], "upsample.0.bias": torch.zeros(1)},
-        "missing: norm.weight and 1 more; unexpected: a.b; of another shape: upsample.0.bias, (1,) instead of (48,)",
+        "missing: norm.weight and 1 more; unexpected: a.b;"
+        " of another shape: upsample.0.bias, (1,) instead of (48,)",
     ),
     "the first is missing": (
         {k: v for k, v in STATE.items() if k != "conv_first.weight"},
@@ -42,7 +43,8 @@ BAD_TENSORS = {
     ),
     "another first": (
         {k.replace("conv_first", "first"): v for k, v in network("classic").state_dict().items()},
-        "the closest is mambair, as in mambair-classic-x2: missing: conv_first.weight and 1 more; unexpected: first.",
+        "the closest is mambair, as in mambair-classic-x2: missing: conv_first.weight and 1 more;"
+        " unexpected: first.",
     ),
     "too wide": (STATE | {"conv_first.weight": torch.zeros(3000, 3, 3, 3)}, NO_FIT),
     "too wide for its tensors": (
@@ -70,7 +72,8 @@ BAD_TENSORS = {
     ),
     "first of one axis": (
         STATE | {"conv_first.weight": torch.zeros(12)},
-        "the closest is mambair, as in mambair-light-c-x2: of another shape: conv_first.weight, 1 axes instead of 4",
+        "the closest is mambair, as in mambair-light-c-x2:"
+        " of another shape: conv_first.weight, 1 axes instead of 4",
     ),
     "first of no axis": (STATE | {"conv_first.weight": torch.tensor(1.0)}, NO_FIT),
     "no channels": (STATE | {"conv_first.weight": torch.zeros(12, 0, 3, 3)}, NO_FIT),

@@ -5,14 +5,22 @@ from safetensors import safe_open
 
 from mambair_cli.archs.mambair import MambaIRConfig
 from mambair_cli.archs.mambair_unet import MambaIRUNetConfig
+from mambair_cli.archs.mambairv2 import MambaIRv2Config
 from mambair_cli.archs.vmambair import VmambaIRConfig
 from mambair_cli.models import weights
 from mambair_cli.models.recognise import describe, load_network
-from mambair_cli.models.weights import bundled_folder, read_state, save_network, task_of
+from mambair_cli.models.weights import (
+    bundled_folder,
+    in_run,
+    read_state,
+    save_network,
+    task_of,
+)
 
 # What the tensors do not tell, or not exactly.
 HIDDEN = {
     MambaIRConfig: ("mambair", {"drop_path_rate": 0.25}),
+    MambaIRv2Config: ("mambairv2", {"expand": 1.51}),
     MambaIRUNetConfig: ("mambair_unet", {"expand": 1.51}),
     VmambaIRConfig: ("vmambair", {"ffn_expand": 2.51}),
 }
@@ -87,3 +95,12 @@ def test_the_same_content_has_the_same_bytes(tmp_path):
     assert found.metadata["mambair.h"] == "hé"
     assert found.state.keys() == state.keys()
     assert all(torch.equal(value, state[key]) for key, value in found.state.items())
+
+
+def test_the_folder_of_a_run_stands_for_its_weights(tmp_path):
+    """The last ones, or the best so far; a folder that is no run stands for itself."""
+    assert in_run(tmp_path) == tmp_path
+    for name in ("best.safetensors", "model.safetensors"):
+        (tmp_path / name).touch()
+        assert in_run(tmp_path) == tmp_path / name
+        assert in_run(tmp_path / name) == tmp_path / name

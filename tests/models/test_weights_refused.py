@@ -1,4 +1,4 @@
-"""Files that are no checkpoint of a network known here: each is refused with one line, and nothing else happens."""
+"""Files that are no checkpoint: each is refused with one line, and nothing else happens."""
 
 import io
 import json

@@ -108,9 +108,9 @@ def test_odd_sizes(size, tile):
 
 @pytest.mark.parametrize("tile", ["off", "auto", 24])
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (3, 5), (25, 31)], ids=str)
-@pytest.mark.parametrize("form", ["unet", "sisr"])
+@pytest.mark.parametrize("form", ["unet", "sisr", "v2_light"])
 def test_odd_sizes_of_a_net_that_needs_multiples(form, size, tile):
-    r = restorer(network(form, blocks=(1, 1, 1, 1)), tile=tile)
+    r = restorer(network(form, **{} if form == "v2_light" else {"blocks": (1,) * 4}), tile=tile)
     shapes = []
     r.model.register_forward_pre_hook(lambda model, inputs: shapes.append(inputs[0].shape))
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
@@ -413,8 +413,10 @@ def test_overshoot_of_the_resizing_stays_in_range():
 @pytest.mark.parametrize("asked", ["auto", "numba", "reference"])
 def test_the_back_end_that_runs(monkeypatch, tiny, asked):
     runs = "numba" if asked == "auto" else asked
-    made, forward = [], scan_numba.forward
-    monkeypatch.setattr(scan_numba, "forward", lambda *inputs: made.append(1) or forward(*inputs))
+    made, forward = [], scan_numba.forward_planes
+    monkeypatch.setattr(
+        scan_numba, "forward_planes", lambda *inputs: made.append(1) or forward(*inputs)
+    )
     r = load(backend=asked, tile="off")
     assert r.backend == runs
     assert r.device == torch.device("cpu")

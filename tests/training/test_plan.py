@@ -2,6 +2,7 @@ import pytest
 import torch
 from training import recipe, write_photos
 
+from mambair_cli.archs.complexity import multiply_adds
 from mambair_cli.training.inputs import Folders, Settings
 from mambair_cli.training.plan import plan
 from mambair_cli.training.recipe import build_network
@@ -18,6 +19,8 @@ def test_a_plan_says_what_a_run_takes(tmp_path):
     assert "4 to train on, 2 to validate, 0 skipped" in facts
     assert "1 cpu x 2 at once x 3 times" in facts
     assert "1 cpu x 2 at once x 2 times" in facts
+    work = 6 * multiply_adds(build_network(config), 8, 8).full / 1e9
+    assert f"{work:,.1f} G an iteration" in facts
     seconds = [float(text.split()[0]) for name, text in rows if name == "  time"]
     hours = float(facts[-1].split()[0]) * (24 if "days" in facts[-1] else 1)
     assert hours == pytest.approx((3000 * seconds[0] + 1000 * seconds[1]) / 3600, abs=0.06)

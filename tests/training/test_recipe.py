@@ -1,34 +1,27 @@
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import get_args, get_origin, get_type_hints
 
 import pytest
 import torch
 from training import RECIPE, recipe
 
-from mambair_cli.archs.mambair import MambaIRConfig, detect
-from mambair_cli.archs.mambair_unet import MambaIRUNetConfig
-from mambair_cli.archs.vmambair import VmambaIRConfig
+from mambair_cli.archs.mambair import detect
 from mambair_cli.degradations.jpeg import Jpeg
+from mambair_cli.degradations.mixed import Chain, Clean, Mixed
 from mambair_cli.degradations.noise import Noise
 from mambair_cli.degradations.rain import Rain
 from mambair_cli.degradations.real_world import RealWorld
 from mambair_cli.degradations.sensor import Sensor
 from mambair_cli.errors import CallError
-from mambair_cli.training.config import (
-    DataConfig,
-    LossConfig,
-    OptimiserConfig,
-    ScheduleConfig,
-    TrainConfig,
-)
 from mambair_cli.training.recipe import (
     RECIPES,
     build_degradation,
     build_network,
     read_recipe,
     recipe_names,
+    tomllib,
 )
 from mambair_cli.training.schedule import learning_rate, stages
 
@@ -161,19 +154,6 @@ def test_ablations():
     assert build_network(read_recipe("ablation-3", small)).state_dict()[
         "layers.0.residual_group.blocks.0.conv_blk.cab.0.weight"
     ].shape == (24, 12, 1, 1)
-
-
-@pytest.mark.parametrize(
-    ("names", "task"),
-    [
-        (("light-x2", "real-x4", "real-x4-gan", "vmambair-x4", "tiny-real-x4"), "upscale"),
-        (("denoise-15", "denoise-real", "tiny-denoise", "tiny-denoise-real"), "denoise"),
-        (("derain", "derain-finetune", "tiny-derain"), "derain"),
-        (("jpeg-10", "tiny-dejpeg"), "dejpeg"),
-    ],
-)
-def test_recipes_know_what_their_networks_are_for(names, task):
-    assert {read_recipe(name).task for name in names} == {task}
 
 
 # Changes
@@ -455,51 +435,6 @@ def test_degradations_become_typed():
     assert build_degradation(recipe()) is None
 
 
-def numbers(kind):
-    """The keys of all numbers in a dataclass of recipes, and how many a list holds (0: no list)."""
-    for key, annotation in get_type_hints(kind).items():
-        parts = get_args(annotation)
-        if annotation in (int, float):
-            yield key, 0
-        elif get_origin(annotation) is tuple and parts[0] in (int, float):
-            yield key, 1 if parts[-1] is ... else len(parts)
-
-
-SECTIONS = [
-    ("", TrainConfig, "tiny-x2"),
-    ("data.", DataConfig, "tiny-x2"),
-    ("loss.", LossConfig, "tiny-x2"),
-    ("optimiser.", OptimiserConfig, "tiny-x2"),
-    ("schedule.", ScheduleConfig, "tiny-x2"),
-    ("network.", MambaIRConfig, "tiny-x2"),
-    ("network.", VmambaIRConfig, "derain"),
-    ("network.", MambaIRUNetConfig, "denoise-real"),
-    ("data.degradation.", Rain, "derain"),
-    ("data.degradation.", Sensor, "denoise-real"),
-    ("data.degradation.", Noise, "denoise-15"),
-    ("data.degradation.", Jpeg, "jpeg-10"),
-]
-
-
-@pytest.mark.parametrize(
-    "value", ["-1e12", "1e12", "nan", "inf", "-inf", "true", "'1'", "1000000000000"]
-)
-@pytest.mark.parametrize(("section", "kind", "name"), SECTIONS)
-def test_no_number_is_absurd(section, kind, name, value):
-    """Of all keys that there are: one line that names the key, what it may be, and what it is."""
-    asked = [
-        (key, count) for key, count in numbers(kind) if key not in ("upscale", "channel_inner")
-    ]
-    assert asked
-    for key, count in asked:
-        given = f"[{', '.join([value] * count)}]" if count else value
-        with pytest.raises(
-            CallError,
-            match=rf"^{section}{key}=.*: {key} must be a (whole )?number from \S+ to \S+, not \S+$",
-        ):
-            read_recipe(name, [f"{section}{key}={given}"])
-
-
 def test_negative_ranges_are_accepted(tmp_path):
     changes = ["data.degradation.angle=[-25, 25]", "data.degradation.crossing=[0, 0]"]
     rain = build_degradation(read_recipe("tiny-derain", changes))
@@ -542,3 +477,66 @@ def test_unreadable_recipes(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CallError, match=words):
             read_recipe(str(tmp_path / name))
+
+
+def mixed(*parts):
+    return {"kind": "mixed", "of": list(parts)}
+
+
+NOISE = {"share": 2, "kind": "noise", "sigma": [5, 9]}
+
+
+def test_one_of_several_degradations(tmp_path):
+    parts = (
+        NOISE,
+        {"share": 1.5, "kind": "sensor", "then": {"kind": "jpeg", "quality": [40, 95]}},
+        {"share": 0.5, "kind": "clean"},
+    )
+    config = recipe(scale=1, network={"upsampler": ""}, degradation=mixed(*parts))
+    steps = Chain((Sensor(), Jpeg((40, 95))))
+    expected = Mixed((Noise((5.0, 9.0)), steps, Clean()), (2.0, 1.5, 0.5))
+    assert build_degradation(config) == expected
+    assert config.task == "denoise"
+    (tmp_path / "recipe.json").write_text(json.dumps(asdict(config)))
+    assert read_recipe(str(tmp_path / "recipe.json")) == config
+
+
+@pytest.mark.parametrize(
+    ("degradation", "words"),
+    [
+        (mixed(), "'mixed' needs a list `of` degradations, and nothing else"),
+        (mixed(NOISE) | {"sigma": [1, 2]}, "'mixed' needs a list `of` degradations"),
+        ({"kind": "mixed", "of": 3}, "'mixed' needs a list"),
+        (mixed({"kind": "noise"}), "of, 1: share must be a number above 0, not None"),
+        (mixed(NOISE, NOISE | {"share": -1}), "of, 2: share must be a number above 0, not -1"),
+        (mixed(3), "of, 1: share must be a number above 0, not None"),
+        (mixed(NOISE | {"kind": "nose"}), "of, 1: kind must be one of noise, .*, not 'nose'"),
+        (mixed(NOISE | {"sigma": [0, 300]}), "of, 1: sigma must be a number from 0 to 255"),
+        (mixed(NOISE | {"then": 3}), "of, 1, then: must be a table, not 3"),
+        (mixed(NOISE, {"share": 1, "kind": "jpeg"}), "for one task, not dejpeg and denoise"),
+        (mixed({"share": 1, "kind": "clean"}), "for one task, not none"),
+        (mixed(mixed(NOISE) | {"share": 1}), "of, 1: 'mixed' cannot hold itself"),
+        (mixed({"share": 1, "kind": "real"}), "of, 1: 'real' does not fit the scale 1"),
+        ({"kind": "clean"}, "'clean' leaves nothing to learn"),
+    ],
+)
+def test_mixed_degradations_are_strict(degradation, words):
+    with pytest.raises(CallError, match=rf"RECIPE, \[data\], degradation.*{words}"):
+        recipe(scale=1, network={"upsampler": ""}, degradation=degradation)
+
+
+GUIDE = Path(__file__).parents[2] / "docs" / "training.md"
+
+
+@pytest.mark.skipif(not GUIDE.is_file(), reason="the documentation is in the repository alone")
+def test_the_recipes_of_the_guide_are_right(tmp_path):
+    """One that builds on another, and degradations."""
+    texts = re.findall(r"```toml\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
+    own, *degradations = texts
+    (tmp_path / "own.toml").write_text(own)
+    assert read_recipe(str(tmp_path / "own.toml")).data.batch == (16,)
+    assert len(degradations) == 3
+    for text in degradations:
+        degradation = tomllib.loads(text)["data"]["degradation"]
+        config = recipe(scale=1, network={"upsampler": ""}, degradation=degradation)
+        assert build_degradation(config)

@@ -16,6 +16,7 @@ from mambair_cli.training.watch import (
     CROP,
     Watch,
     describe,
+    in_words,
     read_log,
     side_by_side,
     write_crops,
@@ -39,6 +40,20 @@ def test_an_entry_in_words():
     assert describe(later, 3) == "3/3, loss none, 31.500 dB, 2.00 it/s, 0 min left, 2 steps skipped"
     assert describe(ENTRY | {"wait": 0.117}, 3).endswith("0 min left, 12% waiting for data")
     assert "dB" not in describe(ENTRY | {"psnr_y": None}, 3)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 min"),
+        (59 * 60, "59 min"),
+        (3600 + 5 * 60, "1 h 05 min"),
+        (24 * 3600, "1 day 0 h"),
+        (52 * 3600 + 59 * 60, "2 days 4 h"),
+    ],
+)
+def test_times_to_come(seconds, words):
+    assert in_words(seconds) == words
 
 
 def test_the_log_is_strict_json(tmp_path):
@@ -102,6 +117,8 @@ def test_the_live_line_is_on_stderr(tmp_path, monkeypatch, capsys):
     watch.close()
     captured = capsys.readouterr()
     assert captured.out == ""
+    # one time left, not the bar's own beside it
+    assert not re.search(r"-:--:--|\d:\d\d:\d\d", captured.err)
     assert re.search(r"3/243, loss 0\.25000, 31\.500 dB, .* it/s", captured.err)
 
 

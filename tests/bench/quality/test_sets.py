@@ -145,7 +145,7 @@ def test_what_cannot_be_found(places, monkeypatch):
         "mambair bench download Kodak24 fetches it, or get it from",
         "FFDNet",
     )
-    fails(lambda: find_set("Urban10"), CallError, "Urban10", "did you mean Urban100?")
+    fails(lambda: find_set("Urban10"), CallError, "Urban10", "did you mean 'Urban100'?")
     fails(lambda: find_set("my/photos"), CallError, "my/photos", "Set5", "Test2800")
     fails(lambda: find_set("Set5", places / "none"), CallError, places / "none", "not a folder")
     monkeypatch.delenv("MAMBAIR_DATA")

@@ -1,0 +1,21 @@
+import numpy as np
+import pytest
+from pictures import check_exif, exif_block, smooth
+
+from mambair_cli.images import avif
+from mambair_cli.images.io import Image, decode_image, encode_image
+
+
+@pytest.mark.parametrize(("bits", "seen"), [(0x00, 8), (0x40, 10), (0x60, 12)])
+def test_depth_is_read_from_the_head(bits, seen):
+    assert avif.depth(b"ftypavif....av1C\x81\x00" + bytes([bits]) + bytes(9)) == seen
+
+
+def test_exif_with_an_orientation_and_whole_chroma():
+    pixels = smooth((32, 48, 3))
+    data, notes = encode_image(Image(pixels, exif=exif_block()), "avif")
+    assert notes == []
+    assert avif.depth(data) == 8
+    image = decode_image(data, "")
+    check_exif(image.exif)
+    np.testing.assert_allclose(image.pixels.astype(int), pixels, atol=9)
