@@ -104,8 +104,7 @@ def judge_noise(image: Image) -> Finding:
         half = noise_sigma(halved(image.pixels))
         wide = sigma >= FAINT and half is not None and half > sigma
         quality = worse_quality(image)
-        odds = processed(image.pixels) if quality is None and sigma < FAINT else None
-        if wide or quality is not None or (odds is not None and odds > PROCESSED):
+        if wide or quality is not None:
             return Finding(NOISE, "looks like a camera's noise", level, real=True)
         if sigma < FAINT:
             return Finding(CLEAN, "looks clean", level)
