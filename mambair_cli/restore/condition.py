@@ -6,11 +6,9 @@ made inputs with known truth, where both networks were compared.
 
 import shlex
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from ..degradations.estimate import bandwidth, jpeg_quality, noise_sigma, stored_quality
 from ..degradations.processed import processed
@@ -27,7 +25,7 @@ FAINT = 2.0
 """Sigma below which there is no white noise to take out."""
 
 MIXED = 8.0
-"""Sigma up to which noise may be of a camera, whose pixels depend on their neighbours."""
+"""Sigma of white noise up to which there may be more of the kind that cameras leave."""
 
 COMPRESSED = 82
 """JPEG quality up to which blocks and ringing show.
@@ -93,18 +91,16 @@ def judge(image: Image) -> Finding:
 def judge_noise(image: Image) -> Finding:
     """Which noise a photo holds; the level is the sigma of white noise.
 
-    Networks for white noise leave that of cameras in: after the camera's own filters and JPEG it
-    is as wide as several pixels, so that it stays where white noise averages out.
+    Networks for white noise leave that of cameras in: the camera's own filters and JPEG make it
+    wider than a pixel. It cannot be told from texture; but who denoises a JPEG file in which there
+    is little white noise means the other kind.
     """
     sigma = noise_sigma(image.pixels)
     if sigma is None:
         return Finding()
     level = round(sigma)
     if sigma < MIXED:
-        half = noise_sigma(halved(image.pixels))
-        wide = sigma >= FAINT and half is not None and half > sigma
-        quality = worse_quality(image)
-        if wide or quality is not None:
+        if worse_quality(image) is not None:
             return Finding(NOISE, "looks like a camera's noise", level, real=True)
         if sigma < FAINT:
             return Finding(CLEAN, "looks clean", level)
@@ -127,12 +123,6 @@ def worse_quality(image: Image) -> int | None:
     seen = jpeg_quality(image.pixels)
     known = [quality for quality in (stated, seen) if quality is not None]
     return min(known, default=None)
-
-
-def halved(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Means of squares of 2 x 2 pixels."""
-    size = max(1, pixels.shape[1] // 2), max(1, pixels.shape[0] // 2)
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)).astype(pixels.dtype)
 
 
 def advice(result: Image, scale: float, task: str, real: bool, name: str) -> str | None:

@@ -11,7 +11,7 @@ from calls import DATA
 
 from mambair_cli.images.image import Image
 from mambair_cli.images.resize import downscale
-from mambair_cli.restore.condition import UNKNOWN, advice, halved, judge, judge_jpeg, judge_noise
+from mambair_cli.restore.condition import UNKNOWN, advice, judge, judge_jpeg, judge_noise
 
 EVAL = Path(os.environ.get("MAMBAIR_DATA", Path(__file__).parents[3] / "shared" / "data" / "eval"))
 PHOTOS = {
@@ -111,12 +111,6 @@ def test_which_noise(name):
     assert white.level == pytest.approx(25, abs=2)
     camera = judge_noise(Image(compressed(noisy(photo, 8, width=0.8), 80)))
     assert (camera.real, camera.words) == (True, "looks like a camera's noise")
-
-
-def test_halves():
-    pixels = np.arange(24, dtype=np.uint8).reshape(4, 6)
-    np.testing.assert_array_equal(halved(pixels), [[4, 6, 8], [16, 18, 20]])
-    assert halved(pixels.astype(np.uint16)).dtype == np.uint16
 
 
 # What is left
