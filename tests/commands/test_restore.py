@@ -368,6 +368,12 @@ def test_facts(call, folder):
         "seen": "",
         "why": "",
         "left": None,
+        "level": None,
+        "models": ["tiny-x2"],
+        "memory": None,
+        "status": "ok",
+        "error": None,
+        "notes": [],
     }
 
 
