@@ -1,17 +1,20 @@
-"""What the benchmark on a GPU needs of mamba-ssm, built in about two minutes: its selective scan, in float32 alone.
+"""Build what the benchmark on a GPU needs of mamba-ssm: its scan in float32, in two minutes.
 
-Where the sources can be fetched (`--no-build-isolation` wants torch there, a build for CPUs will do):
+Where the sources can be fetched (`--no-build-isolation` wants torch there; a build for CPUs will
+do):
 
-    MAMBA_SKIP_CUDA_BUILD=TRUE pip download mamba-ssm --no-deps --no-binary mamba-ssm --no-build-isolation
+    export MAMBA_SKIP_CUDA_BUILD=TRUE
+    pip download mamba-ssm --no-deps --no-binary mamba-ssm --no-build-isolation
 
 On the machine with the GPU, where nvcc, ninja and einops must be:
 
     python scripts/mamba_ssm_build.py mamba_ssm-2.3.2.post1.tar.gz FOLDER
     PYTHONPATH=FOLDER python -m mambair_cli.bench ...
 
-FOLDER then holds the extension `selective_scan_cuda` and mamba-ssm's Python files. Their `__init__`, which would import
-its language models and their packages, is emptied. Twelve kernels belong to the extension; the two that the published
-networks call (real float32, forward and backward) are compiled, with mamba-ssm's own flags, and the others refuse.
+FOLDER then holds the extension `selective_scan_cuda` and mamba-ssm's Python files. Their
+`__init__`, which would import its language models and their packages, is emptied. Twelve kernels
+belong to the extension; the two that the published networks call (real float32, forward and
+backward) are compiled, with mamba-ssm's own flags, and the others refuse.
 """
 
 import os
@@ -39,7 +42,7 @@ FLAGS = [
 
 
 def write_sources(folder: Path) -> list[str]:
-    """Write what instantiates the two kernels, and functions in place of the others; the sources of the extension."""
+    """Write the extension's sources: the two kernels, and functions in place of the others."""
     headers = [f"<c10/util/{name}.h>" for name in ("BFloat16", "Exception", "Half", "complex")]
     headers += ["<cuda_runtime_api.h>", '"selective_scan.h"']
     refusing = (
@@ -51,10 +54,12 @@ def write_sources(folder: Path) -> list[str]:
         kernel = f'#include "selective_scan_{step}_kernel.cuh"\n'
         kernel += f"template void selective_scan_{step}_cuda<float, float>{arguments};\n"
         (folder / f"{step}_float.cu").write_text(kernel)
-        refusing += f"template <typename input_t, typename weight_t> void selective_scan_{step}_cuda{arguments} {{\n"
+        types = "template <typename input_t, typename weight_t>"
+        refusing += f"{types} void selective_scan_{step}_cuda{arguments} {{\n"
         refusing += '    TORCH_CHECK(false, "built for real float32 alone");\n}\n'
         for kind, weight in TYPES[:-2] + TYPES[-1:]:
-            refusing += f"template void selective_scan_{step}_cuda<{kind}, {weight}>{arguments};\n"
+            kernel = f"selective_scan_{step}_cuda<{kind}, {weight}>"
+            refusing += f"template void {kernel}{arguments};\n"
     (folder / "others.cpp").write_text(refusing)
     return [
         str(folder / name)
@@ -65,7 +70,8 @@ def write_sources(folder: Path) -> list[str]:
 def build(sdist: Path, folder: Path) -> None:
     """Build from mamba-ssm's sdist into a folder for PYTHONPATH, and import it once.
 
-    Raises CallError where the sdist is missing or something else, BackendError where it cannot be built.
+    Raises:
+        CallError: the sdist is missing or something else. BackendError: it cannot be built.
     """
     with tempfile.TemporaryDirectory() as temporary:
         try:
@@ -92,7 +98,8 @@ def build(sdist: Path, folder: Path) -> None:
 
 def _compile(sources: Path, folder: Path) -> None:
     toolkit = Path("/usr/local/cuda")
-    if (toolkit / "bin" / "nvcc").is_file():  # nvcc on the PATH may be a script that lies elsewhere
+    # nvcc on the PATH may be a script that lies elsewhere.
+    if (toolkit / "bin" / "nvcc").is_file():
         os.environ.setdefault("CUDA_HOME", str(toolkit))
     from torch.utils import cpp_extension
 

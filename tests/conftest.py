@@ -145,13 +145,13 @@ def gpu_costs(monkeypatch):
 @pytest.fixture
 def gpu_report(gpu_costs, monkeypatch):
     """A report of some sizes, on a GPU of given rates."""
-    from gpu_reports import CPU, Rates
+    from gpu_reports import CPU, fast_rates
 
+    from mambair_cli.bench.cache import Cache
     from mambair_cli.bench.cost import gpu
-    from mambair_cli.bench.quality.results import Cache
 
     def build(*sizes, rates=None, cache=None):
-        monkeypatch.setattr(gpu.Report, "_rates", lambda self: rates or Rates())
-        return gpu.Report(CPU, "a GPU", sizes, cache or Cache(None))
+        monkeypatch.setattr(gpu.GpuReport, "_rates", lambda self: rates or fast_rates())
+        return gpu.GpuReport(CPU, "a GPU", sizes, cache or Cache(None))
 
     return build

@@ -9,7 +9,8 @@ class Server:
     """Serves `content` at /file, and first, to each request in turn, what `script` says.
 
     Attributes:
-        script: functions that take the request's handler and answer it; when it is empty, the file is served well.
+        script: functions that take the request's handler and answer it; when it is empty, the file
+            is served well.
         requests: the headers of all requests so far, with "path".
         version: of the content, sent as ETag; None: not sent.
     """
@@ -19,7 +20,7 @@ class Server:
         self.version, self.url = '"1"', ""
 
     def serve(self, handler, break_after=None):
-        """The file, or what a range asks of it; break_after: close the connection after so many bytes."""
+        """The file, or what a range asks of it; the connection closes after `break_after` bytes."""
         asked = handler.headers.get("Range")
         start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
         if handler.headers.get("If-Range") != self.version:
@@ -31,14 +32,15 @@ class Server:
             "Content-Type": "application/octet-stream",
         }
         if start:
-            headers["Content-Range"] = f"bytes {start}-{len(self.content) - 1}/{len(self.content)}"
+            size = len(self.content)
+            headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
         answer(206 if start else 200, body[:break_after], **headers)(handler)
         if break_after is not None:
             handler.close_connection = True
 
 
 def answer(status=200, body=b"", **headers):
-    """An answer for the script; underscores in names of headers stand for hyphens, None leaves one out."""
+    """An answer for the script; in headers _ stands for -, and None leaves one out."""
 
     def give(handler):
         handler.send_response(status)

@@ -1,1 +1,1 @@
-"""Benchmarks: quality on data sets, speed and memory, the seams of tiles, and the figures of the papers."""
+"""Benchmarks: quality on data sets, speed, memory, seams of tiles, and the papers' figures."""

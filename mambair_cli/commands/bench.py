@@ -1,7 +1,10 @@
 """`mambair bench`: measure quality and speed."""
 
+import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,101 +14,157 @@ from .figure import app as figure
 from .terminal import (
     Backend,
     BackendNames,
+    Choices,
     Device,
     Dtype,
     DtypeNames,
     Json,
+    Offline,
+    as_flags,
     print_json,
     print_table,
     progress_bar,
     say,
 )
 
+if TYPE_CHECKING:
+    from ..bench.cost.rows import Row
+    from ..bench.quality.results import Report
+
 app = typer.Typer(help="Measure quality and speed.", invoke_without_command=True)
 app.add_typer(figure, name="figure")
 
+
+class Tiler(Choices):
+    """How images are handed to networks."""
+
+    AUTO = "auto"
+    WHOLE = "whole"
+    PUBLISHED = "published"
+
+
+class Channel(Choices):
+    """What of the images counts."""
+
+    Y = "y"
+    RGB = "rgb"
+    GRAY = "gray"
+
+
+class PairTask(Choices):
+    """Tasks whose inputs only files can give."""
+
+    DERAIN = "derain"
+    DENOISE_REAL = "denoise-real"
+
+
+class CleanTask(Choices):
+    """Tasks that should leave a clean image as it is."""
+
+    DENOISE = "denoise"
+    DERAIN = "derain"
+    DEJPEG = "dejpeg"
+
+
+class Metric(Choices):
+    """What is measured besides PSNR and SSIM."""
+
+    LPIPS = "lpips"
+    DISTS = "dists"
+
+
+Data = Annotated[
+    str | None,
+    typer.Option(metavar="NAME|DIR", help="Set5, Urban100, CBSD68, Rain100H ..., or any folder."),
+]
 DataRoot = Annotated[
     Path | None,
     typer.Option(help="Folder that holds the data sets. Also: the variable MAMBAIR_DATA."),
+]
+Scale = Annotated[
+    int | None, typer.Option("--scale", "-s", min=2, max=4, help="Enlarge. Default: 4.")
+]
+Noise = Annotated[float | None, typer.Option(min=0, max=255, help="Denoise: sigma of white noise.")]
+Jpeg = Annotated[int | None, typer.Option(min=1, max=100, help="Mend JPEG of this quality.")]
+Pairs = Annotated[
+    PairTask | None, typer.Option(help="The folder holds inputs and truths for this task.")
+]
+Clean = Annotated[
+    CleanTask | None, typer.Option(help="Measure what this task does to clean images.")
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", "-m", help="Name or file; repeatable. Default: the bundled one."),
+]
+TilerOption = Annotated[
+    Tiler, typer.Option(help="Tiles by the free memory, none, or the parts of the papers.")
+]
+Ensemble = Annotated[
+    bool, typer.Option("--ensemble", help="Average over flips and turns (MambaIR+).")
+]
+ChannelOption = Annotated[
+    Channel | None, typer.Option(help="What counts. Default: as in the task's tables.")
+]
+Border = Annotated[
+    int | None, typer.Option(min=0, help="Pixels left out. Default: the scale, or 0.")
+]
+Metrics = Annotated[
+    list[Metric] | None, typer.Option(help="Measured besides PSNR and SSIM; repeatable.")
+]
+Images = Annotated[int | None, typer.Option(min=1, help="Only the first N images.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the noise that is added.")]
+Save = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="For the restored images, as DATASET-SETTING/MODEL/IMAGE.png."
+    ),
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Compute again what earlier runs computed.")]
+FailBelow = Annotated[
+    float | None,
+    typer.Option(metavar="PSNR", help="Exit with 1 where a model's mean PSNR is lower."),
+]
+AllPublished = Annotated[
+    bool, typer.Option("--all-published", help="Show published rows of all classes.")
+]
+Csv = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write a row for each model and image.")
+]
+Markdown = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the tables.")]
+Html = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write a report with images to compare.")
 ]
 
 
 @app.callback()
 def bench(
     context: typer.Context,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|DIR", help="Set5, Urban100, CBSD68, Rain100H ..., or any folder."
-        ),
-    ] = None,
+    dataset: Data = None,
     data_root: DataRoot = None,
-    scale: Annotated[
-        int | None, typer.Option("--scale", "-s", min=2, max=4, help="Enlarge. Default: 4.")
-    ] = None,
-    noise: Annotated[
-        float | None, typer.Option(min=0, max=255, help="Denoise: sigma of white noise.")
-    ] = None,
-    jpeg: Annotated[
-        int | None, typer.Option(min=1, max=100, help="Mend JPEG of this quality.")
-    ] = None,
-    pairs: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TASK", help="The folder holds inputs and truths: derain or denoise-real."
-        ),
-    ] = None,
-    clean: Annotated[
-        str | None,
-        typer.Option(metavar="TASK", help="What denoise, derain or dejpeg does to clean images."),
-    ] = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option("--model", "-m", help="Name or file; repeatable. Default: the bundled one."),
-    ] = None,
-    tiler: Annotated[
-        str,
-        typer.Option(
-            help="auto (by the free memory), whole, or published (in the parts of the papers)."
-        ),
-    ] = "auto",
-    ensemble: Annotated[
-        bool, typer.Option("--ensemble", help="Average over flips and turns (MambaIR+).")
-    ] = False,
-    channel: Annotated[
-        str | None, typer.Option(help="y, rgb or gray. Default: as the task's tables.")
-    ] = None,
-    border: Annotated[
-        int | None, typer.Option(min=0, help="Pixels left out. Default: the scale, or 0.")
-    ] = None,
-    metric: Annotated[
-        list[str] | None, typer.Option(help="Besides PSNR and SSIM: lpips, dists; repeatable.")
-    ] = None,
-    images: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise that is added.")] = 0,
-    save: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="For the restored images, as DATASET-SETTING/MODEL/IMAGE.png."
-        ),
-    ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Compute again what earlier runs computed.")
-    ] = False,
-    fail_below: Annotated[
-        float | None,
-        typer.Option(metavar="PSNR", help="Exit with 1 where a model's mean PSNR is lower."),
-    ] = None,
-    csv: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a row for each model and image.")
-    ] = None,
-    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the tables.")] = None,
-    html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a report with images to compare.")
-    ] = None,
+    scale: Scale = None,
+    noise: Noise = None,
+    jpeg: Jpeg = None,
+    pairs: Pairs = None,
+    clean: Clean = None,
+    model: Models = None,
+    tiler: TilerOption = Tiler.AUTO,
+    ensemble: Ensemble = False,
+    channel: ChannelOption = None,
+    border: Border = None,
+    metric: Metrics = None,
+    images: Images = None,
+    seed: Seed = 0,
+    save: Save = None,
+    fresh: Fresh = False,
+    fail_below: FailBelow = None,
+    all_published: AllPublished = False,
+    csv: Csv = None,
+    markdown: Markdown = None,
+    html: Html = None,
     device: Device = "auto",
     backend: Backend = BackendNames.AUTO,
     dtype: Dtype = DtypeNames.FP32,
+    offline: Offline = False,
     as_json: Json = False,
 ) -> None:
     """Measure quality on a data set as the papers do, beside what they printed."""
@@ -117,76 +176,88 @@ def bench(
         )
     from ..bench.quality import page, report
     from ..bench.quality.candidates import Candidate
+    from ..bench.quality.fetch_sets import fetch_set
     from ..bench.quality.measure import open_benchmark, run
     from ..bench.quality.tilers import check_tiler
-    from ..images.metrics import check_ssim
     from ..models.cache import cache_folder
     from ..system.runtime import keep_freed_memory
 
-    check_ssim()
-    way = check_tiler(tiler)
-    for target in filter(None, (csv, markdown, html)):
-        if not target.resolve().parent.is_dir():
-            raise CallError(
-                f"{target}: there is no folder {target.resolve().parent}; create it first"
-            )
-    benchmark = open_benchmark(
-        dataset,
-        data_root,
-        images,
-        scale=scale,
-        noise=noise,
-        quality=jpeg,
-        pairs=pairs,
-        unspoilt=clean,
-        channel=channel,
-        border=border,
-        seed=seed,
-    )
-    task = benchmark.protocol
+    _check_folders(csv, markdown, html)
+    with progress_bar(as_json) as progress:
+        benchmark = open_benchmark(
+            dataset,
+            data_root,
+            images,
+            partial(fetch_set, tell=say, progress=progress),
+            scale=scale,
+            noise=noise,
+            quality=jpeg,
+            pairs=pairs and pairs.value,
+            unspoilt=clean and clean.value,
+            channel=channel and channel.value,
+            border=border,
+            seed=seed,
+        )
+    task, way = benchmark.protocol, check_tiler(tiler.value)
     models = model or [task.default_model]
     candidates = [Candidate(name, task, way, ensemble, device, backend, dtype) for name in models]
     keep_freed_memory()
     with progress_bar(as_json) as progress:
-        facts = run(
+        found = run(
             benchmark,
             candidates,
-            metrics=metric or (),
+            metrics=[m.value for m in metric or ()],
             cache=cache_folder() / "bench.sqlite",
             fresh=fresh,
             save=save,
             progress=progress,
         )
         if html:
-            html.write_text(page.build(facts, benchmark, candidates, save, progress), "utf-8")
+            html.write_text(page.build(found, benchmark, candidates, save, progress), "utf-8")
     if csv:
-        csv.write_text(report.csv_rows(facts), "utf-8")
+        csv.write_text(report.csv_rows(found), "utf-8")
     if markdown:
-        markdown.write_text(report.markdown(facts), "utf-8")
-    if as_json:
-        print_json(facts)
-    else:
-        print(report.headline(facts))
-        print_table(*report.images_table(facts))
-        print_table(*report.summary_table(facts))
-        print("\n".join(report.footnotes(facts)))
-    low = [
-        r["name"]
-        for r in facts["results"][1:]
-        if fail_below is not None and r["mean"]["psnr"] < fail_below
-    ]
-    if low:
-        say(f"below {fail_below:g} dB: {', '.join(low)}")
+        markdown.write_text(report.markdown(found), "utf-8")
+    _show(found, as_json, all_published)
+    bar = float("-inf") if fail_below is None else fail_below
+    if low := [r.name for r in found.networks if r.mean["psnr"] < bar]:
+        say(f"below {bar:g} dB: {', '.join(low)}")
         raise typer.Exit(1)
 
 
+def _show(found: "Report", as_json: bool, all_published: bool) -> None:
+    from ..bench.quality import report
+
+    if as_json:
+        print_json(found.to_json())
+        return
+    print(report.headline(found))
+    print_table(*report.images_table(found))
+    published = report.shown_published(found, all_published)
+    print_table(*report.summary_table(found, published))
+    print(as_flags("\n".join(report.footnotes(found, published))))
+    if len(published) < len(found.published):
+        print("All published rows: --all-published.")
+
+
+def _check_folders(*files: Path | None) -> None:
+    """Raise CallError where a file could not be written, before long work."""
+    for file in filter(None, files):
+        folder = file.resolve().parent
+        if not folder.is_dir():
+            raise CallError(f"{file}: there is no folder {folder}; create it first")
+
+
 @app.command("download")
-def bench_download(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
+def bench_download(
+    name: Annotated[str, typer.Argument(metavar="NAME")], offline: Offline = False
+) -> None:
     """Fetch a data set where its licence allows, or say where a person gets it."""
-    from ..bench.quality.sets import download_set
+    from ..bench.quality.fetch_sets import fetch_set
+    from ..bench.quality.sets import known_set
 
     with progress_bar(False) as progress:
-        folder = download_set(name, progress)
+        folder = fetch_set(known_set(name), say, progress)
     print(folder)
 
 
@@ -197,29 +268,15 @@ def bench_compare(
     as_json: Json = False,
 ) -> None:
     """Compare two reports of mambair bench --json, image by image: what the second gains."""
-    from ..bench.quality.compare import compare, read_report
-    from ..bench.quality.report import LABELS
+    from ..bench.quality.compare import compare, comparison_table, read_report
 
-    gains = compare(read_report(first), read_report(second))
+    found = compare(read_report(first), read_report(second))
     if as_json:
-        print_json(gains)
+        print_json([comparison.to_json() for comparison in found])
         return
-    for gain in gains:
-        names = list(gain["mean"])
-        rows = [(row["image"], *(_signed(row[m]) for m in names)) for row in gain["images"]]
-        rows.append(("mean", *(_signed(gain["mean"][m]) for m in names)))
-        rows.append(
-            (
-                "95 % of means",
-                *(" to ".join(map(_signed, gain["interval"][m] or ())) for m in names),
-            ),
-        )
-        print_table((f"{gain['second']} - {gain['first']}", *(LABELS[m] for m in names)), rows)
-        print(f"time x{gain['seconds']:.2f}, peak memory x{gain['peak_memory']:.2f}")
-
-
-def _signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.4f}"
+    for comparison in found:
+        print_table(*comparison_table(comparison))
+        print(f"time x{comparison.seconds:.2f}, peak memory x{comparison.peak_memory:.2f}")
 
 
 @app.command("speed")
@@ -230,42 +287,24 @@ def bench_speed(
     ] = None,
     backend: Annotated[
         list[str] | None,
-        typer.Option(help="Of the selective scan; repeatable. Default: all that can run."),
+        typer.Option(help="Of the selective scan; repeatable. Default: all fast ones here."),
     ] = None,
     device: Device = "auto",
     dtype: Dtype = DtypeNames.AUTO,
     quick: Annotated[bool, typer.Option("--quick", help="Small images only.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure seconds for a megapixel, peak memory, and how both grow with the size."""
-    from ..bench.cost.speed import QUICK_SIDES, SIDES, speed
+    """Measure seconds a megapixel, peak memory, and how both grow with the size."""
+    from ..bench.cost.speed import QUICK_SIDES, SIDES, speed, speed_table
 
     names = model or [row.name for row in list_models() if row.bundled]
+    sides = QUICK_SIDES if quick else SIDES
     with progress_bar(as_json) as progress:
-        rows = speed(names, backend or (), device, dtype, QUICK_SIDES if quick else SIDES, progress)
+        rows = speed(names, backend or (), device, dtype, sides, progress)
     if as_json:
-        print_json(rows)
-        return
-    cells = [
-        (
-            r["model"],
-            r["backend"] + ", CUDA graphs" * r["graphs"],
-            r["device"],
-            f"{r['width']}x{r['height']}",
-            f"{r['seconds']:.3f}",
-            f"{r['seconds_per_megapixel']:.2f}",
-            f"{r['growth']:.2f}",
-            f"{r['process'] / 2**20:.0f}",
-        )
-        for r in rows
-    ]
-    work = (
-        "seconds",
-        "s/megapixel of output",
-        "time a pixel / at the smallest",
-        "peak of process or GPU, MiB",
-    )
-    print_table(("model", "back end", "device", "input", *work), cells)
+        print_json([row.to_json() for row in rows])
+    else:
+        print_table(*speed_table(rows))
 
 
 @app.command("scan")
@@ -276,14 +315,11 @@ def bench_scan(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure the scan and whole nets against the vectorised PyTorch form, mamba-ssm (on a GPU) and the floor."""
-    from ..bench.cost import cpu as kernels
-    from ..bench.cost import gpu
+    """Measure the scan and whole nets against plain PyTorch, mamba-ssm (on a GPU) and the floor."""
+    from ..bench.cost import cpu, gpu
 
-    _print_bars(
-        kernels.scan_report(quick) if device == "cpu" else list(gpu.scan_report(device, quick)),
-        as_json,
-    )
+    rows = cpu.scan_report(quick) if device == "cpu" else list(gpu.scan_report(device, quick))
+    _print_bars(rows, as_json)
 
 
 @app.command("tiling")
@@ -292,67 +328,34 @@ def bench_tiling(
     model: Annotated[str, typer.Option("--model", "-m")] = "tiny-x4",
     as_json: Json = False,
 ) -> None:
-    """Measure the seams of tiled restoration: differences to the untiled result, and their steps at the borders."""
-    from ..bench.quality.seams import seams
+    """Measure the seams of tiles: differences to the untiled result, and their steps at borders."""
+    from ..bench.quality.seams import seams, seams_table
 
     rows = seams(model, image)
     if as_json:
-        print_json(rows)
-        return
-    cells = [
-        (
-            *(str(r[key]) for key in ("tile", "overlap", "tiles")),
-            f"{r['max']:.2f}",
-            f"{r['mean']:.4f}",
-            f"{r['psnr']:.2f}",
-            f"{r['border']:.2f}",
-            f"{r['inside']:.2f}",
-        )
-        for r in rows
-    ]
-    differences = (
-        "largest difference (of 255)",
-        "mean",
-        "PSNR to untiled, dB",
-        "largest step at borders",
-        "inside",
-    )
-    print_table(("tile", "overlap", "tiles", *differences), cells)
+        print_json([row.to_json() for row in rows])
+    else:
+        print_table(*seams_table(rows))
 
 
 @app.command("memory")
 def bench_memory(
     model: Annotated[str, typer.Option("--model", "-m")] = "tiny-x4", as_json: Json = False
 ) -> None:
-    """Measure the peak of memory against its estimate, and how a limit is kept up to 100 megapixels (CPU, Linux)."""
-    from ..bench.cost.memory import memory
+    """Measure peaks of memory against estimates, and limits up to 100 megapixels (CPU, Linux)."""
+    from ..bench.cost.memory import memory, memory_table
 
-    rows = memory(model)
+    rows = memory(model, _upscale_command)
     if as_json:
-        print_json(rows)
-        return
-    cells = [
-        (
-            r["model"],
-            f"{r['megapixels']:g}",
-            *(
-                (
-                    str(r["tiles"]),
-                    f"{r['predicted'] / 2**20:.0f}",
-                    f"{r['measured'] / 2**20:.0f}",
-                    f"{r['predicted'] / r['measured']:.2f}",
-                )
-                if r["measured"]
-                else ("", "", "", "")
-            ),
-            f"{r['process'] / 2**20:.0f}",
-            f"{r['limit'] / 2**20:.0f}" if r["limit"] else "none",
-            f"{r['seconds']:.1f}",
-        )
-        for r in rows
-    ]
-    work = ("predicted, MiB", "measured", "ratio")
-    print_table(("model", "megapixels", "tiles", *work, "whole process", "limit", "seconds"), cells)
+        print_json([row.to_json() for row in rows])
+    else:
+        print_table(*memory_table(rows))
+
+
+def _upscale_command(source: Path, target: Path, weights: Path, limit: int) -> list[str]:
+    """The command line that enlarges a file twice within so many bytes of memory."""
+    command = [sys.executable, "-m", "mambair_cli", "upscale", str(source), "-o", str(target)]
+    return [*command, "-s", "2", "-m", str(weights), "--memory-limit", str(limit)]
 
 
 @app.command("train")
@@ -368,12 +371,47 @@ def bench_train(
     _print_bars(step_report(quick), as_json)
 
 
-def _print_bars(rows: list[dict[str, Any]], as_json: bool) -> None:
+def _print_bars(rows: "Sequence[Row]", as_json: bool) -> None:
+    from ..bench.cost.rows import bars_table
+
     if as_json:
-        print_json(rows)
+        print_json([row.to_json() for row in rows])
+    else:
+        print_table(*bars_table(rows))
+
+
+@app.command("peers")
+def bench_peers(
+    dataset: Annotated[str, typer.Option(metavar="NAME|DIR", help="For the quality.")] = "Set5",
+    data_root: DataRoot = None,
+    scale: Annotated[int, typer.Option("--scale", "-s", min=2, max=4, help="Enlarge.")] = 2,
+    images: Images = None,
+    side: Annotated[int, typer.Option(min=32, help="Pixels a side of the timed input.")] = 256,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each is timed.")] = 5,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Draw quality against time."),
+    ] = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Measure the bundled networks beside others that are installed, on the CPU, in turns."""
+    from ..bench.figures.canvas import check_figure
+    from ..bench.peers.picture import draw
+    from ..bench.peers.race import peers_notes, peers_table, race
+    from ..bench.quality.fetch_sets import fetch_set
+    from ..bench.quality.measure import open_benchmark
+
+    if output:
+        check_figure(output)
+    with progress_bar(as_json) as progress:
+        fetch = partial(fetch_set, tell=say, progress=progress)
+        benchmark = open_benchmark(dataset, data_root, images, fetch, scale=scale)
+        report = race(benchmark, side, rounds, progress)
+    if output:
+        draw(report, output)
+    if as_json:
+        print_json(report.to_json())
         return
-    cells = [
-        (r["what"], r["value"], r["bar"], {True: "met", False: "MISSED", None: ""}[r["met"]])
-        for r in rows
-    ]
-    print_table(("what", "measured", "bar", ""), cells)
+    print_table(*peers_table(report))
+    print("\n".join(peers_notes(report)))

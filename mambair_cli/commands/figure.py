@@ -1,5 +1,7 @@
 """`mambair bench figure`: the figures of the papers."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,7 +9,7 @@ import typer
 
 from ..errors import CallError
 from ..models.choice import find_models
-from .terminal import Backend, BackendNames, Device, progress_bar
+from .terminal import Backend, BackendNames, Device, Offline, progress_bar, say
 
 if TYPE_CHECKING:
     from ..restore.restorer import Restorer
@@ -41,41 +43,38 @@ def figure_erf(
     images: Annotated[int, typer.Option(min=1, help="Only so many.")] = 100,
     device: Device = "auto",
     backend: Backend = BackendNames.AUTO,
+    offline: Offline = False,
 ) -> None:
     """Effective receptive field: which inputs the centre of an output depends on."""
     from ..bench.figures import canvas, erf
+    from ..bench.quality.fetch_sets import fetch_set
     from ..bench.quality.measure import open_benchmark
     from ..images.folders import read_rgb
 
     canvas.check_figure(output)
-    sources = open_benchmark(
-        dataset, data_root, images, scale=4
-    ).sources  # for its truths, whatever their inputs
+    # For its truths, whatever their inputs.
+    with progress_bar(False) as progress:
+        fetch = partial(fetch_set, tell=say, progress=progress)
+        pairs = open_benchmark(dataset, data_root, images, fetch, scale=4).pairs
     restorers = _restorers(model, device, backend)
-    pixels = [read_rgb(source.truth) for source in sources]
+    pixels = [read_rgb(pair.truth) for pair in pairs]
     fields = []
     with progress_bar(False) as progress:
         for i, restorer in enumerate(restorers):
-            maps = erf.field(
-                restorer,
-                pixels,
-                lambda share: progress((i + share) / len(restorers), restorer.name),  # noqa: B023
-            )
-            fields.append((restorer.name, *maps))
+            report = partial(_report, progress, restorer.name, i, len(restorers))
+            fields.append((restorer.name, *erf.field(restorer, pixels, report)))
     erf.draw(fields, output)
     for name, magnitude, _ in fields:
         shares = zip(erf.SHARES, erf.areas(magnitude), strict=True)
-        print(
-            f"{name}: "
-            + ", ".join(f"{100 * s:g} % in {100 * a:.2f} % of the area" for s, a in shares)
-        )
+        parts = [f"{100 * share:g} % in {100 * area:.2f} % of the area" for share, area in shares]
+        print(f"{name}: {', '.join(parts)}")
 
 
 @app.command("complexity")
 def figure_complexity(
     output: Output, device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu"
 ) -> None:
-    """Cost against resolution: selective scan, attention in windows, full attention; counted and measured."""
+    """Cost against resolution: selective scan, attention in windows, full attention."""
     from ..bench.figures import canvas, scaling
 
     canvas.check_figure(output)
@@ -84,9 +83,8 @@ def figure_complexity(
     scaling.draw(found, output, device)
     for cost in found:
         took = "not measured" if cost.seconds is None else f"{1e3 * cost.seconds:.1f} ms"
-        print(
-            f"{cost.method}, {cost.side}x{cost.side}: {cost.macs / 1e9:.3f} G multiply-adds, {took}"
-        )
+        macs = f"{cost.macs / 1e9:.3f} G multiply-adds"
+        print(f"{cost.method}, {cost.side}x{cost.side}: {macs}, {took}")
 
 
 @app.command("lam")
@@ -121,7 +119,7 @@ def figure_lam(
     found = []
     with progress_bar(False) as progress:
         for i, restorer in enumerate(restorers):
-            report = lambda share: progress((i + share) / len(restorers), restorer.name)  # noqa: B023, E731
+            report = partial(_report, progress, restorer.name, i, len(restorers))
             found.append((restorer.name, scale, lam.attribution(restorer, low, window, report)))
     lam.draw(low, window, found, output)
     for name, _, attributed in found:
@@ -150,16 +148,14 @@ def figure_visual(
     """Crops of the truth, the baseline and each model, with PSNR and SSIM of the image below."""
     from ..bench.figures import canvas, visual
     from ..bench.quality.candidates import Candidate
-    from ..bench.quality.pairing import Source, load_sample
+    from ..bench.quality.pairing import Pair, load_sample
     from ..bench.quality.protocols import choose_protocol
-    from ..images.metrics import check_ssim
 
-    check_ssim()
     canvas.check_figure(output)
     protocol = choose_protocol(None, scale=scale, noise=noise, quality=jpeg)
     models = model or [protocol.default_model]
     candidates = [Candidate(name, protocol, device=device, backend=backend) for name in models]
-    sample = load_sample(Source(image.stem, image), protocol)
+    sample = load_sample(Pair(image.stem, image), protocol)
     height, width = sample.truth.shape[:2]
     if at and (min(at) < 0 or at[0] + side > width or at[1] + side > height):
         raise CallError(
@@ -169,6 +165,13 @@ def figure_visual(
     visual.draw(image.stem, found, output, at, side)
     for view in found[1:]:
         print(f"{view.name}: {view.psnr:.3f} dB, {view.ssim:.4f}")
+
+
+def _report(
+    progress: Callable[[float, str], None], label: str, index: int, count: int, share: float
+) -> None:
+    """Tell the share of the whole that a share of one of several parts makes."""
+    progress((index + share) / count, label)
 
 
 def _restorers(models: list[str] | None, device: str, backend: str) -> "list[Restorer]":

@@ -12,6 +12,9 @@ from numpy.random import Generator
 from ..images.samples import to_uint8
 from .base import Degradation, Float, Range, draw_log, from_pixels
 
+EDGE = 0.3
+"""Over how much distance rain goes from before a thing to behind it."""
+
 
 @dataclass(frozen=True)
 class Rain(Degradation):
@@ -32,6 +35,8 @@ class Rain(Degradation):
     soft: share of a streak's length over which it fades in and out.
     cover: share of the background that a fully bright streak hides.
     veil: share of the haze at the farthest point of the image.
+    hidden: share of a layer's light that nearer things hide, so that far rain is seen before far
+        things alone.
     """
 
     layers: tuple[int, int] = (1, 8)
@@ -44,6 +49,7 @@ class Rain(Degradation):
     soft: Range = (0.1, 1)
     cover: Range = (0, 1)
     veil: Range = (0, 0.3)
+    hidden: Range = (0, 0)
 
     LIMITS: ClassVar[Mapping[str, Range]] = {
         "layers": (0, 20),
@@ -56,26 +62,38 @@ class Rain(Degradation):
         "soft": (0, 1),
         "cover": (0, 1),
         "veil": (0, 1),
+        "hidden": (0, 1),
     }
 
     def _degrade(self, image: Float, rng: Generator) -> Float:
         height, width = image.shape[:2]
         main, crossing = rng.uniform(*self.angle), rng.uniform(*self.crossing)
-        rain = np.zeros((height, width), np.float32)
-        for _ in range(rng.integers(*self.layers, endpoint=True)):
-            rain += self._layer(height, width, main + rng.uniform(-crossing, crossing), rng)
+        layers = [
+            self._layer(height, width, main + rng.uniform(-crossing, crossing), rng)
+            for _ in range(rng.integers(*self.layers, endpoint=True))
+        ]
         # drops are nearly gray
         light = (rng.uniform(0.7, 1) * rng.uniform(0.96, 1, 3)).astype(np.float32)
-        haze = (rng.uniform(*self.veil) * _distance(height, width, rng))[:, :, None]
+        veil, distance = rng.uniform(*self.veil), _distance(height, width, rng)
+        haze = (veil * distance)[:, :, None]
         hazy = image + haze * (np.float32(rng.uniform(0.6, 1)) * light - image)
         cover = np.float32(rng.uniform(*self.cover))
+        hidden = np.float32(rng.uniform(*self.hidden))
+        rain = np.zeros((height, width), np.float32)
+        for near, layer in layers:
+            before = ((distance - (1 - near)) / EDGE + 0.5).clip(0, 1)
+            rain += layer * (1 - hidden * (1 - before))
         return from_pixels(to_uint8(hazy + rain[:, :, None] * (light - cover * hazy)))
 
-    def _layer(self, height: int, width: int, angle: float, rng: Generator) -> Float:
-        """Draw streaks of one direction and of similar size, H x W.
+    def _layer(self, height: int, width: int, angle: float, rng: Generator) -> tuple[float, Float]:
+        """Draw streaks of one direction and of similar size.
 
         They are drawn upright, as steps up and down that are summed along their columns, and then
         turned.
+
+        Returns:
+            How near they are, 0 being the farthest point of the image and 1 the camera, and their
+            light, H x W.
         """
         near, soft = rng.uniform(), rng.uniform(*self.soft)
         length, thickness = (
@@ -99,7 +117,7 @@ class Rain(Degradation):
         layer = cv2.warpAffine(
             upright, turn, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         )
-        return np.float32(brightness) * layer.clip(max=1)
+        return near, np.float32(brightness) * layer.clip(max=1)
 
 
 def _at(limits: Range, share: float) -> float:

@@ -48,7 +48,7 @@ def in_run(path: Path) -> Path:
     They are those of its end or of when it was stopped, or else the best ones so far.
     """
     files = (path / "model.safetensors", path / "best.safetensors")
-    return next((file for file in files if file.is_file()), path)
+    return next((file for file in files if why_missing(file) is None), path)
 
 
 def why_missing(path: Path) -> str | None:

@@ -13,14 +13,9 @@ import torch
 from torch import Tensor
 
 from ..system.devices import is_out_of_memory
+from .options import GRAPHS
 
 log = logging.getLogger(__name__)
-
-GRAPHS = 0
-"""How many shapes are recorded at the same time; the GPU holds the intermediate results of each.
-
-None, until `mambair bench speed` on a GPU, which measures both ways, has shown that it helps.
-"""
 
 WARM_UP = 3
 """Calls that compile kernels and choose algorithms, which cannot be recorded."""

@@ -4,6 +4,12 @@ from dataclasses import dataclass
 
 TILE_OVERLAP = 32
 """Pixels of the input; a quarter of it is cut off at each edge."""
+GRAPHS = 0
+"""Shapes of inputs whose calls are recorded on a GPU at the same time (CUDA graphs).
+
+The GPU's memory holds the intermediate results of all of them. None, until `mambair bench speed`
+on a GPU, which measures both ways, has shown that it helps.
+"""
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,7 @@ class Options:
         ensemble: average over the eight symmetries, MambaIR+ (section 4.2); 8 times the work.
         alpha: what enlarges transparency; model or bicubic.
         dtype: of convolutions and linear layers; auto, fp32, fp16 or bf16.
+        graphs: shapes that are recorded on a GPU at the same time, see `GRAPHS`.
     """
 
     device: str = "auto"
@@ -30,3 +37,4 @@ class Options:
     ensemble: bool = False
     alpha: str = "model"
     dtype: str = "auto"
+    graphs: int = GRAPHS

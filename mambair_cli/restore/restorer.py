@@ -34,7 +34,7 @@ from ..system.devices import (
     used_memory,
 )
 from . import tiling
-from .options import TILE_OVERLAP, Options
+from .options import GRAPHS, TILE_OVERLAP, Options
 from .runner import Counter, Progress, Runner, Wait
 from .transparency import fill_transparent
 
@@ -86,7 +86,7 @@ class Restorer:
             raise CallError(f"`alpha` must be model or bicubic, not {str(options.alpha)!r}")
         self.alpha = options.alpha
         self.ensemble = options.ensemble
-        self.runner = Runner(model, self.device, options.ensemble)
+        self.runner = Runner(model, self.device, options.ensemble, options.graphs)
         self.largest_tile = LARGEST_TILE
         self.largest_batch = BATCH_PIXELS if self.device.type == "cuda" else 1
         # Whether half precision was not enough for some tile.
@@ -97,6 +97,11 @@ class Restorer:
             torch.cuda.set_per_process_memory_fraction(
                 min(1.0, self.memory_limit / total), self.device
             )
+
+    @property
+    def graphs(self) -> int:
+        """How many shapes are recorded at the same time; 0 also after a recording has failed."""
+        return self.runner.graphs.limit
 
     def bytes_per_pixel(self) -> int:
         """Estimated peak memory of the network for each pixel of a tile.
@@ -376,6 +381,7 @@ def load_restorer(
     ensemble: bool = False,
     alpha: str = "model",
     dtype: str = "auto",
+    graphs: int = GRAPHS,
 ) -> Restorer:
     """Load a model by its name or from a checkpoint file and make it ready on a device.
 
@@ -390,6 +396,7 @@ def load_restorer(
         ensemble: see `Options`.
         alpha: see `Options`.
         dtype: see `Options`.
+        graphs: see `Options`.
 
     Raises:
         CallError: there is no such model, file, device or back end, or an option is wrong.
@@ -398,7 +405,9 @@ def load_restorer(
         BackendError: the device or back end cannot run here.
     """
     model, _ = load_network(find_checkpoint(name_or_file))
-    options = Options(device, backend, tile, tile_overlap, memory_limit, ensemble, alpha, dtype)
+    options = Options(
+        device, backend, tile, tile_overlap, memory_limit, ensemble, alpha, dtype, graphs
+    )
     return Restorer(model, str(name_or_file), options)
 
 

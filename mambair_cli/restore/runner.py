@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..archs.layers import Block
 from .graphs import Graphs
+from .options import GRAPHS
 
 Array = NDArray[Any]
 Wait = Callable[[], Array]
@@ -31,6 +32,7 @@ class Runner:
         model: the plain module, (B,C,H,W) float in [0,1] in, (B,C,sH,sW) float out.
         device: where it runs; a GPU of NVIDIA or AMD gets convolutions in channels-last layout.
         ensemble: average over the eight symmetries, MambaIR+ (section 4.2).
+        graphs: shapes that are recorded at the same time, see `options.GRAPHS`.
 
     Attributes:
         ahead: how many batches to start before waiting for the result of one, so that the device
@@ -39,12 +41,14 @@ class Runner:
         graphs: recorded calls of the network, used where `graphs.limit` allows any.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device, ensemble: bool = False):
+    def __init__(
+        self, model: nn.Module, device: torch.device, ensemble: bool = False, graphs: int = GRAPHS
+    ):
         self.model, self.device, self.ensemble = model.to(device).eval(), device, ensemble
         self.channels: int = model.config.in_chans  # type: ignore[union-attr, assignment]
         self.copies: torch.cuda.Stream | None = None
         self.ahead = 0
-        self.graphs = Graphs(self._compute)
+        self.graphs = Graphs(self._compute, graphs)
         if device.type == "cuda":
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             self.copies, self.ahead = torch.cuda.Stream(device), 1

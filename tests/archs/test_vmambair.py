@@ -125,9 +125,9 @@ def test_what_becomes_of_the_channel_scan(monkeypatch, form, adds):
         module.out_conv.weight.copy_(torch.eye(64)[:, :, None, None])
         module.out_conv.bias.zero_()
         c = torch.linspace(-2, 2, 64).expand(1, 1, 1, 64)
-        monkeypatch.setattr(module, "_channels", lambda y: torch.zeros_like(c))
+        monkeypatch.setattr(module, "channels", lambda y: torch.zeros_like(c))
         y = module(tokens)
-        monkeypatch.setattr(module, "_channels", lambda y: c)
+        monkeypatch.setattr(module, "channels", lambda y: c)
         torch.testing.assert_close(module(tokens), y + c if adds else y * c + y)
 
 

@@ -10,6 +10,7 @@ from gpu_reports import assert_printable
 
 from mambair_cli.bench import __main__ as program
 from mambair_cli.bench.cost import gpu
+from mambair_cli.bench.cost.rows import Row
 from mambair_cli.errors import BackendError
 
 
@@ -35,15 +36,16 @@ def test_the_program(run, tmp_path, monkeypatch):
     out = tmp_path / "a" / "b"
     code, table, told = run("--out", out, "--device", "cuda:1")
     assert code == 0
-    rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    lines = (out / "rows.jsonl").read_text().splitlines()
+    rows = [Row(**json.loads(line)) for line in lines]
     assert_printable(rows)
     assert len(table.splitlines()) == len(told.splitlines()) == len(rows) >= 60
     for row, line, note in zip(rows, table.splitlines(), told.splitlines(), strict=True):
         assert line.split() == [
-            *f"{row['what']} {row['value']} {row['bar']}".split(),
-            *{True: ["met"], False: ["MISSED"], None: []}[row["met"]],
+            *f"{row.what} {row.value} {row.bar}".split(),
+            *{True: ["met"], False: ["MISSED"], None: []}[row.met],
         ]
-        assert note.endswith(f" s  {row['what']}: {row['value']}")
+        assert note.endswith(f" s  {row.what}: {row.value}")
     assert len(run("--out", out, "--device", "cuda:1", "--quick")[1].splitlines()) < len(rows)
     monkeypatch.setattr(gpu, "measure", lambda function: pytest.fail("it is known"))
     assert run("--out", out, "--device", "cuda:1")[:2] == (0, table)

@@ -80,7 +80,7 @@ def test_figure_visual(call, folder):
     ("bench  figure  erf  -o  a.jpg", 2, "a.jpg", ".png, .svg, .pdf"),
     ("bench  figure  erf  -o  none/a.png", 2, "no folder"),
     ("bench  figure  erf  -o  a.png  --dataset  nothing", 2, "nothing is no data set"),
-    ("bench  figure  erf  -o  a.png  --dataset  B100", 2, "B100 is not in"),
+    ("bench  figure  erf  -o  a.png  --offline", 1, "B100 is not here", "must not be used"),
     ("bench  figure  lam  missing.png  -o  a.png", 2, "missing.png"),
     ("bench  figure  lam  deep.png  -o  a.png  -m  tiny-x2  -m  tiny-x4", 2, "different scales"),
     ("bench  figure  lam  deep.png  -o  a.png  --side  999", 2, "999", "leaves the image"),

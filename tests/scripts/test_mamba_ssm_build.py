@@ -1,4 +1,4 @@
-"""Building what is needed of mamba-ssm, without a compiler: what would be compiled, and what lies there afterwards."""
+"""Building what is needed of mamba-ssm, without a compiler."""
 
 import re
 import subprocess
@@ -23,7 +23,9 @@ def sdist(tmp_path):
         "csrc/selective_scan/selective_scan.cpp": "",
         "mamba_ssm/__init__.py": "import a_package_of_language_models",
         "mamba_ssm/ops/__init__.py": "",
-        "mamba_ssm/ops/selective_scan_interface.py": "import selective_scan_cuda\nselective_scan_fn = print",
+        "mamba_ssm/ops/selective_scan_interface.py": (
+            "import selective_scan_cuda\nselective_scan_fn = print"
+        ),
     }.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,25 +1,19 @@
-"""The speed and the error of the scan and of whole nets on the CPU, against their alternatives and the floor."""
+"""Speed and error of the scan and of whole nets on the CPU, beside alternatives and the floor."""
 
-import gc
-import importlib.machinery
-import importlib.util
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-import types
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...archs.complexity import multiply_adds
 from ...archs.mambair import MambaIR, MambaIRConfig
 from ...archs.ss2d import SS2D, use_backend
 from ...models.catalog import bundled_models
@@ -27,47 +21,35 @@ from ...models.fetch import find_checkpoint
 from ...models.recognise import load_network
 from ...ops import ss2d_scan
 from ...ops.scan_reference import ss2d_scan_sequential, ss2d_scan_vectorised
-from ...system import runtime
+from .rows import Row, at_least, at_most, ratio
+from .swinir import INSTALL, swinir_light
+from .timing import single_thread, work_seconds
 
 LIGHT = MambaIRConfig(60, (6, 6, 6, 6), 10, 1.2, "light_c", "pixelshuffledirect", 2)
-Facts = dict[str, Any]
+# Bars
+FORWARD_ERROR, GRADIENT_ERROR = 5e-6, 1e-5
+SPEEDUP = 10
+FLOOR, GROWTH, SWINIR = 2.5, 1.2, 0.6
+TINY = 4
+BUSY = 2
+COMPILED, CACHED = 10.0, 0.5
 
 
-def scan_report(quick: bool) -> list[Facts]:
-    """The bars of the CPU scan (single thread, medians of process time): rows of what, value, bar and met."""
-    runtime.keep_freed_memory()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    try:
+def scan_report(quick: bool) -> list[Row]:
+    """The bars of the CPU scan: a single thread, medians of process time."""
+    with single_thread():
+        torch.manual_seed(0)
         return [
-            *_op_rows(quick),
-            *_net_rows(quick),
-            *_tiny_rows(quick),
-            *_busy_rows(),
-            *_compile_rows(),
+            *error_rows(),
+            *op_rows(quick),
+            *net_rows(quick),
+            *tiny_rows(quick),
+            busy_row(),
+            *compile_rows(),
         ]
-    finally:
-        torch.set_num_threads(threads)
 
 
-def _row(what: str, value: str, bar: str = "", met: bool | None = None) -> Facts:
-    return {"what": what, "value": value, "bar": bar, "met": met}
-
-
-def _seconds(function: Callable[[], object], repeats: int) -> float:
-    """Median process time; after one call to warm up."""
-    function()
-    times = []
-    gc.collect()
-    for _ in range(repeats):
-        start = time.process_time()
-        function()
-        times.append(time.process_time() - start)
-    return statistics.median(times)
-
-
-def _scan_inputs(side: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+def scan_inputs(side: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     """Inputs of the scan as a fresh light net sees them: D = 72, N = 10, R = 4, K = 4."""
     module = SS2D(LIGHT.embed_dim, LIGHT.inner, LIGHT.d_state)
     x = torch.nn.functional.silu(torch.randn(1, side, side, LIGHT.inner))
@@ -76,177 +58,133 @@ def _scan_inputs(side: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     return [v.detach().to(dtype).requires_grad_() for v in (x, x_dbl, *parameters)]
 
 
-def _gradients(scan: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
+def gradients(scan: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
+    """The result of a scan, and the gradients of all inputs."""
     y = scan(*inputs)
     weight = torch.cos(torch.arange(y.numel(), dtype=y.dtype)).view_as(y)
     return [y, *torch.autograd.grad((y * weight).sum(), inputs)]
 
 
-def _numba(*inputs: Tensor) -> Tensor:
+def numba_scan(*inputs: Tensor) -> Tensor:
+    """The scan that is measured."""
     return ss2d_scan(*inputs, backend="numba")
 
 
-def _op_rows(quick: bool) -> list[Facts]:
-    exact = _gradients(ss2d_scan_sequential, _scan_inputs_like(48, torch.float64))
-    found = _gradients(_numba, _scan_inputs_like(48, torch.float32))
+def error_rows(side: int = 48) -> list[Row]:
+    """How far the scan is from float64, one step after the other."""
+    found, exact = list[Tensor](), list[Tensor]()
+    for scan, dtype, into in (
+        (ss2d_scan_sequential, torch.float64, exact),
+        (numba_scan, torch.float32, found),
+    ):
+        torch.manual_seed(1)
+        into += gradients(scan, scan_inputs(side, dtype))
     errors = [
         ((a.double() - b).abs().max() / b.abs().max()).item()
         for a, b in zip(found, exact, strict=True)
     ]
-    rows = [
-        _row(
-            "scan, forward error, of max|y| (48x48)",
-            f"{errors[0]:.1e}",
-            "<= 5e-6",
-            errors[0] <= 5e-6,
-        ),
-        _row(
-            "scan, gradient error, of max|g| (48x48)",
-            f"{max(errors[1:]):.1e}",
-            "<= 1e-5",
-            max(errors[1:]) <= 1e-5,
-        ),
-    ]
+    forward, backward = errors[0], max(errors[1:])
+    size = f"({side}x{side})"
+    what = f"scan, forward error, of max|y| {size}"
+    forward_row = at_most(what, forward, FORWARD_ERROR, f"{forward:.1e}")
+    what = f"scan, gradient error, of max|g| {size}"
+    return [forward_row, at_most(what, backward, GRADIENT_ERROR, f"{backward:.1e}")]
+
+
+def op_rows(quick: bool) -> list[Row]:
+    """The scan alone, against the vectorised form and autograd through it."""
+    rows = []
     for side in (64, 128):
-        inputs = _scan_inputs(side)
+        inputs = scan_inputs(side)
         with torch.no_grad():
-            ours = _seconds(lambda i=inputs: _numba(*i), 9)  # type: ignore[misc]
-            theirs = _seconds(lambda i=inputs: ss2d_scan_vectorised(*i), 3)  # type: ignore[misc]
-        bar, met = ("", None) if side == 64 else (">= 10", theirs / ours >= 10)
-        rows.append(
-            _row(
-                f"scan {side}x{side}, vectorised PyTorch / numba",
-                f"{theirs / ours:.1f} ({theirs * 1e3:.0f} / {ours * 1e3:.1f} ms)",
-                bar,
-                met,
-            )
-        )
+            ours = work_seconds(partial(numba_scan, *inputs), 9)
+            theirs = work_seconds(partial(ss2d_scan_vectorised, *inputs), 3)
+        what, shown = f"scan {side}x{side}, vectorised PyTorch / numba", ratio(theirs, ours)
+        if side == 64:
+            rows.append(Row(what, shown))
+        else:
+            rows.append(at_least(what, theirs / ours, SPEEDUP, shown))
     side = 32 if quick else 64
-    inputs = _scan_inputs(side)
-    ours = _seconds(lambda: _gradients(_numba, inputs), 7)
-    theirs = _seconds(lambda: _gradients(ss2d_scan_vectorised, inputs), 3)
-    rows.append(
-        _row(
-            f"scan {side}x{side} forward + backward, autograd / numba",
-            f"{theirs / ours:.1f} ({theirs * 1e3:.0f} / {ours * 1e3:.1f} ms)",
-            ">= 10",
-            theirs / ours >= 10,
-        )
-    )
-    return rows
+    inputs = scan_inputs(side)
+    ours = work_seconds(lambda: gradients(numba_scan, inputs), 7)
+    theirs = work_seconds(lambda: gradients(ss2d_scan_vectorised, inputs), 3)
+    what = f"scan {side}x{side} forward + backward, autograd / numba"
+    return [*rows, at_least(what, theirs / ours, SPEEDUP, ratio(theirs, ours))]
 
 
-def _scan_inputs_like(side: int, dtype: torch.dtype) -> list[Tensor]:
-    torch.manual_seed(1)
-    return _scan_inputs(side, dtype)
-
-
-def _net_rows(quick: bool) -> list[Facts]:
+def net_rows(quick: bool) -> list[Row]:
+    """A whole light net, against the vectorised form, the floor, a larger size and SwinIR."""
     model = MambaIR(LIGHT).eval()
     small, large = torch.rand(1, 3, 128, 128), torch.rand(1, 3, 256, 256)
     repeats = 3 if quick else 5
     with torch.inference_mode():
-        at_128 = _seconds(lambda: model(small), repeats)
-        at_256 = _seconds(lambda: model(large), repeats)
+        at_128 = work_seconds(lambda: model(small), repeats)
+        at_256 = work_seconds(lambda: model(large), repeats)
         use_backend(model, "reference")
-        vectorised = _seconds(lambda: model(small), 1)
+        vectorised = work_seconds(lambda: model(small), 1)
         use_backend(model, "auto")
-        floor = _floor(model, small)
-        rows = [
-            _row(
-                "light x2 net 128x128, vectorised PyTorch / numba",
-                f"{vectorised / at_128:.1f} ({vectorised * 1e3:.0f} / {at_128 * 1e3:.0f} ms)",
-            ),
-            _row(
-                "light x2 net 128x128, time / floor",
-                f"{at_128 / floor:.2f} (floor {floor * 1e3:.0f} ms)",
-                "<= 2.5",
-                at_128 / floor <= 2.5,
-            ),
-            _row(
-                "light x2 net, time per pixel 256x256 / 128x128",
-                f"{at_256 / at_128 / 4:.2f}",
-                "<= 1.2",
-                at_256 / at_128 / 4 <= 1.2,
-            ),
-        ]
-        swinir = _swinir_light()
-        if swinir is None:
-            rows.append(
-                _row(
-                    "light x2 net 256x256, time / SwinIR-light's",
-                    "spandrel is not installed: pip install --no-deps spandrel, pip install einops",
-                    "<= 0.60",
-                )
-            )
-        else:
-            theirs = _seconds(lambda: swinir(large), repeats)
-            rows.append(
-                _row(
-                    "light x2 net 256x256, time / SwinIR-light's",
-                    f"{at_256 / theirs:.2f} ({at_256 * 1e3:.0f} / {theirs * 1e3:.0f} ms)",
-                    "<= 0.60",
-                    at_256 / theirs <= 0.6,
-                )
-            )
-    return rows
+        least = floor(model, small)
+        swinir = swinir_light()
+        theirs = work_seconds(lambda: swinir(large), repeats) if swinir else None
+    at_floor, growth = at_128 / least, at_256 / at_128 / 4
+    shown = f"{at_floor:.2f} (floor {least * 1e3:.0f} ms)"
+    rows = [
+        Row("light x2 net 128x128, vectorised PyTorch / numba", ratio(vectorised, at_128)),
+        at_most("light x2 net 128x128, time / floor", at_floor, FLOOR, shown),
+        at_most("light x2 net, time per pixel 256x256 / 128x128", growth, GROWTH, f"{growth:.2f}"),
+    ]
+    what = "light x2 net 256x256, time / SwinIR-light's"
+    if theirs is None:
+        return [*rows, Row(what, f"spandrel is not installed: {INSTALL}", f"<= {SWINIR:g}")]
+    shown = f"{at_256 / theirs:.2f} ({at_256 * 1e3:.0f} / {theirs * 1e3:.0f} ms)"
+    return [*rows, at_most(what, at_256 / theirs, SWINIR, shown)]
 
 
-def _tiny_rows(quick: bool) -> list[Facts]:
-    """How many times as long a light net takes as the bundled net of its scale, measured in turns."""
+def tiny_rows(quick: bool) -> list[Row]:
+    """How many times as long a light net takes as the bundled one, measured in turns."""
     image, rows = torch.rand(1, 3, 128, 128), []
     for row in bundled_models("upscale", real=False):
-        nets = (
-            MambaIR(replace(LIGHT, upscale=row.scale)).eval(),
-            load_network(find_checkpoint(row.name))[0],
-        )
+        light = MambaIR(replace(LIGHT, upscale=row.scale)).eval()
+        tiny = load_network(find_checkpoint(row.name))[0]
+        turns = []
         with torch.inference_mode():
-            turns = [
-                [_seconds(partial(net, image), 1) for net in nets] for _ in range(3 if quick else 7)
-            ]
-        theirs, ours = (statistics.median(seconds) * 1e3 for seconds in zip(*turns, strict=True))
-        ratio = statistics.median(light / tiny for light, tiny in turns)
-        value = f"{ratio:.1f} ({theirs:.0f} / {ours:.0f} ms)"
-        rows.append(
-            _row(f"light x{row.scale} net / {row.name}, 128x128", value, ">= 4", ratio >= 4)
-        )
+            for _ in range(3 if quick else 7):
+                turns.append([work_seconds(partial(net, image), 1) for net in (light, tiny)])
+        theirs, ours = map(statistics.median, zip(*turns, strict=True))
+        factor = statistics.median(slow / fast for slow, fast in turns)
+        what = f"light x{row.scale} net / {row.name}, 128x128"
+        shown = f"{factor:.1f} ({theirs * 1e3:.0f} / {ours * 1e3:.0f} ms)"
+        rows.append(at_least(what, factor, TINY, shown))
     return rows
 
 
-def _floor(model: MambaIR, image: Tensor) -> float:
+def floor(model: nn.Module, image: Tensor) -> float:
     """Seconds that nothing can beat here.
 
-    Every convolution and linear layer at the rate of oneDNN's best fp32 3x3 convolution, and 13 vector
-    instructions a state update at the rate of independent multiply-adds.
+    Everything but the recurrence at the rate of oneDNN's best fp32 3x3 convolution, and 13 vector
+    instructions for each update of a state at the rate of independent multiply-adds.
+
+    Args:
+        model: the network.
+        image: (1,C,H,W) that it would see.
     """
-    channels = 64
-    conv = nn.Conv2d(channels, channels, 3, padding=1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    sample = torch.rand(1, channels, 128, 128).contiguous(memory_format=torch.channels_last)
-    rate = (
-        conv.weight.numel() * 128 * 128 / _seconds(lambda: conv(sample), 9)
-    )  # multiply-adds a second
-    macs: list[int] = []
-    hooks = [
-        m.register_forward_hook(lambda m, _, out: macs.append(m.weight[0].numel() * out.numel()))
-        for m in model.modules()
-        if isinstance(m, nn.Conv2d)
-    ]
-    model(image)
-    for hook in hooks:
-        hook.remove()
-    tokens, updates = image.shape[2] * image.shape[3], 0
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            macs.append(module.weight.numel() * tokens)
-        elif isinstance(module, SS2D):
-            macs.append(module.x_proj_weight.numel() * tokens)
-            updates += module.A_logs.numel() * tokens
     from ...ops.simd import LANES
 
-    return sum(macs) / rate + 13 * updates / LANES * _fma_seconds()
+    channels, side = 64, 128
+    layer = nn.Conv2d(channels, channels, 3, padding=1)
+    conv = layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    sample = torch.rand(1, channels, side, side).contiguous(memory_format=torch.channels_last)
+    macs_a_second = conv.weight.numel() * side**2 / work_seconds(lambda: conv(sample), 9)
+    height, width = image.shape[2:]
+    pixels = height * width
+    states = sum(m.A_logs.numel() for m in model.modules() if isinstance(m, SS2D))
+    skips = sum(m.Ds.numel() for m in model.modules() if isinstance(m, SS2D))
+    # Counted are 9 multiply-adds for an update of a state, and one for each skip.
+    dense = multiply_adds(model, width, height).full - pixels * (9 * states + skips)
+    return dense / macs_a_second + 13 * pixels * states / LANES * fma_seconds()
 
 
-def _fma_seconds() -> float:
+def fma_seconds() -> float:
     """Seconds for one of many independent vector multiply-adds."""
     from numba import njit
 
@@ -262,46 +200,21 @@ def _fma_seconds() -> float:
         store(array, 0, add(add(add(add(a, b), add(c, d)), add(add(e, f), add(g, h))), add(i, j)))
 
     array, repeats = np.full(16, 0.5, np.float32), 2_000_000
-    return _seconds(lambda: chains(repeats, array), 5) / repeats / 10
-
-
-def _swinir_light() -> nn.Module | None:
-    """SwinIR-light x2 with fresh weights, from spandrel; None where that is not installed.
-
-    It imports torchvision, of which this network needs nothing, so an empty stand-in serves.
-    """
-    if importlib.util.find_spec("spandrel") is None or importlib.util.find_spec("einops") is None:
-        return None
-    if importlib.util.find_spec("torchvision") is None:
-        for name in ("", ".ops", ".models", ".transforms", ".transforms.functional"):
-            stand_in = types.ModuleType("torchvision" + name)
-            stand_in.__getattr__ = lambda attribute: None  # type: ignore[method-assign]
-            stand_in.__spec__ = importlib.machinery.ModuleSpec(stand_in.__name__, None)
-            sys.modules.setdefault(stand_in.__name__, stand_in)
-    spandrel = importlib.import_module("spandrel.architectures.SwinIR")
-    warnings.filterwarnings("ignore", "torch.meshgrid")  # by its constructor
-    return spandrel.SwinIR(
-        upscale=2, img_size=64, window_size=8, img_range=1.0, depths=[6] * 4, embed_dim=60, num_heads=[6] * 4,
-        mlp_ratio=2, upsampler="pixelshuffledirect", resi_connection="1conv",
-    ).eval()  # fmt: skip
+    return work_seconds(lambda: chains(repeats, array), 5) / repeats / 10
 
 
 _RUN = """
-import sys, time
+import sys
 import torch
-from mambair_cli import runtime
 from mambair_cli.archs.mambair import MambaIR
-from mambair_cli.bench.kernels import LIGHT
+from mambair_cli.bench.cost.cpu import LIGHT
+from mambair_cli.bench.cost.timing import median_seconds
+from mambair_cli.system import runtime
 runtime.keep_freed_memory()
 torch.set_num_threads(int(sys.argv[1]))
 model, image = MambaIR(LIGHT).eval(), torch.rand(1, 3, 96, 96)
-times = []
 with torch.inference_mode():
-    for _ in range(8):
-        start = time.perf_counter()
-        model(image)
-        times.append(time.perf_counter() - start)
-print(sorted(times[1:])[3])
+    print(median_seconds(lambda: model(image), 7))
 """
 
 
@@ -309,26 +222,19 @@ def _python(script: str, *arguments: str, **environment: str) -> str:
     """What a script prints in a new process that knows this package's settings."""
     command = [sys.executable, "-c", "import mambair_cli\n" + script, *arguments]
     environment = {**os.environ, **environment}
-    return subprocess.run(
-        command, env=environment, check=True, capture_output=True, text=True
-    ).stdout
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    return done.stdout
 
 
-def _busy_rows() -> list[Facts]:
+def busy_row() -> Row:
     """With one core kept busy, how long two threads take, against one thread (wall time)."""
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
         try:
             two, one = float(_python(_RUN, "2")), float(_python(_RUN, "1"))
         finally:
             busy.kill()
-    return [
-        _row(
-            "light x2 net 96x96 beside a busy process, 2 threads / 1 thread",
-            f"{two / one:.2f}",
-            "<= 2",
-            two / one <= 2,
-        )
-    ]
+    what = "light x2 net 96x96 beside a busy process, 2 threads / 1 thread"
+    return at_most(what, two / one, BUSY, f"{two / one:.2f}")
 
 
 _COMPILE = """
@@ -342,18 +248,12 @@ print(time.process_time() - start)
 """
 
 
-def _compile_rows() -> list[Facts]:
-    """What a first result waits for beyond torch's import: numba's import and the kernels of inference."""
+def compile_rows() -> list[Row]:
+    """What a first result waits for beyond torch's import: numba's import and its kernels."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for state, bar in (("compiled", 10.0), ("from the cache", 0.5)):
+        for state, limit in (("compiled", COMPILED), ("from the cache", CACHED)):
             seconds = float(_python(_COMPILE, NUMBA_CACHE_DIR=folder))
-            rows.append(
-                _row(
-                    f"numba and its kernels, {state}",
-                    f"{seconds:.2f} s",
-                    f"<= {bar:g} s",
-                    seconds <= bar,
-                )
-            )
+            what = f"numba and its kernels, {state}"
+            rows.append(at_most(what, seconds, limit, f"{seconds:.2f} s", "s"))
     return rows

@@ -1,9 +1,8 @@
-"""What is measured on a GPU: scans, whole nets, training steps; and how, and what the scan needs at least."""
+"""What is measured on a GPU: scans, nets, training steps; and what a scan needs at least."""
 
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +11,7 @@ from torch import Tensor, nn
 from ...archs.mambair import MambaIR, MambaIRConfig
 from ...archs.ss2d import SS2D, use_backend
 from .cpu import LIGHT
-
-if TYPE_CHECKING:
-    from .gpu_rates import Rates
+from .timing import gpu_seconds
 
 Scan = Callable[..., Tensor]
 NETS = {
@@ -22,12 +19,15 @@ NETS = {
     "classic": MambaIRConfig(),
     "denoise": MambaIRConfig(expand=1.2, upsampler="", upscale=1),
 }
-BUDGET, REPEATS = 0.5, (3, 20)  # seconds for a measurement, but so often at least and at most
+BUDGET = 0.5
+"""Seconds that a measurement may take."""
+LEAST, MOST = 3, 20
+"""Calls of a measurement, whatever they take."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a call: median seconds, and the most memory that it added in bytes."""
+    """Median seconds of a call, and the most memory that it added in bytes."""
 
     seconds: float
     memory: int
@@ -36,30 +36,38 @@ class Cost:
         return f"{self.seconds * 1e3:.3g} ms, {self.memory / 2**20:.0f} MiB"
 
 
-def timed(function: Callable[[], object], repeats: int) -> list[float]:
-    """Seconds that each call keeps the current GPU busy or waiting; the calls are not waited for in between."""
-    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
-    for start, end in events:
-        start.record()
-        function()
-        end.record()
-    torch.cuda.synchronize()
-    return [start.elapsed_time(end) / 1e3 for start, end in events]
+@dataclass(frozen=True)
+class Failed:
+    """Why something was not measured."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
 
 
-def measure(function: Callable[[], object]) -> Cost | str:
-    """What a call on the current GPU costs, after one call to warm up; or that it does not fit into memory."""
+@dataclass(frozen=True)
+class Rates:
+    """What a GPU does in a second: bytes moved, exponentials and multiply-adds of single lanes."""
+
+    bytes: float
+    exponentials: float
+    instructions: float
+
+
+def measure(function: Callable[[], object]) -> Cost | Failed:
+    """What a call on the current GPU costs, after one to warm up; Failed where memory runs out."""
     try:
         function()
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        (first,) = timed(function, 1)
-        least, most = REPEATS
-        times = [first, *timed(function, min(most, max(least, int(BUDGET / max(first, 1e-9)))) - 1)]
+        (first,) = gpu_seconds(function, 1)
+        calls = min(MOST, max(LEAST, int(BUDGET / max(first, 1e-9))))
+        times = [first, *gpu_seconds(function, calls - 1)]
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
-        return "out of memory"
+        return Failed("out of memory")
     return Cost(statistics.median(times), torch.cuda.max_memory_allocated() - before)
 
 
@@ -84,28 +92,18 @@ def core(module: SS2D, x: Tensor, scan: Scan) -> Tensor:
 def gradients(module: SS2D, x: Tensor, scan: Scan) -> list[Tensor]:
     """The result of `core` and the gradients of x and all parameters."""
     y = core(module, x, scan)
-    used = (
-        module.x_proj_weight,
-        module.dt_projs_weight,
-        module.dt_projs_bias,
-        module.A_logs,
-        module.Ds,
-    )
-    return [
-        y,
-        *torch.autograd.grad(
-            (y * torch.cos(torch.arange(y.shape[-1], device=y.device))).sum(), (x, *used)
-        ),
-    ]
+    weights = (module.x_proj_weight, module.dt_projs_weight, module.dt_projs_bias)
+    weighted = y * torch.cos(torch.arange(y.shape[-1], device=y.device))
+    return [y, *torch.autograd.grad(weighted.sum(), (x, *weights, module.A_logs, module.Ds))]
 
 
-def floor(config: MambaIRConfig, pixels: int, rates: "Rates") -> float:
+def floor(config: MambaIRConfig, pixels: int, rates: Rates) -> float:
     """Seconds that the chunked forward of a block's scan needs at least, in float32.
 
-    x, x_dbl and y cross the memory once. Both passes over the sequence take an exponential for each state and
-    one for each softplus. They issue 4 and 5 instructions for each state (multiply, exponential, multiply,
-    multiply-add; and the output's multiply-add), and for each step size R multiply-adds and 12 of softplus and
-    input; what loads and counts is left out.
+    x, x_dbl and y cross the memory once. Both passes over the sequence take an exponential for each
+    state and one for each softplus. They issue 4 and 5 instructions for each state (multiply,
+    exponential, multiply, multiply-add; and the output's multiply-add), and for each step size R
+    multiply-adds and 12 of softplus and input. Loads and loop counters are left out.
     """
     D, N, R, K = config.inner, config.d_state, -(-config.embed_dim // 16), 4
     moved = 4 * (2 * D + K * (R + 2 * N))

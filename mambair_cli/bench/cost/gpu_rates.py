@@ -2,32 +2,28 @@
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
-from .gpu_cases import timed
+from .gpu_cases import Rates
+from .timing import gpu_seconds
 
-CHAINS = 64  # of a lane, independent of each other, so that none waits for the one before
-REPEATS, WARPS = 1024, 32  # of a chain; of a processor
-COPIED = 2**28  # numbers
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Of a GPU, each in a second: bytes read or written, exponentials and multiply-adds of single lanes."""
-
-    bytes: float
-    exponentials: float
-    instructions: float
+CHAINS = 64
+"""Of a lane, independent of each other, so that none waits for the one before."""
+REPEATS = 1024
+"""Links of a chain."""
+WARPS = 32
+"""Of a processor."""
+COPIED = 2**28
+"""Numbers."""
 
 
 @triton.jit
 def exponentials(OUT, repeats, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """X = 2^-x, again and again."""
+    """Repeat x = 2^-x."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     x = i * 1e-6
     for _ in range(repeats):
@@ -37,7 +33,7 @@ def exponentials(OUT, repeats, BLOCK: tl.constexpr):  # type: ignore[no-untyped-
 
 @triton.jit
 def multiply_adds(OUT, repeats, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """X = a x + a, again and again."""
+    """Repeat x = a x + a."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     x, factor = i * 1e-6, 0.5 + repeats * 1e-9
     for _ in range(repeats):
@@ -48,7 +44,7 @@ def multiply_adds(OUT, repeats, BLOCK: tl.constexpr):  # type: ignore[no-untyped
 def seconds(function: Callable[[], object]) -> float:
     """Median time of ten calls on the current GPU, after one to warm up."""
     function()
-    return statistics.median(timed(function, 10))
+    return statistics.median(gpu_seconds(function, 10))
 
 
 def measure_rates() -> Rates:
@@ -61,10 +57,7 @@ def measure_rates() -> Rates:
     out = torch.empty(programs * block, device="cuda")
 
     def rate(kernel: Any) -> float:
-        return (
-            out.numel()
-            * REPEATS
-            / seconds(lambda: kernel[programs,](out, REPEATS, BLOCK=block, num_warps=1))
-        )
+        took = seconds(lambda: kernel[programs,](out, REPEATS, BLOCK=block, num_warps=1))
+        return out.numel() * REPEATS / took
 
     return Rates(copied, rate(exponentials), rate(multiply_adds))

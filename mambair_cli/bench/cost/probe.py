@@ -1,12 +1,9 @@
-"""One restoration in a process of its own, since the peak of memory is one of a process: `measure` starts it."""
+"""One restoration in a process of its own, since the peak of memory is one of a process."""
 
 import json
-import statistics
 import subprocess
 import sys
-import time
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,18 +12,29 @@ from ...archs.mambair import MambaIR, MambaIRConfig
 from ...errors import MambairError, RestorationError
 from ...restore.restorer import Options, Restorer, load_restorer
 from ...system.devices import peak_memory, reset_peak_memory, used_memory
+from .timing import median_seconds
 
-Facts = dict[str, Any]
 STAND_IN = "stand-in"
-PATIENCE = 10.0  # seconds; after these a restoration is not repeated
+PATIENCE = 10.0
+"""Seconds after which a restoration is not repeated."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What to measure: a model (a name, a file or STAND_IN) on noise of this size.
+    """What to measure: a model on noise of this size.
 
-    limit: of memory, in bytes; 0: none. graphs: shapes recorded on a GPU, see `graphs`. repeats: of the restoration,
-    after one of a small image to warm up; fewer where they take longer than PATIENCE together.
+    Args:
+        model: a name, a file or STAND_IN.
+        height: of the input, in pixels.
+        width: of the input, in pixels.
+        limit: of memory, in bytes; 0: none.
+        backend: see `Options`.
+        device: see `Options`.
+        tile: see `Options`.
+        dtype: see `Options`.
+        graphs: see `Options`.
+        repeats: of the restoration, after one of a small image to warm up; fewer where they take
+            longer than PATIENCE together.
     """
 
     model: str
@@ -41,56 +49,77 @@ class Probe:
     repeats: int = 1
 
 
-def measure(probe: Probe) -> Facts:
-    """Run a probe in a new process: tiles, seconds (median), and bytes of memory.
+@dataclass(frozen=True)
+class Measured:
+    """What a probe found.
 
-    `predicted` is the estimate of what the restoration takes, `measured` what it took; `process` is the peak of
-    the process (on a GPU: of its memory there).
-
-    Raises MambairError with the reason where it fails.
+    Args:
+        tiles: how many the image was cut into.
+        scale: of the model.
+        backend: that ran.
+        device: that it ran on.
+        predicted: bytes that the restoration should take, by the estimate.
+        measured: bytes that it took.
+        process: peak of the process in bytes (on a GPU: of its memory there).
+        seconds: the median.
     """
-    command = [sys.executable, "-m", __name__, json.dumps(asdict(probe))]
+
+    tiles: int
+    scale: int
+    backend: str
+    device: str
+    predicted: int
+    measured: int
+    process: int
+    seconds: float
+
+
+def measure(*probes: Probe) -> list[Measured]:
+    """Run probes in one new process, small images before large ones.
+
+    Raises RestorationError with the reason where one fails.
+    """
+    command = [sys.executable, "-m", __name__, json.dumps([asdict(probe) for probe in probes])]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RestorationError(
-            f"{probe.model}: {(done.stderr.strip() or 'the process was killed').splitlines()[-1]}"
-        )
-    return dict(json.loads(done.stdout))
+        told = done.stderr.strip() or "the process was killed"
+        raise RestorationError(f"{probes[0].model}: {told.splitlines()[-1]}")
+    return [Measured(**found) for found in json.loads(done.stdout)]
 
 
-def run(probe: Probe) -> Facts:
-    """What `measure` returns, in this process."""
+def run(probe: Probe) -> Measured:
+    """What `measure` returns for a probe, in this process."""
     restorer = _restorer(probe)
-    restorer.runner.graphs.limit = probe.graphs
     restorer.restore(np.zeros((64, 64, 3), np.uint8))
     image = np.random.default_rng(0).integers(0, 256, (probe.height, probe.width, 3), np.uint8)
     before = used_memory(restorer.device)
     tiles = restorer.plan(probe.height, probe.width)
     predicted = restorer.peak_memory(tiles)
     reset_peak_memory(restorer.device)
-    seconds = []
-    for _ in range(probe.repeats):
-        start = time.perf_counter()
-        restorer.restore(image)
-        seconds.append(time.perf_counter() - start)
-        if sum(seconds) > PATIENCE:
-            break
+    seconds = median_seconds(
+        lambda: restorer.restore(image), probe.repeats, warm_up=False, patience=PATIENCE
+    )
     peak = peak_memory(restorer.device)
-    return {
-        "tiles": len(tiles.boxes),
-        "scale": restorer.scale,
-        "backend": restorer.backend,
-        "device": str(restorer.device),
-        "predicted": predicted,
-        "measured": peak - before,
-        "process": peak,
-        "seconds": statistics.median(seconds),
-    }
+    return Measured(
+        tiles=len(tiles.boxes),
+        scale=restorer.scale,
+        backend=restorer.backend,
+        device=str(restorer.device),
+        predicted=predicted,
+        measured=peak - before,
+        process=peak,
+        seconds=seconds,
+    )
 
 
 def _restorer(probe: Probe) -> Restorer:
     options = Options(
-        probe.device, probe.backend, probe.tile, memory_limit=probe.limit or None, dtype=probe.dtype
+        probe.device,
+        probe.backend,
+        probe.tile,
+        memory_limit=probe.limit or None,
+        dtype=probe.dtype,
+        graphs=probe.graphs,
     )
     if probe.model == STAND_IN:
         return Restorer(stand_in(), STAND_IN, options)
@@ -98,13 +127,14 @@ def _restorer(probe: Probe) -> Restorer:
 
 
 def stand_in() -> MambaIR:
-    """A x2 net of one small block: with the engine around it, it fills the memory without computing for hours."""
+    """A net of one small block that enlarges twice: it fills the memory in little time."""
     torch.manual_seed(0)
     return MambaIR(MambaIRConfig(8, (1,), 1, 1.0, "light_c", "pixelshuffledirect", 2))
 
 
 if __name__ == "__main__":
     try:
-        print(json.dumps(run(Probe(**json.loads(sys.argv[1])))))
+        wanted = [Probe(**probe) for probe in json.loads(sys.argv[1])]
+        print(json.dumps([asdict(run(probe)) for probe in wanted]))
     except MambairError as error:
         sys.exit(str(error))

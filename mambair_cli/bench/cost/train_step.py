@@ -1,4 +1,4 @@
-"""The speed of a training step on the CPU, against autograd through a vectorised scan, and what the loop adds."""
+"""A training step on the CPU, against autograd, and what the training loop adds."""
 
 import contextlib
 import io
@@ -6,10 +6,8 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +16,6 @@ from torch import Tensor
 from ...archs.ss2d import use_backend
 from ...images.image import Image
 from ...images.io import write_image
-from ...system import runtime
 from ...training.config import TrainConfig
 from ...training.device_batch import step_bytes
 from ...training.inputs import Folders, Settings
@@ -29,21 +26,22 @@ from ...training.parallel import SingleProcess
 from ...training.recipe import build_network, read_recipe
 from ...training.state import add_gradients
 from ...training.watch import read_log
+from .rows import Row, at_least, at_most
+from .timing import single_thread, work_seconds
 
-Facts = dict[str, Any]
-SPEEDUP, OUTSIDE, WAIT = 8.0, 0.10, 0.05  # bars
-"""How many times faster than autograd, and the shares of time outside of the work proper and waiting for data."""
+# Bars: how many times faster than autograd; the shares of time outside of the work proper, and
+# waiting for data.
+SPEEDUP, OUTSIDE, WAIT = 8.0, 0.10, 0.05
 
 
-def light(batch: int, patch: int) -> TrainConfig:
-    """The recipe light-x2 with another batch."""
-    return read_recipe(
-        "light-x2", [f"data.batch={batch}", f"data.patch={patch}", "data.validation=1"]
-    )
+def light(batch: int, patch: int, iterations: int | None = None) -> TrainConfig:
+    """The recipe light-x2 with another batch and patch, and for so many iterations."""
+    changes = [f"data.batch={batch}", f"data.patch={patch}", "data.validation=1"]
+    return read_recipe("light-x2", changes, iterations)
 
 
 def step_of(config: TrainConfig, backend: str, parts: int = 1) -> Callable[[], None]:
-    """A training step with random patches: forward, backward, optimiser; the batch in so many parts."""
+    """Forward, backward and optimiser on random patches, the batch in so many parts."""
     torch.manual_seed(0)
     model, engine = build_network(config), SingleProcess(torch.device("cpu"), False)
     use_backend(model, backend)
@@ -61,25 +59,15 @@ def step_of(config: TrainConfig, backend: str, parts: int = 1) -> Callable[[], N
     return step
 
 
-def _seconds(step: Callable[[], None], repeats: int) -> float:
-    """Median process time, after one call to warm up."""
-    step()
-    times = []
-    for _ in range(repeats):
-        began = time.process_time()
-        step()
-        times.append(time.process_time() - began)
-    return sorted(times)[repeats // 2]
-
-
 _MEMORY = """
 from pathlib import Path
-from mambair_cli import runtime
-from mambair_cli.training import speed
+from mambair_cli.bench.cost.train_step import light, step_of
+from mambair_cli.system import runtime
 runtime.keep_freed_memory()
-small, large = speed.step_of(speed.light(1, 16), "auto"), speed.step_of(speed.light({batch}, {patch}), "auto")
+small, large = (step_of(light(*size), "auto") for size in ((1, 16), ({batch}, {patch})))
 small()
-Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is used now
+# The peak is now what is used now.
+Path("/proc/self/clear_refs").write_text("5")
 peaks = []
 for step in (lambda: None, large):
     step()
@@ -90,7 +78,7 @@ print(peaks[1] - peaks[0])
 
 
 def step_memory(batch: int, patch: int) -> tuple[int, int]:
-    """Bytes that a step of light-x2 takes: estimated, and measured in a process of its own (Linux)."""
+    """Bytes that a step of light-x2 takes: estimated, and measured in a new process (Linux)."""
     config = light(batch, patch)
     model = build_network(config)
 
@@ -98,75 +86,69 @@ def step_memory(batch: int, patch: int) -> tuple[int, int]:
         return pixel_loss(config.loss, model(low), high)
 
     words = [sys.executable, "-c", _MEMORY.format(batch=batch, patch=patch)]
-    measured = subprocess.run(
-        words, check=True, capture_output=True, text=True, env=os.environ
-    ).stdout
-    return batch * step_bytes(model, config, patch, loss), int(measured)
+    done = subprocess.run(words, check=True, capture_output=True, text=True, env=os.environ)
+    return batch * step_bytes(model, config, patch, loss), int(done.stdout)
 
 
 def loop_shares(batch: int, patch: int, iterations: int) -> tuple[float, float]:
-    """Of the time of a run of light-x2: what is outside forward, backward and optimiser, and waiting for data."""
-    config = read_recipe(
-        "light-x2", [f"data.batch={batch}", f"data.patch={patch}", "data.validation=1"], iterations
-    )
+    """The shares of a run's time outside forward, backward and optimiser, and waiting for data."""
+    config = light(batch, patch, iterations)
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         data, out = Path(folder) / "data", Path(folder) / "out"
         data.mkdir()
         for i in range(4):
-            write_image(
-                data / f"{i}.png", Image(rng.integers(256, size=(480, 640, 3), dtype=np.uint8))
-            )
+            noise = rng.integers(256, size=(480, 640, 3), dtype=np.uint8)
+            write_image(data / f"{i}.png", Image(noise))
         with contextlib.redirect_stderr(io.StringIO()):
             train(config, Folders(data), out, settings=Settings("cpu"))
-        log = read_log(out / "log.jsonl")[1:]  # the first iteration compiles kernels
+        # The first iteration compiles kernels.
+        log = read_log(out / "log.jsonl")[1:]
     seconds = [1 / entry["it_per_s"] for entry in log]
-    shares = [
-        np.average([entry[key] for entry in log], weights=seconds) for key in ("outside", "wait")
-    ]
-    return float(shares[0]), float(shares[1])
+    outside, wait = (
+        float(np.average([entry[key] for entry in log], weights=seconds))
+        for key in ("outside", "wait")
+    )
+    return outside, wait
 
 
-def step_report(quick: bool = False) -> list[Facts]:
-    """The bars of a training step of light-x2, batch 4, 64x64 (quick: 32x32): rows of what, value, bar and met.
+def step_report(quick: bool = False) -> list[Row]:
+    """The bars of a training step of light-x2, batch 4, 64x64 (quick: 32x32).
 
-    Single thread, process time. The scan that autograd goes through takes the samples one by one, as at once they
-    do not fit into the memory of a small machine.
+    Single thread, process time. Autograd takes the samples one by one, as at once they do not fit
+    into the memory of a small machine.
     """
-    runtime.keep_freed_memory()
-    threads, patch = torch.get_num_threads(), 32 if quick else 64
-    torch.set_num_threads(1)
-    try:
-        ours = _seconds(step_of(light(4, patch), "auto"), 3)
-        theirs = _seconds(step_of(light(4, patch), "reference", parts=4), 1)
+    patch = 32 if quick else 64
+    with single_thread():
+        ours = work_seconds(step_of(light(4, patch), "auto"), 3)
+        theirs = work_seconds(step_of(light(4, patch), "reference", parts=4), 1)
         outside, wait = loop_shares(4, patch, 5 if quick else 9)
         estimated, measured = step_memory(4, patch)
-    finally:
-        torch.set_num_threads(threads)
-    what = f"light x2 step, batch 4, {patch}x{patch}"
+    step = f"light x2 step, batch 4, {patch}x{patch}"
+    speedup = theirs / ours
     return [
-        {
-            "what": f"{what}: autograd through the vectorised scan / ours",
-            "value": f"{theirs / ours:.1f} ({theirs:.2f} / {ours:.2f} s)",
-            "bar": f">= {SPEEDUP:g}",
-            "met": theirs / ours >= SPEEDUP,
-        },
-        {
-            "what": "training loop: share of time outside forward, backward and optimiser",
-            "value": f"{100 * outside:.1f} %",
-            "bar": f"<= {100 * OUTSIDE:g} %",
-            "met": outside <= OUTSIDE,
-        },
-        {
-            "what": "training loop: share of time waiting for data",
-            "value": f"{100 * wait:.1f} %",
-            "bar": f"<= {100 * WAIT:g} %",
-            "met": wait <= WAIT,
-        },
-        {
-            "what": f"{what}: memory, estimated / measured",
-            "value": f"{estimated / 2**20:.0f} / {measured / 2**20:.0f} MiB",
-            "bar": "",
-            "met": None,
-        },
+        at_least(
+            f"{step}: autograd through the vectorised scan / ours",
+            speedup,
+            SPEEDUP,
+            f"{speedup:.1f} ({theirs:.2f} / {ours:.2f} s)",
+        ),
+        at_most(
+            "training loop: share of time outside forward, backward and optimiser",
+            100 * outside,
+            100 * OUTSIDE,
+            f"{100 * outside:.1f} %",
+            "%",
+        ),
+        at_most(
+            "training loop: share of time waiting for data",
+            100 * wait,
+            100 * WAIT,
+            f"{100 * wait:.1f} %",
+            "%",
+        ),
+        Row(
+            f"{step}: memory, estimated / measured",
+            f"{estimated / 2**20:.0f} / {measured / 2**20:.0f} MiB",
+        ),
     ]

@@ -1,1 +1,1 @@
-"""The figures of the papers: what is drawn is computed without matplotlib, which only draws it."""
+"""The figures of the papers. matplotlib draws them; what they show is computed without it."""

@@ -1,4 +1,4 @@
-"""What the figures share: matplotlib where it is installed, files, images that are fit to be drawn."""
+"""What the figures share: matplotlib where it is installed, files, axes."""
 
 import importlib.util
 from pathlib import Path
@@ -10,7 +10,7 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def check_figure(path: Path) -> Path:
-    """The path itself, before long work. Raises CallError where no figure can be written there, and why."""
+    """The path itself, before long work. Raises CallError where no figure can be written there."""
     if importlib.util.find_spec("matplotlib") is None:
         raise CallError("figures need one more package: pip install 'mambair[bench]'")
     if path.suffix.lower() not in SUFFIXES:
@@ -30,12 +30,11 @@ def panels(rows: int, columns: int, width: float, height: float) -> tuple[Any, A
 
 def save(figure: Any, path: Path) -> None:
     """Write a figure at 200 dots an inch. Raises OSError."""
-    figure.savefig(
-        path, dpi=200, metadata={"Date": None} if path.suffix.lower() == ".svg" else None
-    )
+    metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
+    figure.savefig(path, dpi=200, metadata=metadata)
 
 
 def bare(axes: Any, title: str) -> None:
-    """Axes of an image: without ticks, with a line below."""
+    """Make axes those of an image: without ticks, with a line below."""
     axes.set(xticks=[], yticks=[])
     axes.set_xlabel(title, fontsize=8)

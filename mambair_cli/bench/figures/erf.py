@@ -1,4 +1,7 @@
-"""Effective receptive fields: which inputs the centre of an output depends on (MambaIR, figure 1; Luo 2016)."""
+"""Effective receptive fields: which inputs the centre of an output depends on.
+
+MambaIR, figure 1; Luo 2016.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -14,7 +17,8 @@ from ...restore.restorer import Restorer
 from . import canvas
 
 Map = NDArray[np.float64]
-SIDE = 120  # pixels of an input
+SIDE = 120
+"""Pixels of an input."""
 SHARES = (0.2, 0.5, 0.9, 0.99)
 
 
@@ -23,7 +27,7 @@ def field(
     images: Sequence[Pixels],
     report: Callable[[float], None] = lambda share: None,
 ) -> tuple[Map, Map]:
-    """Gradients of the centre pixel of the output, their magnitudes summed over the channels of both.
+    """Gradients of the output's centre pixel, their magnitudes summed over the channels of both.
 
     Args:
         restorer: holds the network.
@@ -31,8 +35,8 @@ def field(
         report: is called with the share done.
 
     Returns:
-        Two SIDE x SIDE maps, means over the images: of the magnitudes, and of their fourth roots, which show small
-        values too.
+        Two SIDE x SIDE maps, means over the images: of the magnitudes, and of their fourth roots,
+        which show small values too.
 
     Raises CallError for an image that is too small.
     """
@@ -55,7 +59,8 @@ def _centre(image: Pixels, channels: int) -> torch.Tensor:
     height, width = image.shape[:2]
     if min(height, width) < SIDE:
         raise CallError(
-            f"an image of {width}x{height} pixels is too small: the receptive field takes {SIDE} a side"
+            f"an image of {width}x{height} pixels is too small: the receptive field takes {SIDE} a"
+            " side"
         )
     top, left = (height - SIDE) // 2, (width - SIDE) // 2
     crop = image[top : top + SIDE, left : left + SIDE] / np.float32(255)
@@ -64,7 +69,10 @@ def _centre(image: Pixels, channels: int) -> torch.Tensor:
 
 
 def areas(magnitude: Map, shares: Iterable[float] = SHARES) -> list[float]:
-    """The share of the area of the smallest square around the centre that carries each share of the map's sum."""
+    """For each share of the map's sum, the part of the area that carries it.
+
+    It is that of the smallest square around the centre.
+    """
     middle = [side // 2 for side in magnitude.shape]
     found = []
     for share in shares:

@@ -1,4 +1,7 @@
-"""Local attribution maps: which inputs a network used for a patch of its output (Gu and Dong, CVPR 2021)."""
+"""Local attribution maps: which inputs a network used for a patch of its output.
+
+Gu and Dong, CVPR 2021.
+"""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -16,8 +19,10 @@ from ...restore.restorer import Restorer
 from . import canvas
 
 Map = NDArray[np.float64]
-SIGMA, KERNEL, STEPS = 1.2, 9, 50  # of the blur that the path starts from, as in the paper
-SEEN = 64  # pixels a side of the input around the patch, as in the paper: the diffusion index depends on it
+# Of the blur that the path starts from, as in the paper.
+SIGMA, KERNEL, STEPS = 1.2, 9, 50
+SEEN = 64
+"""Pixels a side of the input around the patch, as in the paper; the index depends on it."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,10 @@ class Window:
 
 
 def around(image: Pixels, window: Window, scale: int) -> tuple[Pixels, Window]:
-    """The part of an input around a window of the output, SEEN pixels a side at most, and the window in it."""
+    """The part of an input around a window of the output, and the window in that part.
+
+    It has SEEN pixels a side, or fewer where the image is smaller.
+    """
     starts = [
         max(0, min((at + window.side // 2) // scale - SEEN // 2, length - SEEN))
         for at, length in zip((window.top, window.left), image.shape, strict=False)
@@ -46,10 +54,10 @@ def attribution(
     window: Window,
     report: Callable[[float], None] = lambda share: None,
 ) -> Map:
-    """Integrated gradients of the detail in the window along the path from the blurred to the sharp input.
+    """Integrated gradients of the detail in a window, from the blurred to the sharp input.
 
-    The detail is the sum of the gradient magnitudes of the output (equation 3); the path blurs less and less
-    (equations 6 and 7).
+    The detail is the sum of the gradient magnitudes of the output (equation 3); the path blurs less
+    and less (equations 6 and 7).
 
     Args:
         restorer: holds the network.
@@ -64,12 +72,8 @@ def attribution(
     total = np.zeros(image.shape)
     for i, (start, end) in enumerate(itertools.pairwise(path)):
         report(i / STEPS)
-        tensor = (
-            torch.from_numpy(end.transpose(2, 0, 1).copy())[None]
-            .float()
-            .to(restorer.device)
-            .requires_grad_()
-        )
+        planes = torch.from_numpy(end.transpose(2, 0, 1).copy())[None].float()
+        tensor = planes.to(restorer.device).requires_grad_()
         (gradient,) = torch.autograd.grad(_detail(restorer.model(tensor), window), tensor)
         total += gradient[0].permute(1, 2, 0).double().cpu().numpy() * (end - start)
     return np.asarray(np.abs(total).sum(2))
@@ -77,31 +81,31 @@ def attribution(
 
 def _blurred(image: Pixels, sigma: float) -> Map:
     sharp = image / 255
-    return (
-        np.asarray(cv2.GaussianBlur(sharp, (KERNEL, KERNEL), sigma), np.float64)
-        if sigma > 0
-        else sharp
-    )
+    if sigma <= 0:
+        return sharp
+    return np.asarray(cv2.GaussianBlur(sharp, (KERNEL, KERNEL), sigma), np.float64)
 
 
 def _detail(out: Tensor, window: Window) -> Tensor:
-    patch = out[
-        :, :, window.top : window.top + window.side, window.left : window.left + window.side
-    ]
+    bottom, right = window.top + window.side, window.left + window.side
+    patch = out[:, :, window.top : bottom, window.left : right]
     down = patch[:, :, 1:, :-1] - patch[:, :, :-1, :-1]
-    right = patch[:, :, :-1, 1:] - patch[:, :, :-1, :-1]
-    return (down**2 + right**2 + 1e-12).sqrt().sum()
+    across = patch[:, :, :-1, 1:] - patch[:, :, :-1, :-1]
+    return (down**2 + across**2 + 1e-12).sqrt().sum()
 
 
 def diffusion_index(attributed: Map) -> float:
-    """100 x (1 - Gini coefficient): 0 where one pixel did it all, towards 100 where all did the same (equation 8)."""
+    """100 x (1 - Gini coefficient), equation 8.
+
+    0 where one pixel did it all, towards 100 where all did the same.
+    """
     values = np.sort(attributed.ravel())
     ranks = 2 * np.arange(1, values.size + 1) - values.size - 1
     return float(100 * (1 - (ranks * values).sum() / (values.size * values.sum())))
 
 
 def draw(image: Pixels, window: Window, found: Sequence[tuple[str, int, Map]], path: Path) -> None:
-    """Write the input with the window, then for each (name, scale, map) the map over it, with its diffusion index."""
+    """Write the input with the window, then each (name, scale, map) over it, with its index."""
     from matplotlib.patches import Rectangle
 
     figure, axes = canvas.panels(1, 1 + len(found), 2.7 * (1 + len(found)), 3.1)
@@ -121,7 +125,8 @@ def draw(image: Pixels, window: Window, found: Sequence[tuple[str, int, Map]], p
     axes[0, 0].imshow(image)
     canvas.bare(axes[0, 0], "input and patch")
     for ax, (name, _, attributed) in zip(axes[0, 1:], found, strict=True):
-        strength = (attributed / attributed.max()) ** 0.5  # or only few pixels would be seen
+        # The root, or only few pixels would be seen.
+        strength = (attributed / attributed.max()) ** 0.5
         ax.imshow(gray, cmap="gray", alpha=0.5)
         ax.imshow(np.ma.masked_less(strength, 0.02), cmap="Reds", vmin=0, vmax=1, alpha=0.9)
         canvas.bare(ax, f"{name}, diffusion index {diffusion_index(attributed):.1f}")

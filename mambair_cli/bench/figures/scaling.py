@@ -1,7 +1,5 @@
-"""Cost against resolution: the selective scan, attention in windows and full attention of the same width."""
+"""Cost against resolution: the selective scan, attention in windows and full attention."""
 
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +9,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...archs.ss2d import SS2D
+from ..cost.timing import median_seconds
 from . import canvas
 
-WIDTH, HEADS, WINDOW = 60, 6, 8  # of the light networks of MambaIR and SwinIR
+# Those of the light networks of MambaIR and SwinIR.
+WIDTH, HEADS, WINDOW = 60, 6, 8
 INNER, STATES = 72, 16
 SIDES = (32, 64, 128, 256, 512)
-PATIENCE = 2.0  # seconds; a method that takes longer is not measured at the next size
+PATIENCE = 2.0
+"""Seconds; a method that takes longer is not measured at the next size."""
 REPEATS = 3
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one module on side x side pixels; seconds is None where measuring would take too long."""
+    """What one method costs on side x side pixels; seconds is None where it was not measured."""
 
     method: str
     side: int
@@ -43,17 +44,17 @@ class Attention(nn.Module):
         shape = tokens.shape
         if self.windowed:
             grid = tokens.view(shape[1] // WINDOW, WINDOW, shape[2] // WINDOW, WINDOW, WIDTH)
-            x = grid.transpose(1, 2).reshape(-1, WINDOW * WINDOW, WIDTH)  # (windows,tokens,C)
+            # (windows,tokens,C)
+            x = grid.transpose(1, 2).reshape(-1, WINDOW * WINDOW, WIDTH)
         else:
             x = tokens.flatten(1, 2)
-        q, k, v = (
-            self.qkv(x).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
-        )  # (windows,heads,tokens,C/heads)
-        x = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        # (windows,heads,tokens,C/heads)
+        q, k, v = self.qkv(x).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        x = self.proj(mixed.transpose(1, 2).flatten(2))
         if self.windowed:
-            x = x.view(shape[1] // WINDOW, shape[2] // WINDOW, WINDOW, WINDOW, WIDTH).transpose(
-                1, 2
-            )
+            grid = x.view(shape[1] // WINDOW, shape[2] // WINDOW, WINDOW, WINDOW, WIDTH)
+            x = grid.transpose(1, 2)
         return x.reshape(shape)
 
     def macs(self, pixels: int) -> int:
@@ -66,7 +67,7 @@ def costs(
     device: str = "cpu",
     report: Callable[[float, str], None] = lambda share, label: None,
 ) -> list[Cost]:
-    """Count and measure (median seconds) the three methods on squares of these sides, multiples of WINDOW."""
+    """Count and measure (median seconds) three methods; sides are multiples of WINDOW."""
     torch.manual_seed(0)
     scan, windows, full = SS2D(WIDTH, INNER, STATES), Attention(True), Attention(False)
     methods: list[tuple[str, nn.Module, Callable[[int], int]]] = [
@@ -87,13 +88,9 @@ def costs(
 
 def _seconds(module: nn.Module, side: int, device: str) -> float:
     tokens = torch.rand(1, side, side, WIDTH, device=device)
-    times = []
+    # `item` waits for a GPU.
     with torch.inference_mode():
-        for _ in range(1 + REPEATS):
-            start = time.perf_counter()
-            module(tokens).sum().item()  # waits for a GPU
-            times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+        return median_seconds(lambda: module(tokens).sum().item(), REPEATS)
 
 
 def draw(found: Sequence[Cost], path: Path, device: str) -> None:

@@ -7,17 +7,18 @@ from pathlib import Path
 from ...images.folders import Pixels
 from ...images.metrics import scores
 from ..quality.candidates import Candidate
+from ..quality.page import find_spot
 from ..quality.pairing import Sample
 from ..quality.protocols import Protocol
-from ..quality.spots import find_spot
 from . import canvas
 
-SIDE = 64  # pixels of the truth that are shown enlarged
+SIDE = 64
+"""Pixels of the truth that are shown enlarged."""
 
 
 @dataclass(frozen=True)
 class View:
-    """A result of the truth's size; PSNR in dB and SSIM of the whole image, None for the truth itself."""
+    """A result of the truth's size; PSNR in dB and SSIM of the whole image, None for the truth."""
 
     name: str
     pixels: Pixels
@@ -59,9 +60,10 @@ def draw(
     from matplotlib.patches import Rectangle
 
     truth = found[0].pixels
-    top, left, side = (
-        find_spot(found[-1].pixels, truth, side) if at is None else (at[1], at[0], side)
-    )
+    if at is None:
+        top, left, side = find_spot(found[-1].pixels, truth, side)
+    else:
+        left, top = at
     columns = -(-len(found) // 2)
     figure, axes = canvas.panels(2, columns + 2, 1.9 * (columns + 2), 4.6)
     grid = axes[0, 0].get_gridspec()
@@ -69,9 +71,8 @@ def draw(
         ax.remove()
     whole = figure.add_subplot(grid[:, :2])
     whole.imshow(truth, cmap="gray", vmin=0, vmax=255)
-    whole.add_patch(
-        Rectangle((left - 0.5, top - 0.5), side, side, fill=False, edgecolor="red", linewidth=1.5)
-    )
+    corner = (left - 0.5, top - 0.5)
+    whole.add_patch(Rectangle(corner, side, side, fill=False, edgecolor="red", linewidth=1.5))
     canvas.bare(whole, name)
     for ax, view in zip(axes[:, 2:].ravel(), [*found[1:], found[0]], strict=False):
         ax.imshow(view.pixels[top : top + side, left : left + side], cmap="gray", vmin=0, vmax=255)

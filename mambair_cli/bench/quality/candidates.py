@@ -1,6 +1,5 @@
 """A network under test: how a benchmark runs it, and what tells its results from others'."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,9 @@ from ...models.fetch import find_checkpoint
 from ...restore.restorer import Progress, load_restorer
 from ...system.devices import peak_memory, reset_peak_memory
 from ...system.files import sha256
+from ..cost.timing import timed
 from .protocols import Protocol
+from .results import Network
 from .tilers import Tiler, restore_split
 
 Array = NDArray[Any]
@@ -28,16 +29,20 @@ class Candidate:
     Args:
         model: a name or a file.
         protocol: of the benchmark.
-        tiler: auto (tiles that fit into memory), whole, or published (the parts of the published tests).
+        tiler: auto (tiles that fit into memory), whole, or published (parts as in the published
+            tests).
         ensemble: average over the eight symmetries, MambaIR+.
-        device: see `engine.Options`.
-        backend: see `engine.Options`.
-        dtype: see `engine.Options`; published figures are of fp32.
+        device: see `Options`.
+        backend: see `Options`.
+        dtype: see `Options`; published figures are of fp32.
 
     Attributes:
-        name: the model's, with a plus for the ensemble. sha256: of its file. facts: what it is and costs.
+        name: the model's, with a plus for the ensemble.
+        network: what it is and costs.
 
-    Raises CallError where the model cannot be found or does not do what the protocol asks; others as `load_restorer`.
+    Raises:
+        CallError: the model cannot be found, or does not do what the protocol asks.
+        Others as `load_restorer`.
     """
 
     def __init__(
@@ -57,45 +62,43 @@ class Candidate:
         scale = self.restorer.scale
         if scale < protocol.scale or (scale > 1 and protocol.scale == 1):
             raise CallError(
-                f"{model} enlarges {scale} times, not {protocol.scale}; choose another model with -m"
+                f"{model} enlarges {scale} times, not {protocol.scale}; choose another `model`"
             )
-        self.name = (model if model_named(model) else Path(model).stem) + "+" * ensemble
-        self.sha256 = sha256(find_checkpoint(model))
+        name = model if model_named(model) else Path(model).stem
+        self.name = name + "+" * ensemble
         self.tiler, self.ensemble, self._warm = tiler, ensemble, False
         cost = complexity(self.restorer.model)
-        self.facts = {
-            "name": self.name,
-            "sha256": self.sha256,
-            "device": str(self.restorer.device),
-            "backend": self.restorer.backend,
-            "dtype": self._dtype,
-            **vars(cost),
-        }
+        self.network = Network(
+            sha256=sha256(find_checkpoint(model)),
+            device=str(self.restorer.device),
+            backend=self.restorer.backend,
+            dtype=str(self.restorer.dtype).removeprefix("torch."),
+            parameters=cost.parameters,
+            leaf_parameters=cost.leaf_parameters,
+            macs=cost.macs,
+            leaf_macs=cost.leaf_macs,
+        )
 
     def settings(self, image: Array) -> dict[str, Any]:
-        """All that decides the result for an image and how long it takes, besides the image, as JSON can hold it."""
+        """Everything but the image that decides the result and its cost, as JSON can hold it."""
         parts: Any = self.tiler
         if self.tiler != "published":
             height, width = image.shape[:2]
             plan = self.restorer.plan(height, width, image.itemsize)
             parts = [plan.tile_height, plan.tile_width, plan.tops, plan.lefts]
         return {
-            "model": self.sha256,
+            "model": self.network.sha256,
             "ensemble": self.ensemble,
             "parts": parts,
-            "device": str(self.restorer.device),
-            "backend": self.restorer.backend,
-            "dtype": self._dtype,
+            "device": self.network.device,
+            "backend": self.network.backend,
+            "dtype": self.network.dtype,
         }
-
-    @property
-    def _dtype(self) -> str:
-        return str(self.restorer.dtype).removeprefix("torch.")
 
     def restore(
         self, image: Array, size: tuple[int, ...], progress: Progress = lambda share: None
     ) -> Pixels:
-        """The network's result as pixels of the truth's (height, width); bicubic where it enlarges further.
+        """The network's result at the truth's (height, width), made smaller where it is larger.
 
         Floats beyond [0, 1] reach the network as they are. Raises as `Restorer.restore`.
         """
@@ -121,19 +124,20 @@ class Candidate:
     def measure(
         self, image: Array, size: tuple[int, ...], progress: Progress
     ) -> tuple[Pixels, float, int]:
-        """As `restore`, with the seconds it took and the peak of memory (of the process or the GPU, in bytes).
+        """As `restore`, with seconds and the peak of memory (of the process or the GPU, in bytes).
 
         Raises MemoryLimitError also where a tiler that was asked for does not fit.
         """
-        if not self._warm:  # kernels are loaded and memory is taken once
+        # Kernels are loaded and memory is taken once.
+        if not self._warm:
             self.restorer.restore(np.zeros((64, 64, 3), np.uint8))
             self._warm = True
         reset_peak_memory(self.restorer.device)
-        started, largest = time.perf_counter(), self.restorer.largest_tile
-        result = self.restore(image, size, progress)
-        seconds = time.perf_counter() - started
+        largest = self.restorer.largest_tile
+        result, seconds = timed(lambda: self.restore(image, size, progress))
         if self.tiler != "auto" and self.restorer.largest_tile < largest:
             raise MemoryLimitError(
-                f"--tiler {self.tiler} does not fit into memory, and tiles would change the result"
+                f"the image does not fit into memory with `tiler={self.tiler}`, and smaller tiles"
+                " would change the result"
             )
         return result, seconds, peak_memory(self.restorer.device)

@@ -7,7 +7,7 @@ import numpy as np
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
-    """Confidence interval of the mean by Student's t; None for fewer than two values, or infinite ones."""
+    """Confidence interval of the mean by Student's t; None for one value, or infinite ones."""
     if len(values) < 2 or not all(map(math.isfinite, values)):
         return None
     half = (
@@ -20,7 +20,8 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
 def student_t(freedom: int, level: float = 0.95) -> float:
     """How many standard errors hold this share of Student's distribution.
 
-    With t = sqrt(n) tan(a), its density over the angle a goes as cos(a)^(n - 1), so a finite sum suffices.
+    With t = sqrt(n) tan(a), its density over the angle a goes as cos(a)^(n - 1), so a finite sum
+    suffices.
     """
     angle = np.linspace(0, math.pi / 2, 200_001)
     density = np.cos(angle) ** (freedom - 1)

@@ -1,4 +1,4 @@
-"""A benchmark's facts as one HTML file that needs nothing else: tables, a scatter plot, images to compare."""
+"""A benchmark's report as one HTML file that needs nothing else: tables, a plot, images."""
 
 import base64
 import io
@@ -8,80 +8,103 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import PIL.Image
+from numpy.typing import NDArray
 
 from ...images.folders import Pixels, read_rgb
 from .candidates import Candidate
 from .measure import Benchmark, saved_image
 from .pairing import Sample, load_sample
-from .report import LABELS, footnotes, headline, images_table, metrics, number, summary_table
-from .spots import find_spot
-
-Facts = dict[str, Any]
+from .report import LABELS, footnotes, headline, images_table, number, summary_table
+from .results import Report
 
 TEMPLATE = Path(__file__).parent / "page.html"
-SHOWN = 3  # images at each end
-SPOT = 64  # pixels a side of what is shown enlarged
-LARGEST = 1024  # pixels a side of an image that is shown whole
+SHOWN = 3
+"""Images at each end."""
+SPOT = 64
+"""Pixels a side of what is shown enlarged."""
+LARGEST = 1024
+"""Pixels a side of an image that is shown whole."""
+Shown = dict[str, Any]
+"""What the page's script reads."""
 
 
 def build(
-    facts: Facts,
+    report: Report,
     benchmark: Benchmark,
     candidates: Sequence[Candidate],
     save: Path | None = None,
     progress: Callable[[float, str], None] = lambda share, label: None,
 ) -> str:
-    """The report.
+    """The page.
 
     Args:
-        facts: what `quality.run` returned for the others.
+        report: what `measure.run` returned for the others.
         benchmark: of the run.
-        candidates: of the run; they restore again the images that are shown, unless these were saved.
+        candidates: of the run; they restore again the images that are shown, unless these were
+            saved.
         save: folder where that run saved the images.
         progress: is called with the share done and what is at work.
 
     Raises as `load_sample` and `Candidate.restore`.
     """
-    first, baseline = facts["results"][1], facts["results"][0]
-    order = sorted(range(len(first["images"])), key=lambda i: first["images"][i]["psnr"])
-    worst, best = (
-        order[: min(SHOWN, (len(order) + 1) // 2)],
-        order[::-1][: min(SHOWN, len(order) // 2)],
-    )
+    first = report.networks[0]
+    order = sorted(range(len(first.images)), key=lambda i: first.images[i].scores["psnr"])
+    worst = order[: min(SHOWN, (len(order) + 1) // 2)]
+    best = order[::-1][: min(SHOWN, len(order) // 2)]
     shown = [(i, "worst") for i in worst] + [(i, "best") for i in best]
     pictures = []
     for n, (i, which) in enumerate(shown):
-        progress(n / len(shown), f"report: {benchmark.sources[i].name}")
-        sample = load_sample(benchmark.sources[i], benchmark.protocol)
+        progress(n / len(shown), f"report: {benchmark.pairs[i].name}")
+        sample = load_sample(benchmark.pairs[i], benchmark.protocol)
         images = [benchmark.protocol.enlarge(sample.input, sample.truth.shape[:2])]
         images += [_restored(candidate, sample, benchmark, save) for candidate in candidates]
-        why = f"{which} of {first['name']}, {first['images'][i]['psnr']:.2f} dB"
-        pictures.append({"why": why, **_picture(facts, i, images, sample.truth)})
+        why = f"{which} of {first.name}, {first.images[i].scores['psnr']:.2f} dB"
+        pictures.append({"why": why, **_picture(report, i, images, sample.truth)})
     data = {
-        "title": headline(facts),
-        "summary": summary_table(facts),
-        "ours": len(facts["results"]),
-        "images": images_table(facts),
-        "notes": footnotes(facts),
-        "baseline": baseline["name"],
-        "names": [result["name"] for result in facts["results"][1:]],
-        "points": _points(facts),
+        "title": headline(report),
+        "summary": summary_table(report, report.published),
+        "ours": len(report.results),
+        "images": images_table(report),
+        "notes": footnotes(report, report.published),
+        "baseline": report.baseline.name,
+        "names": [result.name for result in report.networks],
+        "points": _points(report),
         "pictures": pictures,
     }
-    text = json.dumps(data).replace("<", "\\u003c")  # which would end the element
+    # Or it would end the element.
+    text = json.dumps(data).replace("<", "\\u003c")
     return TEMPLATE.read_text("utf-8").replace("@DATA@", text)
 
 
-def _points(facts: Facts) -> list[Facts]:
+def find_spot(a: NDArray[Any], b: NDArray[Any], side: int) -> tuple[int, int, int]:
+    """(top, left, side) of the square where two images differ most; smaller where they are.
+
+    Args:
+        a: H x W or H x W x C, any type.
+        b: the same shape.
+        side: pixels.
+    """
+    change = (a.astype(np.float32) - b.astype(np.float32)) ** 2
+    change = change if change.ndim == 2 else change.mean(2)
+    height, width = change.shape
+    side = min(side, height, width)
+    sums = cv2.boxFilter(change, -1, (side, side), anchor=(0, 0))
+    inside = sums[: height - side + 1, : width - side + 1]
+    top, left = np.unravel_index(int(inside.argmax()), inside.shape)
+    return int(top), int(left), side
+
+
+def _points(report: Report) -> list[Shown]:
     """For each image whose PSNR is finite: that of the baseline, and what each network gains."""
     points = []
-    for rows in zip(*(result["images"] for result in facts["results"]), strict=True):
-        decibels = [row["psnr"] for row in rows]
-        if all(map(math.isfinite, decibels)):
-            gains = [value - decibels[0] for value in decibels[1:]]
-            points.append({"image": rows[0]["image"], "x": decibels[0], "gains": gains})
+    for rows in zip(*(result.images for result in report.results), strict=True):
+        first, *others = (row.scores["psnr"] for row in rows)
+        if all(map(math.isfinite, (first, *others))):
+            gains = [value - first for value in others]
+            points.append({"image": rows[0].image, "x": first, "gains": gains})
     return points
 
 
@@ -94,24 +117,23 @@ def _restored(
     return candidate.restore(sample.input, sample.truth.shape[:2])
 
 
-def _picture(facts: Facts, index: int, images: Sequence[Pixels], truth: Pixels) -> Facts:
-    """What the page shows of one image; the spot is where the first network is furthest from the truth."""
+def _picture(report: Report, index: int, images: Sequence[Pixels], truth: Pixels) -> Shown:
+    """What the page shows of one image; the spot is where the first network is furthest off."""
     y, x, side = find_spot(images[1], truth, SPOT)
     middle = zip((y, x), truth.shape, strict=False)
     top, left = (max(0, min(at + (side - LARGEST) // 2, length - LARGEST)) for at, length in middle)
     part = (slice(top, top + LARGEST), slice(left, left + LARGEST))
     views = []
-    for image, result in zip(images, facts["results"], strict=True):
-        row = result["images"][index]
-        values = ", ".join(f"{LABELS[m]} {number(m, row[m])}" for m in metrics(facts))
-        views.append({"label": f"{result['name']} ({values})", "src": _data_address(image[part])})
+    for image, result in zip(images, report.results, strict=True):
+        scores = result.images[index].scores
+        values = ", ".join(f"{LABELS[m]} {number(m, value)}" for m, value in scores.items())
+        views.append({"label": f"{result.name} ({values})", "src": _data_address(image[part])})
     views.append({"label": "truth", "src": _data_address(truth[part])})
-    shown = truth[part].shape
-    name = facts["results"][0]["images"][index]["image"]
+    height, width = truth[part].shape[:2]
     return {
-        "image": name,
-        "width": shown[1],
-        "height": shown[0],
+        "image": report.baseline.images[index].image,
+        "width": width,
+        "height": height,
         "spot": [x - left, y - top, side],
         "views": views,
     }

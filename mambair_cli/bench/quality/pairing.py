@@ -1,4 +1,4 @@
-"""Which files of a folder are truths and which are their inputs, in the layouts that benchmark sets come in."""
+"""Which files of a folder are truths and which are their inputs, in the usual layouts."""
 
 import hashlib
 import re
@@ -21,7 +21,8 @@ Array = NDArray[Any]
 
 TRUTH = {"hr", "hrbi", "gt", "target", "targets", "groundtruth", "clean", "norain", "mean"}
 INPUT = {"lr", "lrbi", "lq", "input", "inputs", "noisy", "rain", "rainy"}
-STEM = re.compile(  # baby_HR_x2, babyx2, baby_LRBI_x2, img_001_SRF_2_LR, chair_11_mean, norain-001
+# Such as baby_HR_x2, babyx2, baby_LRBI_x2, img_001_SRF_2_LR, chair_11_mean, norain-001.
+STEM = re.compile(
     r"(?:(?P<rain>rain|norain)[-_])?(?P<key>.+?)(?:_SRF_(?P<srf>\d))?"
     r"(?:_(?P<role>HR|HRBI|GT|mean|target|LR|LRBI|LQ|real|noisy|input))?(?:_?x(?P<scale>\d))?",
     re.IGNORECASE,
@@ -29,7 +30,7 @@ STEM = re.compile(  # baby_HR_x2, babyx2, baby_LRBI_x2, img_001_SRF_2_LR, chair_
 
 
 @dataclass(frozen=True)
-class Source:
+class Pair:
     """A truth and, where files give it, its input."""
 
     name: str
@@ -39,9 +40,14 @@ class Source:
 
 @dataclass(frozen=True)
 class _File:
-    """What the name of a file says: whose truth or input it is, and at which scale (None: at any).
+    """What the name of a file says.
 
-    sure: not an input by the end of its own name alone, which may be a photographer's.
+    Args:
+        path: of the file.
+        key: what a truth and its inputs share.
+        is_input: whether it is an input.
+        scale: that it belongs to; None: to any.
+        sure: not an input by the end of its own name alone, which may be a photographer's.
     """
 
     path: Path
@@ -51,15 +57,16 @@ class _File:
     sure: bool = True
 
 
-def find_sources(folder: Path, protocol: Protocol) -> list[Source]:
+def find_pairs(folder: Path, protocol: Protocol) -> list[Pair]:
     """The truths below a folder, sorted by name, with their inputs where the protocol reads any.
 
-    Truths and inputs are told apart by their folders (HR, GT, target; LR, input, noisy ...; X4) or by the ends of
-    their names (_HR, x4, _LRBI_x4, _SRF_4_LR ...), and belong together by what remains of the names. Files of other
-    scales are passed over. Where there are no truths, or none for what only its name makes an input, these are truths.
+    Truths and inputs are told apart by their folders (HR, GT, target; LR, input, noisy ...; X4) or
+    by the ends of their names (_HR, x4, _LRBI_x4, _SRF_4_LR ...), and belong together by what
+    remains of the names. Files of other scales are passed over. Where there are no truths, or none
+    for what only its name makes an input, these are truths.
 
-    Raises CallError where there is no image, a truth lacks its input or the other way round, or two files stand
-    for the same.
+    Raises CallError where there is no image, a truth lacks its input or the other way round, or two
+    files stand for the same.
     """
     files = [_parse(path, path.relative_to(folder)) for path in list_images(folder)]
     known = {file.key for file in files if not file.is_input}
@@ -70,7 +77,8 @@ def find_sources(folder: Path, protocol: Protocol) -> list[Source]:
     if all(file.is_input for file in files):
         if protocol.make is None:
             raise CallError(
-                f"{folder} holds inputs without truths; those are expected in a folder HR, GT or target"
+                f"{folder} holds inputs without truths; those are expected in a folder HR, GT or"
+                " target"
             )
         files = [_File(file.path, file.path.stem) for file in files]
     fitting = [file for file in files if file.scale in (None, protocol.scale)]
@@ -79,24 +87,20 @@ def find_sources(folder: Path, protocol: Protocol) -> list[Source]:
     inputs = _by_key(seen, folder, paired=True)
     if not inputs and protocol.make is None:
         raise CallError(
-            f"{folder} holds no inputs; they are expected in a folder such as input, named as the truths"
+            f"{folder} holds no inputs; they are expected in a folder such as input, named as the"
+            " truths"
         )
     if not truths:
         raise CallError(f"{folder} holds no truths for {protocol.setting}")
     if inputs and inputs.keys() != truths.keys():
-        alone = sorted(
-            str(path.relative_to(folder))
-            for key, path in (truths | inputs).items()
-            if key not in inputs
-        )
-        alone += sorted(
-            str(path.relative_to(folder)) for key, path in inputs.items() if key not in truths
-        )
+        lonely = [path for key, path in truths.items() if key not in inputs]
+        lonely += [path for key, path in inputs.items() if key not in truths]
+        alone = [str(path.relative_to(folder)) for path in sorted(lonely)]
         more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
         raise CallError(
             f"{folder}: without a partner: {', '.join(alone[:3])}{more}; add or remove them"
         )
-    return [Source(key, path, inputs.get(key)) for key, path in sorted(truths.items())]
+    return [Pair(key, path, inputs.get(key)) for key, path in sorted(truths.items())]
 
 
 def _parse(path: Path, relative: Path) -> _File:
@@ -110,17 +114,22 @@ def _parse(path: Path, relative: Path) -> _File:
         if found := re.search(r"(?:x|srf_)([2-8])$", part.lower()):
             scale = int(found[1])
     match = STEM.fullmatch(path.stem)
-    assert match  # the key takes what nothing else does
+    # The key takes what nothing else does.
+    assert match
     role = (match["role"] or match["rain"] or ("lr" if match["scale"] else "")).lower()
     is_input = role not in TRUTH if role else by_folder
     number = match["scale"] or match["srf"]
     return _File(
-        path, match["key"], is_input, int(number) if number else scale, by_folder or not is_input
+        path,
+        match["key"],
+        is_input=is_input,
+        scale=int(number) if number else scale,
+        sure=by_folder or not is_input,
     )
 
 
 def _by_key(files: Sequence[_File], folder: Path, *, paired: bool) -> dict[str, Path]:
-    """Paths by key. Where keys repeat, by their paths below `folder`, with the suffix where they repeat still.
+    """Paths by key; where keys repeat, by paths below `folder`, if need be with their suffixes.
 
     Raises CallError where keys repeat that have to be paired.
     """
@@ -145,7 +154,12 @@ def _by_key(files: Sequence[_File], folder: Path, *, paired: bool) -> dict[str, 
 class Sample:
     """A truth (uint8) and its input (uint8, or float32 beyond [0, 1]), ready to be measured.
 
-    pixels: `hash_of` the truth's file. digest: of truth and input as they are here.
+    Args:
+        name: of the image.
+        truth: H x W x 3, or H x W where gray is compared.
+        input: what a network sees.
+        pixels: `hash_of` the truth's file.
+        digest: of truth and input as they are here.
     """
 
     name: str
@@ -155,35 +169,36 @@ class Sample:
     digest: str
 
 
-def load_sample(source: Source, protocol: Protocol) -> Sample:
+def load_sample(pair: Pair, protocol: Protocol) -> Sample:
     """Read a truth and read or make its input.
 
-    Raises ImageError (unreadable), and CallError where both do not fit together or are too small to be measured.
+    Raises:
+        ImageError: a file cannot be read. CallError: truth and input do not fit together, or are
+        too small to be measured.
     """
-    whole = read_rgb(source.truth)
+    whole = read_rgb(pair.truth)
     truth = modcrop(protocol.prepare(whole), protocol.scale)
     least = SSIM_WINDOW + 2 * protocol.border
     height, width = truth.shape[:2]
     if min(height, width) < least:
         raise CallError(
-            f"{source.truth} has {width}x{height} pixels: too small, as SSIM needs {SSIM_WINDOW} within a border of"
-            f" {protocol.border}; leave it out"
+            f"{pair.truth} has {width}x{height} pixels: too small, as SSIM needs {SSIM_WINDOW}"
+            f" within a border of {protocol.border}; leave it out"
         )
-    if source.input is None:
+    if pair.input is None:
         assert protocol.make
         image = protocol.make(truth)
     else:
-        image = protocol.prepare(read_rgb(source.input))
+        image = protocol.prepare(read_rgb(pair.input))
         expected = (height // protocol.scale, width // protocol.scale)
         if image.shape[:2] != expected:
             at = f" at x{protocol.scale}" if protocol.scale > 1 else ""
             raise CallError(
-                f"{source.input} has {image.shape[1]}x{image.shape[0]} pixels, but {expected[1]}x{expected[0]} belong"
-                f" to {source.truth} of {whole.shape[1]}x{whole.shape[0]}{at}; replace or remove both"
+                f"{pair.input} has {image.shape[1]}x{image.shape[0]} pixels, but"
+                f" {expected[1]}x{expected[0]} belong to {pair.truth} of"
+                f" {whole.shape[1]}x{whole.shape[0]}{at}; replace or remove both"
             )
-    digest = hashlib.sha256(
-        str((truth.shape, image.shape, image.dtype)).encode() + truth.tobytes() + image.tobytes()
-    )
-    return Sample(
-        source.name, np.ascontiguousarray(truth), image, hash_of(whole), digest.hexdigest()
-    )
+    shapes = str((truth.shape, image.shape, image.dtype)).encode()
+    digest = hashlib.sha256(shapes + truth.tobytes() + image.tobytes()).hexdigest()
+    truth = np.ascontiguousarray(truth)
+    return Sample(pair.name, truth, image, hash_of(whole), digest)

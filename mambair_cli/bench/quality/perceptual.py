@@ -1,4 +1,7 @@
-"""Distances by deep features, where their packages are installed: LPIPS and DISTS, both the smaller the better."""
+"""LPIPS and DISTS, distances of deep features, where their packages are installed.
+
+The smaller, the better.
+"""
 
 import importlib
 import importlib.util
@@ -15,13 +18,13 @@ Distance = Callable[[Pixels, Pixels], float]
 
 
 def _lpips(package: Any) -> Distance:
-    """Learned Perceptual Image Patch Similarity (Zhang 2018), version 0.1 on AlexNet, as is usual for restoration."""
+    """LPIPS (Zhang 2018), version 0.1 on AlexNet, as is usual for restoration."""
     network = package.LPIPS(net="alex", verbose=False).eval()
     return lambda a, b: float(network(2 * _tensor(a) - 1, 2 * _tensor(b) - 1))
 
 
 def _dists(package: Any) -> Distance:
-    """Deep Image Structure and Texture Similarity (Ding 2020)."""
+    """DISTS (Ding 2020)."""
     network = package.DISTS().eval()
     return lambda a, b: float(network(_tensor(a), _tensor(b)))
 
@@ -33,13 +36,15 @@ METRICS: dict[str, tuple[str, Callable[[Any], Distance]]] = {
 
 
 def load_distance(name: str) -> Distance:
-    """A distance of METRICS between two uint8 images, H x W x 3 or H x W. Its weights are its package's affair.
+    """A distance of METRICS between two uint8 images, H x W x 3 or H x W.
 
+    Its package fetches its own weights.
     Raises CallError for another name, and where the package is not installed or cannot be loaded.
     """
     if name not in METRICS:
         raise CallError(
-            f"--metric must be {' or '.join(METRICS)}, not {name!r}; PSNR and SSIM are always measured"
+            f"`metric` must be {' or '.join(METRICS)}, not {name!r}; PSNR and SSIM are always"
+            " measured"
         )
     module, load = METRICS[name]
     if importlib.util.find_spec(module) is None:
@@ -48,8 +53,8 @@ def load_distance(name: str) -> Distance:
         distance = load(importlib.import_module(module))
     except (ImportError, RuntimeError, OSError) as error:
         raise CallError(
-            f"{name} cannot be loaded ({error}); it needs a torchvision that fits this PyTorch, and the first time a"
-            " connection to fetch its weights"
+            f"{name} cannot be loaded ({error}); it needs a torchvision that fits this PyTorch, and"
+            " the first time a connection to fetch its weights"
         ) from error
 
     def measured(a: Pixels, b: Pixels) -> float:

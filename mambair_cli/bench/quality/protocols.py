@@ -1,4 +1,4 @@
-"""How each task is measured in the literature: what becomes the input, which channel counts, which border does not."""
+"""How each task is measured in the literature: its inputs, channel and border."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,10 +27,19 @@ BICUBIC = "bicubic"
 class Protocol:
     """How a task is measured.
 
-    task: of the networks, a name of TASKS. setting: of the task, such as x4, sigma25 or q10, as in the papers'
-    tables, and tables: the names of those. scale: of truths against inputs. channel, border: what of the images
-    counts. make: the input from the truth; None where only files can give it. made: how, in words, with the seed.
-    baseline: the name of what the networks have to beat, the input itself or enlarged. seed: of what is random in it.
+    Args:
+        task: of the networks, a name of TASKS.
+        setting: of the task, such as x4, sigma25 or q10, as in the papers' tables.
+        tables: the names of those tables.
+        channel: what of the images counts.
+        scale: of truths against inputs.
+        border: pixels on each side that do not count.
+        make: makes the input of the truth; None where only files can give it.
+        made: how that is done, in words, with the seed.
+        baseline: the name of what the networks have to beat: the input itself, or enlarged.
+        seed: of what is random in the input.
+        real: whether the networks are those for real photographs.
+        level: of the noise or the quality, which decides between networks.
     """
 
     task: str
@@ -53,11 +62,11 @@ class Protocol:
 
     @property
     def reads_inputs(self) -> bool:
-        """Whether input files count where they are there: enlarging takes low-resolution files as they are."""
+        """Whether input files count where they are there, as low-resolution files do."""
         return self.make is None or self.scale > 1
 
     def prepare(self, truth: Pixels) -> Pixels:
-        """H x W x 3 of a file as this protocol compares it: with the channel gray H x W, colours by their Y."""
+        """H x W x 3 of a file as this protocol compares it: gray as H x W, the Y of colours."""
         if self.channel != "gray":
             return truth
         if (truth == truth[:, :, :1]).all():
@@ -72,7 +81,7 @@ class Protocol:
 
 
 def super_resolution(scale: int) -> Protocol:
-    """Enlarging what MATLAB's bicubic made small: on Y, without a border of the scale."""
+    """Enlarge what MATLAB's bicubic made small: on Y, without a border of the scale."""
     return Protocol(
         task="upscale",
         setting=f"x{scale}",
@@ -87,7 +96,7 @@ def super_resolution(scale: int) -> Protocol:
 
 
 def denoising(sigma: float, seed: int = 0) -> Protocol:
-    """White Gaussian noise of this standard deviation (of 255), neither clipped nor rounded: on RGB."""
+    """Remove white Gaussian noise of this sigma (of 255), neither clipped nor rounded: on RGB."""
 
     def make(truth: Pixels) -> Array:
         height, width = truth.shape[:2]
@@ -95,14 +104,20 @@ def denoising(sigma: float, seed: int = 0) -> Protocol:
         return (truth / 255 + noise).astype(np.float32)
 
     made = f"Gaussian noise of sigma {sigma:g}, NumPy's legacy generator, seed {seed}"
-    setting, level = f"sigma{sigma:g}", round(sigma)
     return Protocol(
-        "denoise", setting, ("denoise_color",), "rgb", make=make, made=made, seed=seed, level=level
+        task="denoise",
+        setting=f"sigma{sigma:g}",
+        tables=("denoise_color",),
+        channel="rgb",
+        make=make,
+        made=made,
+        seed=seed,
+        level=round(sigma),
     )
 
 
 def jpeg(quality: int) -> Protocol:
-    """What JPEG of this quality leaves of gray images."""
+    """Mend what JPEG of this quality leaves of gray images."""
     return Protocol(
         task="dejpeg",
         setting=f"q{quality}",
@@ -115,13 +130,13 @@ def jpeg(quality: int) -> Protocol:
 
 
 def clean(task: str) -> Protocol:
-    """Photographs that need no restoration: how much of them a task's networks change, on RGB."""
-    return Protocol(
-        task, "clean", (), "rgb", make=lambda truth: truth, made="the truths themselves"
-    )
+    """How much a task's networks change photographs that need no restoration, on RGB."""
+    made = "the truths themselves"
+    return Protocol(task, "clean", (), "rgb", make=lambda truth: truth, made=made)
 
 
-PAIRED = {  # by the task of the data set
+# By the task of the data set.
+PAIRED = {
     "derain": Protocol("derain", "-", ("derain",), "y"),
     "denoise-real": Protocol("denoise", "-", ("denoise_real",), "rgb", real=True),
 }
@@ -158,7 +173,7 @@ def choose_protocol(
     asked = [value for value in (scale, noise, quality, pairs, unspoilt) if value is not None]
     if len(asked) > 1:
         raise CallError(
-            "--scale, --noise, --jpeg, --pairs and --clean exclude each other; give one of them"
+            "`scale`, `noise`, `jpeg`, `pairs` and `clean` exclude each other; give one of them"
         )
     if pairs is None and not asked and row:
         pairs = row.task if row.task in PAIRED else None
@@ -168,21 +183,22 @@ def choose_protocol(
         protocol = jpeg(quality)
     elif unspoilt is not None:
         if unspoilt not in CLEAN:
-            raise CallError(f"--clean must be {', '.join(CLEAN)}, not {unspoilt!r}")
+            raise CallError(f"`clean` must be {', '.join(CLEAN)}, not {unspoilt!r}")
         protocol = clean(unspoilt)
     elif pairs is not None:
         if pairs not in PAIRED:
-            raise CallError(f"--pairs must be {' or '.join(PAIRED)}, not {pairs!r}")
+            raise CallError(f"`pairs` must be {' or '.join(PAIRED)}, not {pairs!r}")
         protocol = PAIRED[pairs]
     elif scale is None and row and row.task != "upscale":
-        option = "--noise 15, 25 or 50" if row.task == "denoise" else "--jpeg 10, 20, 30 or 40"
+        usual = {"denoise": "`noise` 15, 25 or 50", "dejpeg": "`jpeg` 10, 20, 30 or 40"}
         raise CallError(
-            f"{row.name} is no set of one setting; give {option}, or -s to enlarge its images"
+            f"{row.name} is measured at several settings; give {usual[row.task]}, or `scale` to"
+            " enlarge its images"
         )
     else:
         protocol = super_resolution(scale or 4)
     if channel is not None:
         if channel not in get_args(Channel):
-            raise CallError(f"--channel must be {', '.join(get_args(Channel))}, not {channel!r}")
+            raise CallError(f"`channel` must be {', '.join(get_args(Channel))}, not {channel!r}")
         protocol = replace(protocol, channel=cast(Channel, channel))
     return protocol if border is None else replace(protocol, border=border)

@@ -1,27 +1,31 @@
-"""A benchmark's facts as tables for a terminal, Markdown and CSV."""
+"""A benchmark's report as tables for a terminal, Markdown and CSV."""
 
 import csv
 import io
 from collections.abc import Sequence
-from typing import Any
 
-Facts = dict[str, Any]
-Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
+from ...models.published import Published
+from ..cost.rows import Table
+from .results import Report, Result
 
 LABELS = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "dists": "DISTS"}
 CHANNELS = {"y": "Y", "rgb": "RGB", "gray": "gray"}
+LEAST_IMAGES = 5
+"""An interval from fewer says nothing."""
+LIGHT_PARAMETERS = 2_000_000
+"""A network with fewer stands beside the light ones of the papers."""
 
 
-def headline(facts: Facts) -> str:
+def enough(images: int) -> bool:
+    """Whether an interval is worth showing for the mean of so many images."""
+    return images >= LEAST_IMAGES
+
+
+def headline(report: Report) -> str:
     """What was measured and how, in a line."""
-    setting = "" if facts["setting"] == "-" else f" {facts['setting']}"
-    counted = f"{CHANNELS[facts['channel']]}, border {facts['border']}"
-    return f"{facts['dataset']}{setting} ({facts['copy']}); {counted}; inputs: {facts['inputs']}"
-
-
-def metrics(facts: Facts) -> list[str]:
-    """What was measured, PSNR and SSIM first."""
-    return list(facts["results"][0]["mean"])
+    setting = "" if report.setting == "-" else f" {report.setting}"
+    counted = f"{CHANNELS[report.channel]}, border {report.border}"
+    return f"{report.dataset}{setting} ({report.copy}); {counted}; inputs: {report.inputs}"
 
 
 def number(metric: str, value: float | None) -> str:
@@ -31,145 +35,187 @@ def number(metric: str, value: float | None) -> str:
     return f"{value:.3f}" if metric == "psnr" else f"{value:.4f}"
 
 
-def images_table(facts: Facts) -> Table:
-    """A row for each image, then the means and their 95 % intervals; columns of the baseline and each network."""
-    results, names = facts["results"], metrics(facts)
-    header = ("image", *(f"{r['name']} {LABELS[m]}" for r in results for m in names))
+def images_table(report: Report) -> Table:
+    """A row for each image, their means and 95 % intervals; columns of baseline and networks."""
+    results, metrics = report.results, report.baseline.metrics
+    header = ("image", *(f"{r.name} {LABELS[m]}" for r in results for m in metrics))
     rows = []
-    for i, first in enumerate(results[0]["images"]):
+    for images in zip(*(result.images for result in results), strict=True):
         rows.append(
-            (first["image"], *(number(m, r["images"][i][m]) for r in results for m in names))
+            (images[0].image, *(number(m, row.scores[m]) for row in images for m in metrics))
         )
-    rows.append(("mean", *(number(m, r["mean"][m]) for r in results for m in names)))
-    rows.append(
-        ("95 % of means", *(_interval(m, r["interval"][m]) for r in results for m in names))
-    )
+    rows.append(("mean", *(number(m, r.mean[m]) for r in results for m in metrics)))
+    if enough(len(report.baseline.images)):
+        ends = (_ends(m, r.interval[m]) for r in results for m in metrics)
+        rows.append(("95 % of means", *ends))
     return header, rows
 
 
-def _interval(metric: str, bounds: Sequence[float] | None) -> str:
+def _ends(metric: str, bounds: Sequence[float] | None) -> str:
     return f"{number(metric, bounds[0])} to {number(metric, bounds[1])}" if bounds else ""
 
 
-def summary_table(facts: Facts) -> Table:
-    """A row for the baseline and each network, with what it costs, then what the papers printed."""
-    names = metrics(facts)
+def shown_published(report: Report, everything: bool = False) -> list[Published]:
+    """The printed rows that stand beside a report: those of its class, and the best of each other.
+
+    Args:
+        report: the benchmark.
+        everything: all rows instead.
+    """
+    if everything:
+        return list(report.published)
+    tables = list(dict.fromkeys(row.table for row in report.published))
+    own = set(tables[:1])
+    if "light_sr" in tables:
+        light = [r.network.parameters < LIGHT_PARAMETERS for r in report.networks if r.network]
+        own = {"light_sr" if is_light else "classic_sr" for is_light in light}
+    rows = []
+    for table in sorted(tables, key=lambda name: name not in own):
+        printed = [row for row in report.published if row.table == table]
+        rows += printed if table in own else [max(printed, key=lambda row: row.psnr)]
+    return rows
+
+
+def summary_table(report: Report, published: Sequence[Published]) -> Table:
+    """A row for the baseline and each network, with what it costs, then printed rows.
+
+    Sources are numbers, which `footnotes` of the same rows explain.
+    """
+    metrics = report.baseline.metrics
     header = (
         "method",
-        *(LABELS[m] for m in names),
-        "parameters, K: as printed",
-        "all",
-        "MACs, G: as printed",
-        "all",
+        *(LABELS[m] for m in metrics),
+        "params, K",
+        "MACs, G",
         "seconds",
         "MP/s",
-        "peak, MiB",
+        "MiB",
         "source",
     )
-    rows = []
-    for r in facts["results"]:
-        cost = ("",) * 7
-        if "seconds" in r:
-            cost = (
-                f"{r['leaf_parameters'] / 1e3:.0f}",
-                f"{r['parameters'] / 1e3:.0f}",
-                f"{r['leaf_macs'] / 1e9:.1f}",
-                f"{r['macs'] / 1e9:.1f}",
-                f"{r['seconds']:.1f}",
-                f"{r['megapixels_per_second']:.3f}",
-                f"{r['peak_memory'] / 2**20:.0f}",
-            )
-        where = (
-            f"this run, {r['backend']} on {r['device']}, {r['dtype']}"
-            if "backend" in r
-            else "this run"
-        )
-        rows.append((r["name"], *(number(m, r["mean"][m]) for m in names), *cost, where))
-    for p in facts["published"]:
-        values = {"psnr": f"{p['psnr']:.2f}", "ssim": number("ssim", p["ssim"])}
-        cost = (_number(p["parameters_k"], 0), "", _number(p["macs_g"], 1), "", "", "", "")
-        rows.append(
-            (
-                p["method"],
-                *(values.get(m, "") for m in names),
-                *cost,
-                f"{p['table']}: {p['source']}",
-            )
-        )
+    rows = [_measured(result, metrics) for result in report.results]
+    sources = _sources(published)
+    rows += [_printed(row, metrics, f"[{1 + sources.index(_source(row))}]") for row in published]
     return header, rows
+
+
+def _measured(result: Result, metrics: Sequence[str]) -> tuple[str, ...]:
+    scores = [number(m, result.mean[m]) for m in metrics]
+    network = result.network
+    if network is None:
+        return (result.name, *scores, *("",) * 5, "this run")
+    cost = (
+        f"{network.parameters / 1e3:.0f}",
+        f"{network.macs / 1e9:.1f}",
+        f"{result.seconds:.1f}",
+        f"{result.megapixels_per_second:.3f}",
+        f"{result.peak_memory / 2**20:.0f}",
+    )
+    return (result.name, *scores, *cost, "this run")
+
+
+def _printed(row: Published, metrics: Sequence[str], source: str) -> tuple[str, ...]:
+    values = {"psnr": f"{row.psnr:.2f}", "ssim": number("ssim", row.ssim)}
+    scores = [values.get(m, "") for m in metrics]
+    cost = (_number(row.parameters_k, 0), _number(row.macs_g, 1))
+    return (row.method, *scores, *cost, *("",) * 3, source)
 
 
 def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def footnotes(facts: Facts) -> list[str]:
-    """What a reader has to know about the summary."""
-    share = 100 * facts["network_seconds"] / facts["seconds"] if facts["seconds"] else 0.0
+def _source(row: Published) -> str:
+    return f"{row.table}: {row.source}"
+
+
+def _sources(published: Sequence[Published]) -> list[str]:
+    return list(dict.fromkeys(map(_source, published)))
+
+
+def footnotes(report: Report, published: Sequence[Published]) -> list[str]:
+    """What a reader has to know about the summary of the same rows."""
+    share = 100 * report.network_seconds / report.seconds if report.seconds else 0.0
     notes = [
-        f"{facts['seconds']:.1f} s, of these {facts['network_seconds']:.1f} s ({share:.0f} %) in networks;"
-        f" {facts['threads']} thread(s), tiler {facts['tiler']}, mambair {facts['mambair']}",
-        "As printed: a counter that sees only leaf modules, as the papers used it; all: with the scans. MACs are for"
-        " an output of 1280x720. MP/s: megapixels of the result a second. Peak: of the process, or the GPU's memory.",
+        f"{report.seconds:.1f} s, of these {report.network_seconds:.1f} s ({share:.0f} %) in"
+        f" networks; {report.threads} thread(s), tiler {report.tiler}, mambair {report.mambair}",
+        "MACs are for an output of 1280x720. MP/s: megapixels of the result a second."
+        " MiB: peak of the process, or of the GPU's memory.",
     ]
-    if facts["published"] and facts["setting"].startswith("x"):
+    notes += [_network_note(result) for result in report.networks]
+    notes += [f"[{i}] {source}" for i, source in enumerate(_sources(published), 1)]
+    left_out = len(report.published) - len(published)
+    if left_out:
+        notes.append(f"{left_out} more published rows of other classes are left out.")
+    return notes + _published_notes(report)
+
+
+def _network_note(result: Result) -> str:
+    """Where it ran, and its size in the papers' way of counting."""
+    network = result.network
+    assert network
+    return (
+        f"{result.name}: {network.backend} on {network.device}, {network.dtype};"
+        f" {network.leaf_parameters / 1e3:.0f} K and {network.leaf_macs / 1e9:.1f} G as the papers"
+        " count, without the scans"
+    )
+
+
+def _published_notes(report: Report) -> list[str]:
+    """How published figures were made otherwise."""
+    notes: list[str] = []
+    if not report.published:
+        return notes
+    if report.setting.startswith("x"):
         notes.append(
-            "Published bicubic figures were made with Y resized alone; RGB is resized here: up to 0.09 dB apart."
+            "Published bicubic figures were made with Y resized alone; RGB is resized here:"
+            " up to 0.09 dB apart."
         )
-    if facts["published"] and not facts["complete"]:
+    if not report.complete:
         notes.append(
             "The published figures are of the whole set, the measured ones of what is here."
         )
-    if facts["tiler"] != "published" and any(
-        p["method"].startswith("MambaIR") for p in facts["published"]
-    ):
-        notes.append("The published MambaIR figures were made in parts: --tiler published.")
-    if facts["border"] != 4 and any(
-        (p["table"], p["method"]) == ("derain", "VmambaIR") for p in facts["published"]
-    ):
+    by_mambair = any(row.method.startswith("MambaIR") for row in report.published)
+    if by_mambair and report.tiler != "published":
+        notes.append("The published MambaIR figures were made in parts, as by `tiler=published`.")
+    rain = ("derain", "VmambaIR")
+    if report.border != 4 and any((row.table, row.method) == rain for row in report.published):
         notes.append(
-            "VmambaIR's figures leave out 4 pixels on each side, the others none: --border 4."
+            "VmambaIR's figures leave out 4 pixels on each side, the others none: `border=4`"
+            " compares with them."
         )
     return notes
 
 
-def markdown(facts: Facts) -> str:
+def markdown(report: Report) -> str:
     """The report as Markdown."""
     parts = [
-        f"# {headline(facts)}",
-        _markdown(summary_table(facts)),
-        *footnotes(facts),
-        _markdown(images_table(facts)),
+        f"# {headline(report)}",
+        _markdown(summary_table(report, report.published)),
+        *footnotes(report, report.published),
+        _markdown(images_table(report)),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _markdown(table: Table) -> str:
     header, rows = table
-    lines = [header, tuple("---" for _ in header), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
-    )
+    lines = []
+    for line in (header, tuple("---" for _ in header), *rows):
+        cells = " | ".join(cell.replace("|", "\\|") for cell in line)
+        lines.append(f"| {cells} |")
+    return "\n".join(lines)
 
 
-def csv_rows(facts: Facts) -> str:
-    """The report as CSV: a row for each method and image, in full precision; infinite PSNR is `inf`."""
-    keys = [*metrics(facts), "seconds", "peak_memory"]
+def csv_rows(report: Report) -> str:
+    """The report as CSV: a row for each method and image, in full precision; infinity is `inf`."""
+    metrics = report.baseline.metrics
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["dataset", "setting", "method", "image", "width", "height", *keys])
-    for result in facts["results"]:
-        for row in result["images"]:
-            values = [row.get(key, "") for key in keys]
-            writer.writerow(
-                [
-                    facts["dataset"],
-                    facts["setting"],
-                    result["name"],
-                    row["image"],
-                    row["width"],
-                    row["height"],
-                    *values,
-                ]
-            )
+    columns = ["dataset", "setting", "method", "image", "width", "height"]
+    writer.writerow([*columns, *metrics, "seconds", "peak_memory"])
+    for result in report.results:
+        for row in result.images:
+            what = [report.dataset, report.setting, result.name, row.image, row.width, row.height]
+            cost = ["" if value is None else value for value in (row.seconds, row.peak_memory)]
+            writer.writerow([*what, *(row.scores[m] for m in metrics), *cost])
     return file.getvalue()

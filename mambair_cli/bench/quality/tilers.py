@@ -1,4 +1,4 @@
-"""The named ways in which a benchmark hands an image to a network, as results differ between them."""
+"""The named ways to hand an image to a network; results differ between them."""
 
 from collections.abc import Callable
 from typing import Any, Literal, cast, get_args
@@ -11,22 +11,24 @@ from ...errors import CallError
 Array = NDArray[Any]
 Tiler = Literal["auto", "whole", "published"]
 
-PART = 200  # pixels; a side of 200 or more is split
-MARGIN = 10  # a part is enlarged by a tenth of its side
+PART = 200
+"""Pixels; a side of as many or more is split."""
+MARGIN = 10
+"""A part is enlarged by a tenth of its side."""
 
 
 def check_tiler(name: str) -> Tiler:
     """The name itself. Raises CallError where there is no such tiler."""
     if name not in get_args(Tiler):
-        raise CallError(f"--tiler must be {', '.join(get_args(Tiler))}, not {name!r}")
+        raise CallError(f"`tiler` must be {', '.join(get_args(Tiler))}, not {name!r}")
     return cast(Tiler, name)
 
 
 def restore_split(image: Array, scale: int, restore: Callable[[Array, float], Array]) -> Array:
     """Restore an image in parts as the published MambaIR numbers were made.
 
-    Each side of n pixels is cut into n // 200 + 1 equal parts, after reflection padding at its end; each is enlarged
-    by a tenth of it towards its neighbours, restored alone, and cut hard.
+    Each side of n pixels is cut into n // 200 + 1 equal parts, after reflection padding at its end.
+    Each part is enlarged by a tenth of it towards its neighbours, restored alone, and cut hard.
 
     Args:
         image: H x W or H x W x C.
@@ -38,22 +40,16 @@ def restore_split(image: Array, scale: int, restore: Callable[[Array, float], Ar
     """
     height, width = image.shape[:2]
     rows, columns = _parts(height), _parts(width)
-    padding = [
-        (0, rows[-1][1].stop - height),
-        (0, columns[-1][1].stop - width),
-        *[(0, 0)] * (image.ndim - 2),
-    ]
+    below, beside = rows[-1][1].stop - height, columns[-1][1].stop - width
+    padding = [(0, below), (0, beside), *[(0, 0)] * (image.ndim - 2)]
     padded = np.pad(image, padding, "reflect")
-    result = np.empty(
-        (scale * padded.shape[0], scale * padded.shape[1], *image.shape[2:]), image.dtype
-    )
+    size = (scale * padded.shape[0], scale * padded.shape[1], *image.shape[2:])
+    result = np.empty(size, image.dtype)
     for seen_rows, kept_rows in rows:
         for seen_columns, kept_columns in columns:
             part = restore(padded[seen_rows, seen_columns], 1 / len(rows) / len(columns))
-            top, left = (
-                scale * (k.start - s.start)
-                for k, s in ((kept_rows, seen_rows), (kept_columns, seen_columns))
-            )
+            top = scale * (kept_rows.start - seen_rows.start)
+            left = scale * (kept_columns.start - seen_columns.start)
             inner = result[_times(kept_rows, scale), _times(kept_columns, scale)]
             inner[:] = part[top : top + inner.shape[0], left : left + inner.shape[1]]
     return result[: scale * height, : scale * width]
@@ -65,10 +61,12 @@ def _parts(side: int) -> list[tuple[slice, slice]]:
     length = -(-side // count)
     margin = length // MARGIN
     whole = count * length
-    kept = [slice(start, start + length) for start in range(0, whole, length)]
-    return [
-        (slice(max(0, part.start - margin), min(whole, part.stop + margin)), part) for part in kept
-    ]
+    parts = []
+    for start in range(0, whole, length):
+        stop = start + length
+        seen = slice(max(0, start - margin), min(whole, stop + margin))
+        parts.append((seen, slice(start, stop)))
+    return parts
 
 
 def _times(part: slice, scale: int) -> slice:

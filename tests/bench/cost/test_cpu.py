@@ -13,67 +13,67 @@ from mambair_cli.ops.simd import LANES
 
 @pytest.fixture
 def untimed(monkeypatch):
-    """Report without timing: small inputs (of the same statistics), and every duration one second."""
-    monkeypatch.setattr(kernels, "_seconds", lambda function, repeats: 1.0)
-    inputs = kernels._scan_inputs_like
-    monkeypatch.setattr(kernels, "_scan_inputs_like", lambda side, dtype: inputs(12, dtype))
+    """Reports without timing: small inputs of the same statistics, every duration one second."""
+    monkeypatch.setattr(kernels, "work_seconds", lambda function, repeats: 1.0)
+    inputs = kernels.scan_inputs
+    monkeypatch.setattr(kernels, "scan_inputs", lambda side, dtype=torch.float32: inputs(12, dtype))
 
 
 def error_rows():
-    rows = [row for row in kernels._op_rows(True) if "error" in row["what"]]
-    assert ["forward" in row["what"] for row in rows] == [True, False]
+    rows = kernels.error_rows()
+    assert ["forward" in row.what for row in rows] == [True, False]
     for row in rows:
-        assert row["met"] is (float(row["value"]) <= float(row["bar"].removeprefix("<=")))
+        assert row.met is (float(row.value) <= float(row.bar.removeprefix("<=")))
     return rows
 
 
 def test_the_errors_of_the_scan_meet_their_bars(untimed):
-    assert all(row["met"] and float(row["value"]) > 0 for row in error_rows())
+    assert all(row.met and float(row.value) > 0 for row in error_rows())
 
 
 @pytest.mark.parametrize("wrong", ["value", "gradient"])
 def test_a_wrong_scan_misses_its_bars(untimed, monkeypatch, wrong):
-    scan = kernels._numba
+    scan = kernels.numba_scan
 
     def worse(*inputs):
         y = scan(*inputs)
         return y * 1.0001 if wrong == "value" else y + 1e-4 * (y - y.detach())  # the same value
 
-    monkeypatch.setattr(kernels, "_numba", worse)
-    assert [row["met"] for row in error_rows()] == [wrong == "gradient", False]
+    monkeypatch.setattr(kernels, "numba_scan", worse)
+    assert [row.met for row in error_rows()] == [wrong == "gradient", False]
 
 
 @pytest.mark.parametrize("swinir", [None, torch.nn.Identity()])
 def test_every_row_can_be_printed(untimed, monkeypatch, swinir):
-    monkeypatch.setattr(kernels, "_swinir_light", lambda: swinir)
-    rows = [*kernels._op_rows(True), *kernels._net_rows(True), *kernels._tiny_rows(True)]
-    assert len({row["what"] for row in rows}) == len(rows)
+    monkeypatch.setattr(kernels, "swinir_light", lambda: swinir)
+    rows = [*kernels.error_rows(), *kernels.op_rows(True)]
+    rows += [*kernels.net_rows(True), *kernels.tiny_rows(True)]
+    assert len({row.what for row in rows}) == len(rows)
     for row in rows:
-        assert set(row) == {"what", "value", "bar", "met"}
-        assert all(isinstance(row[key], str) for key in ("what", "value", "bar"))
-        assert row["met"] in (True, False, None)
-        assert row["bar"] or row["met"] is None
+        facts = row.to_json()
+        assert set(facts) == {"what", "value", "bar", "met"}
+        assert all(isinstance(facts[key], str) for key in ("what", "value", "bar"))
+        assert row.met in (True, False, None)
+        assert row.bar or row.met is None
 
 
 def test_the_bundled_nets_have_to_be_faster_than_light_ones(untimed, monkeypatch):
-    rows = kernels._tiny_rows(True)
-    assert [row["what"].split()[1:4] for row in rows] == [[f"x{s}", "net", "/"] for s in (2, 3, 4)]
-    assert not any(row["met"] for row in rows)  # as all durations are equal
+    rows = kernels.tiny_rows(True)
+    assert [row.what.split()[1:4] for row in rows] == [[f"x{s}", "net", "/"] for s in (2, 3, 4)]
+    assert not any(row.met for row in rows)  # as all durations are equal
 
     def seconds(run, repeats):
-        (net,) = run.__defaults__
+        net = run.func
         return 4.0 if net.config.embed_dim == kernels.LIGHT.embed_dim else 1.0
 
-    monkeypatch.setattr(kernels, "_seconds", seconds)
-    assert all(
-        row["met"] and row["value"] == "4.0 (4000 / 1000 ms)" for row in kernels._tiny_rows(True)
-    )
+    monkeypatch.setattr(kernels, "work_seconds", seconds)
+    assert all(row.met and row.value == "4.0 (4000 / 1000 ms)" for row in kernels.tiny_rows(True))
 
 
 def floor(side, depths):
     config = MambaIRConfig(16, depths, 4, 1.0, "light_c", "pixelshuffledirect", 2)
     with torch.inference_mode():
-        return kernels._floor(MambaIR(config).eval(), torch.rand(1, 3, side, side))
+        return kernels.floor(MambaIR(config).eval(), torch.rand(1, 3, side, side))
 
 
 def test_the_floor_is_a_time():
@@ -99,26 +99,25 @@ def test_without_spandrel_its_row_says_how_to_get_it(untimed, monkeypatch, missi
         "find_spec",
         lambda name, *rest: None if name == missing else find(name, *rest),
     )
-    assert kernels._swinir_light() is None
-    (row,) = (row for row in kernels._net_rows(True) if "SwinIR" in row["what"])
-    assert row["met"] is None
-    assert "pip install" in row["value"]
+    (row,) = (row for row in kernels.net_rows(True) if "SwinIR" in row.what)
+    assert row.met is None
+    assert "pip install" in row.value
 
 
 def test_the_report_leaves_the_number_of_threads(monkeypatch):
     seen = []
 
-    def fail(quick):
-        seen.append((quick, torch.get_num_threads()))
+    def fail():
+        seen.append(torch.get_num_threads())
         raise MemoryError
 
-    monkeypatch.setattr(kernels, "_op_rows", fail)
+    monkeypatch.setattr(kernels, "error_rows", fail)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         with pytest.raises(MemoryError):
             kernels.scan_report(True)
-        assert seen == [(True, 1)]
+        assert seen == [1]
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)

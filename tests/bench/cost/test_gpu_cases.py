@@ -2,26 +2,26 @@
 
 import pytest
 import torch
-from gpu_reports import TINY, Rates
+from gpu_reports import TINY, fast_rates
 
 from mambair_cli.bench.cost import gpu_cases
-from mambair_cli.bench.cost.gpu_cases import Cost, floor
+from mambair_cli.bench.cost.gpu_cases import Cost, Failed, floor
 
 # The floor
 
 
 def test_the_floor_on_an_h100():
-    # 132 processors at 1.98 GHz: 16 exponentials, 128 instructions a clock; 3.35 TB/s. As the design has it.
-    h100 = Rates(3.35e12, 132 * 16 * 1.98e9, 132 * 128 * 1.98e9)
+    # 132 processors at 1.98 GHz: 16 exponentials, 128 instructions a clock; 3.35 TB/s.
+    h100 = fast_rates(3.35e12, 132 * 16 * 1.98e9, 132 * 128 * 1.98e9)
     assert floor(gpu_cases.NETS["light"], 2**20, h100) == pytest.approx(1.6e-3, rel=0.02)
     assert floor(gpu_cases.NETS["classic"], 2**20, h100) == pytest.approx(12.3e-3, rel=0.02)
 
 
 def test_the_floor_is_that_of_the_slowest_part():
     config = gpu_cases.NETS["denoise"]  # D = 216, N = 16, R = 12
-    assert floor(config, 7, Rates(bytes=10)) == pytest.approx(7 * 4 * (2 * 216 + 4 * 44) / 10)
-    assert floor(config, 7, Rates(exponentials=10)) == pytest.approx(7 * 2 * 4 * 216 * 17 / 10)
-    assert floor(config, 7, Rates(instructions=10)) == pytest.approx(
+    assert floor(config, 7, fast_rates(bytes=10)) == pytest.approx(7 * 4 * (2 * 216 + 4 * 44) / 10)
+    assert floor(config, 7, fast_rates(exponentials=10)) == pytest.approx(7 * 2 * 4 * 216 * 17 / 10)
+    assert floor(config, 7, fast_rates(instructions=10)) == pytest.approx(
         7 * 4 * 216 * (9 * 16 + 2 * 24) / 10
     )
 
@@ -66,7 +66,7 @@ class Event:
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A GPU whose memory grows by 70 bytes; makes functions that take these seconds, the last again and again."""
+    """A GPU whose memory grows by 70 bytes; makes functions that take these seconds in turn."""
     names = {"memory_allocated": 30, "max_memory_allocated": 100}
     for name in ("synchronize", "reset_peak_memory_stats", "empty_cache", *names):
         monkeypatch.setattr(torch.cuda, name, lambda name=name: names.get(name))
@@ -102,7 +102,7 @@ def test_a_measurement_that_runs_out_of_memory(clock):
     def fail():
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    assert gpu_cases.measure(fail) == "out of memory"
+    assert gpu_cases.measure(fail) == Failed("out of memory")
 
 
 def test_another_error_is_not_swallowed(clock):

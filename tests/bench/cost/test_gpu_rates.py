@@ -1,4 +1,4 @@
-"""Whether the kernels that measure a GPU do the work that is counted, from their machine code; which needs no GPU."""
+"""Whether kernels that measure a GPU do the work that is counted: from their machine code."""
 
 import re
 import subprocess
@@ -38,7 +38,7 @@ def loop_with_most(name, kernel, tmp_path):
     return max(instructions, key=lambda found: found.count(name))
 
 
-# An exponential takes a processor as long as 8 other instructions, so a few of those beside it do not matter.
+# An exponential takes a processor as long as 8 other instructions: a few of those do not matter.
 @pytest.mark.parametrize(
     ("kernel", "name", "beside"),
     [("exponentials", "MUFU.EX2", 1.2), ("multiply_adds", "FFMA", 0.1)],

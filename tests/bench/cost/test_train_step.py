@@ -58,15 +58,15 @@ def test_shares_are_of_all_the_time_but_the_first_iteration(monkeypatch):
 
 def test_the_report(monkeypatch):
     seconds = iter([0.5, 5.0])
-    monkeypatch.setattr(speed, "_seconds", lambda step, repeats: next(seconds))
+    monkeypatch.setattr(speed, "work_seconds", lambda step, repeats: next(seconds))
     monkeypatch.setattr(speed, "step_of", lambda *_, **__: None)
     monkeypatch.setattr(speed, "loop_shares", lambda *_: (0.2, 0.01))
     monkeypatch.setattr(speed, "step_memory", lambda *_: (3 * 2**20, 2**20))
     threads = torch.get_num_threads()
     rows = step_report()
     assert torch.get_num_threads() == threads
-    assert [row["met"] for row in rows] == [True, False, True, None]
-    assert [row["value"] for row in rows] == [
+    assert [row.met for row in rows] == [True, False, True, None]
+    assert [row.value for row in rows] == [
         "10.0 (5.00 / 0.50 s)",
         "20.0 %",
         "1.0 %",

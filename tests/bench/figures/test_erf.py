@@ -16,7 +16,7 @@ IMAGES = [RNG.integers(0, 256, (130, 150, 3), dtype=np.uint8) for _ in range(2)]
 
 
 class Blur(nn.Module):
-    """Enlarges by repetition what a 3x3 kernel makes of each channel, multiplied by the first pixel."""
+    """Repeats what a 3x3 kernel makes of each channel, multiplied by the first pixel."""
 
     def __init__(self, channels=3):
         super().__init__()

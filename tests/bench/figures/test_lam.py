@@ -43,7 +43,7 @@ def test_only_what_a_network_uses_counts():
 
 
 def test_attributions_sum_to_what_the_path_changes():
-    """Completeness of integrated gradients: of all inputs, signs kept, they sum to the change of the detail."""
+    """Completeness: with signs, integrated gradients sum to the change of the detail."""
     image = PHOTO[:24, :24]
 
     class Once(Linear):

@@ -4,7 +4,7 @@ from restorers import PHOTO
 
 from mambair_cli.bench.figures.visual import View, draw, views
 from mambair_cli.bench.quality.candidates import Candidate
-from mambair_cli.bench.quality.pairing import Source, load_sample
+from mambair_cli.bench.quality.pairing import Pair, load_sample
 from mambair_cli.bench.quality.protocols import jpeg, super_resolution
 from mambair_cli.images.folders import read_rgb
 from mambair_cli.images.io import Image, write_image
@@ -15,7 +15,7 @@ from mambair_cli.images.resize import bicubic
 def test_views_and_their_scores(tmp_path):
     write_image(tmp_path / "osprey.png", Image(PHOTO))
     protocol = super_resolution(2)
-    sample = load_sample(Source("osprey", tmp_path / "osprey.png"), protocol)
+    sample = load_sample(Pair("osprey", tmp_path / "osprey.png"), protocol)
     candidate = Candidate("tiny-x2", protocol, device="cpu")
     truth, enlarged, restored = views(sample, protocol, [candidate])
     assert (truth.name, truth.psnr) == ("truth", None)

@@ -5,6 +5,7 @@ from failing import fails
 from networks import network
 from restorers import PHOTO
 
+from mambair_cli.archs.complexity import complexity
 from mambair_cli.bench.quality.candidates import Candidate
 from mambair_cli.bench.quality.protocols import denoising, jpeg, super_resolution
 from mambair_cli.bench.quality.tilers import restore_split
@@ -101,16 +102,17 @@ def test_what_it_is_and_costs(stored):
     path = stored("light_c", "mine")
     one = candidate(path, super_resolution(4))
     assert one.name == "mine"
-    assert one.sha256 == sha256(path)
-    assert one.facts["name"] == "mine"
-    assert (one.facts["device"], one.facts["backend"], one.facts["dtype"]) == (
+    assert one.network.sha256 == sha256(path)
+    assert (one.network.device, one.network.backend, one.network.dtype) == (
         "cpu",
         one.restorer.backend,
         "float32",
     )
-    assert one.facts["parameters"] == sum(p.numel() for p in one.restorer.model.parameters())
-    assert {"macs", "leaf_macs", "leaf_parameters"} < one.facts.keys()
-    assert candidate().sha256 == sha256(find_checkpoint("tiny-x2"))
+    assert one.network.parameters == sum(p.numel() for p in one.restorer.model.parameters())
+    cost = complexity(one.restorer.model)
+    assert (one.network.macs, one.network.leaf_macs) == (cost.macs, cost.leaf_macs)
+    assert one.network.leaf_parameters == cost.leaf_parameters
+    assert candidate().network.sha256 == sha256(find_checkpoint("tiny-x2"))
 
 
 def test_settings_tell_results_apart():
@@ -160,7 +162,7 @@ def test_a_tiler_that_does_not_fit_is_no_silent_tile(monkeypatch):
 
 
 def test_models_that_do_not_fit(stored):
-    fails(lambda: candidate("tiny-x2", X3), CallError, "tiny-x2", "2 times, not 3", "-m")
+    fails(lambda: candidate("tiny-x2", X3), CallError, "tiny-x2", "2 times, not 3", "another model")
     fails(lambda: candidate("tiny-x2", denoising(25)), CallError, "2 times, not 1")
     fails(lambda: candidate(stored("denoise"), X2), CallError, "1 times, not 2")
     fails(lambda: candidate("tiny-x9"), CallError, "tiny-x9")

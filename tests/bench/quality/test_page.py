@@ -12,7 +12,7 @@ from chromium import browsing, needs_chromium
 from mambair_cli.bench.quality import page
 from mambair_cli.bench.quality.candidates import Candidate
 from mambair_cli.bench.quality.measure import open_benchmark, run
-from mambair_cli.bench.quality.spots import find_spot
+from mambair_cli.bench.quality.page import find_spot
 from mambair_cli.images.folders import read_rgb
 from mambair_cli.images.io import Image, write_image
 from mambair_cli.images.resize import bicubic, downscale
@@ -62,7 +62,7 @@ def test_the_page_holds_the_facts(bench, html):
     assert data["baseline"] == "bicubic"
     assert [point["image"] for point in data["points"]] == [f"<i>{i}" for i in range(4)]
     for i, point in enumerate(data["points"]):
-        decibels = [r["images"][i]["psnr"] for r in facts["results"]]
+        decibels = [r.images[i].scores["psnr"] for r in facts.results]
         assert point["x"] == decibels[0]
         assert point["gains"] == [value - decibels[0] for value in decibels[1:]]
     assert NASTY.replace("/", "∕") in data["title"]
@@ -70,15 +70,15 @@ def test_the_page_holds_the_facts(bench, html):
 
 def test_the_worst_and_the_best_are_shown(bench, html):
     facts, pictures = bench[0], data_of(html)["pictures"]
-    order = sorted(facts["results"][1]["images"], key=lambda row: row["psnr"])
-    assert [p["image"] for p in pictures] == [order[i]["image"] for i in (0, 1, 3, 2)]
+    order = sorted(facts.results[1].images, key=lambda row: row.scores["psnr"])
+    assert [p["image"] for p in pictures] == [order[i].image for i in (0, 1, 3, 2)]
     assert [p["why"].split()[0] for p in pictures] == ["worst", "worst", "best", "best"]
 
 
 def test_images_are_shown_without_loss(bench, html):
     facts, benchmark, _ = bench
     for picture in data_of(html)["pictures"]:
-        source = next(s for s in benchmark.sources if s.name == picture["image"])
+        source = next(s for s in benchmark.pairs if s.name == picture["image"])
         truth = read_rgb(source.truth)
         low = downscale(truth, 2)
         labels = [view["label"].split(" (")[0] for view in picture["views"]]
@@ -88,8 +88,9 @@ def test_images_are_shown_without_loss(bench, html):
         assert np.array_equal(shown[0], bicubic(low, *truth.shape[:2]))
         assert np.array_equal(shown[1], load_restorer("tiny-x2", device="cpu").restore(low))
         assert np.array_equal(shown[3], truth)
-        row = next(r for r in facts["results"][1]["images"] if r["image"] == picture["image"])
-        assert f"PSNR {row['psnr']:.3f}, SSIM {row['ssim']:.4f}" in picture["views"][1]["label"]
+        row = next(r for r in facts.results[1].images if r.image == picture["image"])
+        scores = f"PSNR {row.scores['psnr']:.3f}, SSIM {row.scores['ssim']:.4f}"
+        assert scores in picture["views"][1]["label"]
         x, y, side = picture["spot"]
         assert (y, x, side) == find_spot(shown[1], truth, 64)
         assert side == 64
@@ -145,6 +146,34 @@ def stored_gray(tmp_path):
     return str(tmp_path / "gray.safetensors")
 
 
+# The place of an image that is shown enlarged
+
+
+def test_the_spot_holds_the_largest_difference():
+    a = np.full((60, 80, 3), 100, np.uint8)
+    b = a.copy()
+    b[40:45, 60:66, 1] = 90
+    b[5, 5] = 120  # stronger, but less in sum
+    top, left, side = find_spot(a, b, 16)
+    assert side == 16
+    assert 29 <= top <= 40
+    assert 50 <= left <= 60
+    assert find_spot(b[..., 1], a[..., 1], 16)[:2] == (top, left)
+
+
+def test_a_spot_at_the_edge_lies_inside():
+    a = np.zeros((20, 30), np.uint8)
+    b = a.copy()
+    b[-1, -1] = 255
+    top, left, side = find_spot(a, b, 8)
+    assert (top, left) == (12, 22)
+    assert a[top : top + side, left : left + side].shape == (8, 8)
+
+
+def test_small_images_are_shown_whole():
+    assert find_spot(np.zeros((5, 9)), np.ones((5, 9)), 64) == (0, 0, 5)
+
+
 # In a browser
 
 
@@ -184,10 +213,10 @@ def test_names_are_text(browser):
 @needs_chromium
 def test_tables_and_scatter_show_every_result(browser, bench):
     facts = bench[0]
-    assert browser.evaluate("document.querySelectorAll('#images tbody tr').length") == 4 + 2
+    assert browser.evaluate("document.querySelectorAll('#images tbody tr').length") == 4 + 1
     assert browser.evaluate("document.querySelectorAll('#summary tr.ours').length") == 3
     assert browser.evaluate("document.querySelectorAll('#scatter circle').length") == 8
-    first = facts["results"][1]["mean"]["psnr"]
+    first = facts.results[1].mean["psnr"]
     assert f"{first:.3f}" in browser.evaluate(
         "document.querySelector('#summary tbody tr:nth-child(2)').textContent"
     )
@@ -197,8 +226,8 @@ def test_tables_and_scatter_show_every_result(browser, bench):
         f"[...document.querySelectorAll('#scatter circle')].slice(0, 4).map({place})"
     )
     rows = [
-        (r["psnr"], s["psnr"] - r["psnr"])
-        for r, s in zip(*(x["images"] for x in facts["results"][:2]), strict=True)
+        (r.scores["psnr"], s.scores["psnr"] - r.scores["psnr"])
+        for r, s in zip(*(x.images for x in facts.results[:2]), strict=True)
     ]
     assert np.argsort([x for x, _ in dots]).tolist() == np.argsort([x for x, _ in rows]).tolist()
     assert np.argsort([-y for _, y in dots]).tolist() == np.argsort([y for _, y in rows]).tolist()
@@ -237,7 +266,10 @@ def test_the_slider_moves_by_mouse_and_keys(browser):
 def test_what_is_left_and_right_of_the_divider_is_what_was_chosen(browser, html):
     """By the colours of the screen."""
     picture = data_of(html)["pictures"][0]
-    choose = "(side, i) => { const s = document.querySelector(`select.${side}`); s.value = i; s.onchange(); }"
+    choose = (
+        "(side, i) => { const s = document.querySelector(`select.${side}`);"
+        " s.value = i; s.onchange(); }"
+    )
     browser.evaluate(f"({choose})('left', 3)")
     browser.evaluate(f"({choose})('right', 0)")
     browser.evaluate(
@@ -273,7 +305,8 @@ def test_what_is_left_and_right_of_the_divider_is_what_was_chosen(browser, html)
 def test_crops_enlarge_the_spot(browser, html):
     picture = data_of(html)["pictures"][0]
     crops = browser.evaluate(
-        "[...document.querySelector('.crops').querySelectorAll('.crop')].map(c => [c.style.backgroundPosition,"
+        "[...document.querySelector('.crops').querySelectorAll('.crop')]"
+        ".map(c => [c.style.backgroundPosition,"
         " c.style.backgroundSize, c.nextSibling.textContent])"
     )
     x, y, side = picture["spot"]

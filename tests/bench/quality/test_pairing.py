@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from failing import fails
 
-from mambair_cli.bench.quality.pairing import Source, find_sources, load_sample
+from mambair_cli.bench.quality.pairing import Pair, find_pairs, load_sample
 from mambair_cli.bench.quality.protocols import (
     PAIRED,
     choose_protocol,
@@ -42,7 +42,7 @@ def pairs(folder, protocol):
             s.truth.relative_to(folder).as_posix(),
             s.input and s.input.relative_to(folder).as_posix(),
         )
-        for s in find_sources(folder, protocol)
+        for s in find_pairs(folder, protocol)
     ]
 
 
@@ -175,7 +175,7 @@ def test_noise_and_jpeg_are_made_even_where_inputs_are_there(tmp_path):
 )
 def test_what_does_not_pair(tmp_path, files, protocol, words):
     put(tmp_path, *files)
-    fails(lambda: find_sources(tmp_path, protocol), CallError, tmp_path, *words)
+    fails(lambda: find_pairs(tmp_path, protocol), CallError, tmp_path, *words)
 
 
 # Samples
@@ -183,7 +183,7 @@ def test_what_does_not_pair(tmp_path, files, protocol, words):
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_a_low_resolution_image_is_made_where_there_is_none(tmp_path, scale):
-    sample = load_sample(Source("a", save(tmp_path / "a.png", PIXELS)), super_resolution(scale))
+    sample = load_sample(Pair("a", save(tmp_path / "a.png", PIXELS)), super_resolution(scale))
     assert np.array_equal(sample.truth, PIXELS[: 40 - 40 % scale, : 52 - 52 % scale])
     assert np.array_equal(sample.input, downscale(PIXELS, scale))
     assert sample.pixels == hash_of(PIXELS)
@@ -191,7 +191,7 @@ def test_a_low_resolution_image_is_made_where_there_is_none(tmp_path, scale):
 
 def test_a_low_resolution_image_is_taken_as_it_is(tmp_path):
     other = downscale(PIXELS, 3) // 2
-    source = Source("a", save(tmp_path / "a.png", PIXELS), save(tmp_path / "ax3.png", other))
+    source = Pair("a", save(tmp_path / "a.png", PIXELS), save(tmp_path / "ax3.png", other))
     sample = load_sample(source, super_resolution(3))
     assert np.array_equal(sample.input, other)
     assert sample.truth.shape == (39, 51, 3)
@@ -199,32 +199,32 @@ def test_a_low_resolution_image_is_taken_as_it_is(tmp_path):
 
 def test_pairs_noise_and_gray(tmp_path):
     truth, rainy = save(tmp_path / "t.png", PIXELS), save(tmp_path / "i.png", PIXELS // 2)
-    sample = load_sample(Source("a", truth, rainy), DERAIN)
+    sample = load_sample(Pair("a", truth, rainy), DERAIN)
     assert np.array_equal(sample.truth, PIXELS)
     assert np.array_equal(sample.input, PIXELS // 2)
-    sample = load_sample(Source("a", truth), denoising(50))
+    sample = load_sample(Pair("a", truth), denoising(50))
     assert (sample.truth.dtype, sample.input.dtype, sample.input.shape) == (
         np.uint8,
         np.float32,
         PIXELS.shape,
     )
-    gray = load_sample(Source("a", save(tmp_path / "g.png", PIXELS[..., 0])), jpeg(10))
+    gray = load_sample(Pair("a", save(tmp_path / "g.png", PIXELS[..., 0])), jpeg(10))
     assert gray.truth.shape == gray.input.shape == (40, 52)
     assert np.array_equal(gray.truth, PIXELS[..., 0])
-    colour = load_sample(Source("a", truth), choose_protocol(None, quality=10, channel="rgb"))
+    colour = load_sample(Pair("a", truth), choose_protocol(None, quality=10, channel="rgb"))
     assert colour.input.shape == PIXELS.shape
 
 
 def test_the_digest_is_of_what_is_measured(tmp_path):
     truth, other = save(tmp_path / "a.png", PIXELS), save(tmp_path / "b.png", PIXELS ^ 1)
     digests = [
-        load_sample(Source("a", truth), super_resolution(2)).digest,
-        load_sample(Source("b", save(tmp_path / "c.bmp", PIXELS)), super_resolution(2)).digest,
-        load_sample(Source("a", other), super_resolution(2)).digest,
-        load_sample(Source("a", truth), super_resolution(3)).digest,
-        load_sample(Source("a", truth), denoising(25, 0)).digest,
-        load_sample(Source("a", truth), denoising(25, 1)).digest,
-        load_sample(Source("a", truth, other), DERAIN).digest,
+        load_sample(Pair("a", truth), super_resolution(2)).digest,
+        load_sample(Pair("b", save(tmp_path / "c.bmp", PIXELS)), super_resolution(2)).digest,
+        load_sample(Pair("a", other), super_resolution(2)).digest,
+        load_sample(Pair("a", truth), super_resolution(3)).digest,
+        load_sample(Pair("a", truth), denoising(25, 0)).digest,
+        load_sample(Pair("a", truth), denoising(25, 1)).digest,
+        load_sample(Pair("a", truth, other), DERAIN).digest,
     ]
     assert digests[0] == digests[1]
     assert len(set(digests)) == 6
@@ -234,7 +234,7 @@ def test_samples_that_cannot_be_measured(tmp_path):
     truth = save(tmp_path / "truth.png", PIXELS)
     low = save(tmp_path / "low.png", downscale(PIXELS, 3))
     fails(
-        lambda: load_sample(Source("a", truth, low), super_resolution(2)),
+        lambda: load_sample(Pair("a", truth, low), super_resolution(2)),
         CallError,
         low,
         "17x13",
@@ -242,7 +242,7 @@ def test_samples_that_cannot_be_measured(tmp_path):
         "x2",
     )
     fails(
-        lambda: load_sample(Source("a", truth, low), DERAIN),
+        lambda: load_sample(Pair("a", truth, low), DERAIN),
         CallError,
         low,
         truth,
@@ -251,26 +251,26 @@ def test_samples_that_cannot_be_measured(tmp_path):
     )
     small = save(tmp_path / "small.png", PIXELS[:14])
     fails(
-        lambda: load_sample(Source("a", small), super_resolution(2)),
+        lambda: load_sample(Pair("a", small), super_resolution(2)),
         CallError,
         small,
         "52x14",
         "too small",
         "11",
     )
-    load_sample(Source("a", save(tmp_path / "enough.png", PIXELS[:16])), super_resolution(2))
+    load_sample(Pair("a", save(tmp_path / "enough.png", PIXELS[:16])), super_resolution(2))
     fails(
-        lambda: load_sample(Source("a", save(tmp_path / "s.png", PIXELS[:10])), jpeg(10)),
+        lambda: load_sample(Pair("a", save(tmp_path / "s.png", PIXELS[:10])), jpeg(10)),
         CallError,
         "too small",
     )
     bad = tmp_path / "bad.png"
     bad.write_bytes(truth.read_bytes()[:500])
-    for source in (Source("a", bad), Source("a", truth, bad)):
+    for source in (Pair("a", bad), Pair("a", truth, bad)):
         fails(
             lambda source=source: load_sample(source, DERAIN if source.input else jpeg(10)),
             ImageError,
             bad,
         )
     missing = Path(tmp_path / "missing.png")
-    fails(lambda: load_sample(Source("a", missing), jpeg(10)), CallError, missing)
+    fails(lambda: load_sample(Pair("a", missing), jpeg(10)), CallError, missing)

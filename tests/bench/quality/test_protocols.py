@@ -138,12 +138,12 @@ def test_by_default_a_model_is_measured_that_a_command_would_take(name, call, mo
     [
         (None, {"scale": 2, "noise": 15}, ["exclude each other"]),
         ("Rain100H", {"pairs": "derain", "quality": 10}, ["exclude each other"]),
-        (None, {"pairs": "upscale"}, ["--pairs", "derain", "denoise-real", "'upscale'"]),
-        (None, {"unspoilt": "upscale"}, ["--clean", "denoise, derain, dejpeg", "'upscale'"]),
+        (None, {"pairs": "upscale"}, ["pairs", "derain", "denoise-real", "'upscale'"]),
+        (None, {"unspoilt": "upscale"}, ["clean", "denoise, derain, dejpeg", "'upscale'"]),
         (None, {"unspoilt": "derain", "scale": 2}, ["exclude each other"]),
-        (None, {"channel": "z"}, ["--channel", "y, rgb, gray", "'z'"]),
-        ("CBSD68", {}, ["CBSD68", "--noise 15, 25 or 50"]),
-        ("classic5", {}, ["classic5", "--jpeg 10, 20, 30 or 40"]),
+        (None, {"channel": "z"}, ["channel", "y, rgb, gray", "'z'"]),
+        ("CBSD68", {}, ["CBSD68", "`noise` 15, 25 or 50"]),
+        ("classic5", {}, ["classic5", "`jpeg` 10, 20, 30 or 40"]),
     ],
 )
 def test_calls_that_do_not_fit(name, call, words):

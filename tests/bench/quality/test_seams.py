@@ -16,24 +16,24 @@ DATA = Path(__file__).parents[2] / "data"
 def test_seams_fade_with_the_overlap(tmp_path):
     write_image(tmp_path / "photo.png", Image(read_rgb(DATA / "dragonfly.png")[10:110, 20:130]))
     rows = seams.seams("tiny-x2", tmp_path / "photo.png")
-    assert all(row["max"] == 0 for row in rows if row["tiles"] == 1)
-    rows = [row for row in rows if row["tiles"] > 1]
+    assert all(row.max == 0 for row in rows if row.tiles == 1)
+    rows = [row for row in rows if row.tiles > 1]
     assert len(rows) >= 3
     for row in rows:
-        assert row["tiles"] > 1
-        assert row["tile"] > row["overlap"] >= 0
-        assert 0 < row["mean"] < row["max"] < 255
-        assert math.isfinite(row["psnr"])
-    for tile in {row["tile"] for row in rows}:
-        same = sorted((row for row in rows if row["tile"] == tile), key=lambda row: row["overlap"])
-        assert all(more["mean"] < 1.05 * less["mean"] for less, more in itertools.pairwise(same))
-    assert len({row["mean"] for row in rows}) == len(rows)
-    hard, blended = rows[0], next(row for row in rows if row["overlap"] >= 16)
-    assert hard["overlap"] == 0
-    assert blended["max"] < hard["max"] / 2
-    assert blended["mean"] < hard["mean"] / 1.5
-    assert blended["psnr"] > hard["psnr"] + 3
-    assert blended["border"] < hard["border"] / 2
+        assert row.tiles > 1
+        assert row.tile > row.overlap >= 0
+        assert 0 < row.mean < row.max < 255
+        assert math.isfinite(row.psnr)
+    for tile in {row.tile for row in rows}:
+        same = sorted((row for row in rows if row.tile == tile), key=lambda row: row.overlap)
+        assert all(more.mean < 1.05 * less.mean for less, more in itertools.pairwise(same))
+    assert len({row.mean for row in rows}) == len(rows)
+    hard, blended = rows[0], next(row for row in rows if row.overlap >= 16)
+    assert hard.overlap == 0
+    assert blended.max < hard.max / 2
+    assert blended.mean < hard.mean / 1.5
+    assert blended.psnr > hard.psnr + 3
+    assert blended.border < hard.border / 2
 
 
 def test_a_seam_is_measured_in_steps_of_8_bits(monkeypatch, tmp_path):
@@ -63,11 +63,11 @@ def test_a_seam_is_measured_in_steps_of_8_bits(monkeypatch, tmp_path):
         error = np.ones((8, 9))
         error[:, 5:] += 2
         error[3:] += 0.5
-        assert row["tiles"] == 2
-        assert row["max"] == pytest.approx(3.5, abs=1e-4)
-        assert row["mean"] == pytest.approx(error.mean(), abs=1e-4)
-        assert row["psnr"] == pytest.approx(
+        assert row.tiles == 2
+        assert row.max == pytest.approx(3.5, abs=1e-4)
+        assert row.mean == pytest.approx(error.mean(), abs=1e-4)
+        assert row.psnr == pytest.approx(
             20 * math.log10(255) - 10 * math.log10((error**2).mean()), abs=1e-3
         )
-        assert row["border"] == pytest.approx(2, abs=1e-4)
-        assert row["inside"] == pytest.approx(0.5, abs=1e-4)
+        assert row.border == pytest.approx(2, abs=1e-4)
+        assert row.inside == pytest.approx(0.5, abs=1e-4)

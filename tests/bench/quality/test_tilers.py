@@ -34,7 +34,7 @@ def test_what_looks_at_single_pixels_is_the_same_in_parts(shape, scale):
 
 
 def test_parts_and_their_margins_by_hand():
-    # 401 rows: 3 parts of ceil(401 / 3) = 134 with margins of 13; 200 columns: 2 parts of 100 with margins of 10.
+    # 401 rows: 3 parts of ceil(401 / 3) = 134 with margins of 13; 200 columns: 2 of 100 with 10.
     _, seen = split(np.zeros((401, 200)))
     heights = (134 + 13, 134 + 26, 134 + 13)
     assert [shape for shape, _ in seen] == [(height, 110) for height in heights for _ in (0, 1)]

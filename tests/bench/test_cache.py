@@ -4,7 +4,7 @@ import threading
 import pytest
 from failing import fails
 
-from mambair_cli.bench.quality.results import Cache, code_digest, key_of
+from mambair_cli.bench.cache import Cache, code_digest, key_of
 from mambair_cli.errors import CacheError
 
 

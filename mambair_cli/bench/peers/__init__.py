@@ -1,0 +1,1 @@
+"""Our networks beside what a user would pick instead, on this machine."""
