@@ -116,7 +116,10 @@ class Choice:
             named = model_named(self.model)
             return [named] if named else []
         wanted = level if self.level is None else self.level
-        needs_real = real if self.real is None else self.real
+        if self.real is None:
+            needs_real = real and bool(bundled_models(self.task, True))
+        else:
+            needs_real = self.real
         return find_models(self.task, scale, real=needs_real, level=wanted)
 
     def possible(self, scale: float | None) -> list[str]:
@@ -126,7 +129,10 @@ class Choice:
         """
         if self.model is not None:
             return [self.model]
-        kinds = (False, True) if self.real is None else (self.real,)
+        if self.real is None:
+            kinds = (False, True) if bundled_models(self.task, True) else (False,)
+        else:
+            kinds = (self.real,)
         if scale is None or self.by_level:
             return [model.name for real in kinds for model in bundled_models(self.task, real)]
         found = [model.name for real in kinds for model in self.models(scale, real=real)]
