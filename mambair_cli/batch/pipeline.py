@@ -20,17 +20,17 @@ from ..errors import CallError, ImageError, MambairError
 from ..images.io import (
     MAX_PIXELS,
     Image,
-    check_writable,
     decode_image,
     encode_image,
     read_image,
     write_image,
 )
-from ..models.catalog import Model
+from ..models.catalog import model_named
 from ..models.tasks import MAX_SCALE
+from ..restore.condition import Finding, advice
 from ..system.files import TEMPORARY
 from .claims import Claims
-from .jobs import Job
+from .jobs import Job, check_target
 from .manifest import Manifest, Record
 from .peers import Peers
 
@@ -73,8 +73,8 @@ class Batch:
         max_pixels: of an input; larger ones fail (a guard against decompression bombs).
         keep_times: give results the times and permissions of their inputs.
         first_frame: of animations, and the first page of documents, is all that is restored.
-        advise: called with the pixels and the name of each input, the model that it gets first, and
-            the level that was measured; returns what its user should know.
+        check: look at the results, and record what is left in them and what would help.
+        work: for each model that ran, the pixels of its inputs and the seconds that they took.
     """
 
     upscaler: "Upscaler"
@@ -85,7 +85,8 @@ class Batch:
     max_pixels: int = MAX_PIXELS
     keep_times: bool = False
     first_frame: bool = False
-    advise: Callable[[Any, str, Model, int | None], str | None] = lambda *about: None
+    check: bool = False
+    work: dict[str, list[float]] = field(default_factory=dict)
 
     def run(
         self,
@@ -120,13 +121,7 @@ class Batch:
                 self._restore(peers.receive_jobs(), records.append, progress)
             peers.send_records(records)
             return
-        left = []
-        for job in jobs:
-            finished = self.manifest.finished(job) if self.manifest and not self.overwrite else None
-            if finished:
-                done(finished)
-            else:
-                left.append(job)
+        left = self.left(jobs, done)
         peers.send_jobs(left)
         stopped = None
         try:
@@ -141,6 +136,40 @@ class Batch:
             # All that counts is in the manifest already.
             with contextlib.suppress(ImageError):
                 self.manifest.compact()
+
+    def left(self, jobs: Sequence[Job], done: Callable[[Record], None]) -> list[Job]:
+        """The jobs that are not finished; calls `done` with the records of the others."""
+        left = []
+        for job in jobs:
+            finished = self.manifest.finished(job) if self.manifest and not self.overwrite else None
+            if finished:
+                done(finished)
+            else:
+                left.append(job)
+        return left
+
+    def preview(self, jobs: Sequence[Job], done: Callable[[Record], None]) -> None:
+        """Call `done` with a record of what `run` would make of each file; write nothing.
+
+        The status is planned, skipped or failed. Raises as `run`.
+        """
+        for job in self.left(jobs, done):
+            record = Record(str(job.source or "-"), str(job.target or "-"), "planned")
+            try:
+                image, found = self._read(job, record)
+                height, width = image.pixels.shape[:2]
+                chain = self.upscaler.chain(self.size.factor(height, width), found)
+                record.models = list(dict.fromkeys(restorer.name for restorer in chain))
+                record.tiles = self.upscaler.tiles(self.size, height, width, found)
+                rows, columns = self.size.of(height, width)
+                record.size_out = [columns, rows]
+                record.memory = self.upscaler.memory(self.size, image, found)
+            except Exception as error:
+                if self.manifest is None:
+                    raise
+                record.status, record.error = "failed", _reason(record, error)
+            record.seconds = 0.0
+            done(record)
 
     def _restore(
         self,
@@ -203,10 +232,10 @@ class Batch:
             try:
                 current = next(reading, None)
                 while current and not results.fatal:
-                    (job, record, report, found), ahead = current, None
+                    (job, record, report, coming), ahead = current, None
                     report(0)
                     try:
-                        image = found.result()
+                        image, found = coming.result()
                     except Exception as error:
                         results.fail(record, error)
                         current = next(reading, None)
@@ -219,7 +248,7 @@ class Batch:
                     if results.fatal:
                         break
                     try:
-                        result = self._compute(image, record, report)
+                        result = self._compute(image, found, record, report)
                     except CallError:
                         # What is wrong for one is wrong for all.
                         raise
@@ -238,7 +267,7 @@ class Batch:
         if results.fatal:
             raise results.fatal
 
-    def _read(self, job: Job, record: Record) -> Image:
+    def _read(self, job: Job, record: Record) -> tuple[Image, Finding]:
         with _timed(record):
             if self.manifest and job.source:
                 # Before it is read: it could change.
@@ -262,28 +291,38 @@ class Batch:
                     f" possible is 1 to {MAX_SCALE} times"
                 )
             if job.target:
-                if self.manifest:
-                    job.target.parent.mkdir(parents=True, exist_ok=True)
-                check_writable(job.target, self.size.of(height, width))
-            record.level = self.upscaler.measure(image)
-            for row in self.upscaler.choice.models(factor, record.level)[:1]:
-                record.notes += filter(
-                    None, [self.advise(image.pixels, record.input, row, record.level)]
-                )
-            return image
+                check_target(job.target, self.size.of(height, width))
+            found = self.upscaler.measure(image)
+            record.level, record.seen, record.why = found.level, found.kind, found.words
+            return image, found
 
-    def _compute(self, image: Image, record: Record, report: Callable[[float], None]) -> Image:
+    def _compute(
+        self, image: Image, found: Finding, record: Record, report: Callable[[float], None]
+    ) -> Image:
         with _timed(record):
             height, width = image.pixels.shape[:2]
-            chain = self.upscaler.chain(self.size.factor(height, width), record.level)
+            chain = self.upscaler.chain(self.size.factor(height, width), found)
             record.models = list(dict.fromkeys(restorer.name for restorer in chain))
-            record.tiles = self.upscaler.tiles(self.size, height, width, record.level)
-            result = self.upscaler.restore_image(image, self.size, report, record.level)
+            record.tiles = self.upscaler.tiles(self.size, height, width, found)
+            started = time.perf_counter()
+            result = self.upscaler.restore_image(image, self.size, report, found)
+            if len(chain) == 1:
+                done = self.work.setdefault(chain[0].name, [0.0, 0.0])
+                done[0] += height * width
+                done[1] += time.perf_counter() - started
             record.size_out = [result.pixels.shape[1], result.pixels.shape[0]]
             return result
 
     def _write(self, job: Job, record: Record, result: Image) -> None:
         with _timed(record):
+            if self.check and record.size_in:
+                scale = record.size_out[0] / record.size_in[0] if record.size_out else 1
+                row = model_named(record.models[0])
+                real = row.for_real_photos if row else True
+                task = self.upscaler.choice.task
+                record.left = advice(result, scale, task, real, record.output)
+            if job.target:
+                _make_folder(job.target.parent)
             record.notes += _write_image(job, result, self.quality)
             if self.keep_times and job.source and job.target:
                 shutil.copystat(job.source, job.target)
@@ -363,10 +402,7 @@ class _Results:
 
 def _prepare_folder(folder: Path) -> None:
     """Create an output folder, or clear it of unfinished results. Raises ImageError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ImageError(f"{folder}: cannot be created: {error.strerror}") from error
+    _make_folder(folder)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ImageError(f"{folder}: no permission to write into it; name another folder")
     for left_over in folder.rglob(TEMPORARY.format("*")):
@@ -374,6 +410,13 @@ def _prepare_folder(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - left_over.stat().st_mtime > STALE:
                 left_over.unlink()
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageError(f"{folder}: cannot be created: {error.strerror}") from error
 
 
 def _write_image(job: Job, image: Image, quality: int | None) -> list[str]:

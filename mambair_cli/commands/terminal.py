@@ -86,6 +86,16 @@ def as_flags(message: str) -> str:
     return re.sub(r"(?<![^\s(])`([a-z_]+)(?:=([^`]+))?`(?![^\s,.;:)])", flag, message)
 
 
+def announce(message: str) -> None:
+    """Print at once what begins, if somebody watches."""
+    if sys.stderr and sys.stderr.isatty():
+        say(message)
+
+
+def ignore(message: str) -> None:
+    """Take what nobody wants to know."""
+
+
 def say(message: str) -> None:
     """Print one line on stderr, even if the name of a file has several."""
     line = f"mambair: {as_flags(message)}".replace("\n", "\\n")
@@ -118,17 +128,17 @@ def progress_bar(quiet: bool) -> Iterator[Callable[[float, str], None]]:
         TextColumn(
             "{task.description}",
             markup=False,
-            table_column=Column(no_wrap=True, overflow="ellipsis", max_width=40),
+            table_column=Column(no_wrap=True, overflow="ellipsis", max_width=56),
         ),
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=1.0, visible=False)
+        task = bar.add_task("starting", total=1.0)
 
         def update(share: float, label: str) -> None:
-            bar.update(task, completed=share, visible=True, description=label.replace("\n", "\\n"))
+            bar.update(task, completed=share, description=label.replace("\n", "\\n"))
 
         yield update
 
