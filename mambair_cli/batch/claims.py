@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -25,7 +26,7 @@ class Claims:
 
         File systems that cannot lock let every run have all.
         """
-        name = hashlib.sha256(target.relative_to(self.folder).as_posix().encode()).hexdigest()
+        name = hashlib.sha256(os.fsencode(target.relative_to(self.folder))).hexdigest()
         # The thread that writes gives back what the main thread has taken.
         lock = FileLock(self.folder / f".mambair-{name[:16]}.lock", thread_local=False)
         try:

@@ -331,3 +331,4 @@ def test_two_runs_at_once_share_the_work():
         assert set(told.values()) <= {"ok", "skipped"}
     check_results(names)
     assert files_in() == [MANIFEST, *sorted(names)]
+    assert [path.name for path in Path("out").glob(".mambair-*")] == []
