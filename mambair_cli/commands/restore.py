@@ -134,7 +134,7 @@ def command(task: Task) -> Callable[..., None]:
     def restore(**given: Any) -> None:
         quiet, as_json = given.pop("quiet"), given.pop("as_json")
         del given["offline"]
-        options = Options(**{field.name: given.pop(field.name) for field in fields(Options)})
+        options = Options(**{f.name: given.pop(f.name) for f in fields(Options) if f.name in given})
         inputs, globs = tuple(given.pop("inputs")), tuple(given.pop("globs") or ())
         request = Request(task, inputs, globs=globs, options=options, advice=not quiet, **given)
         _restore(request, quiet, as_json)

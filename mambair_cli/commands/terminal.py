@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -18,14 +19,19 @@ class Choices(str, Enum):
     __str__ = str.__str__
 
 
-class BackendNames(Choices):
-    """Those of `ops.BACKENDS`, and auto."""
+def _backend_names() -> list[str]:
+    """Those of `ops.BACKENDS`, which would import torch: each has a file of its name."""
+    files = Path(__file__).parents[1].joinpath("ops").glob("scan_*.py")
+    return sorted(file.stem.removeprefix("scan_").replace("_", "-") for file in files)
 
+
+class BackendNames(Choices):
+    """Auto, and the back ends of the scan."""
+
+    _ignore_ = "_each"
     AUTO = "auto"
-    NUMBA = "numba"
-    TRITON = "triton"
-    MAMBA_SSM = "mamba-ssm"
-    REFERENCE = "reference"
+    for _each in _backend_names():
+        locals()[_each] = _each
 
 
 class DtypeNames(Choices):
