@@ -5,7 +5,8 @@ finds the files and the models, `restore_files` does the work.
 """
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -221,6 +222,9 @@ def restore_files(
     request = plan.request
     if plan.row:
         check_task(request.task.name, plan.row.name, plan.row.task, plan.row.scale)
+        if request.dry_run and not is_here(plan.row):
+            name = plan.row.name
+            raise CallError(f"{name} is not here yet; fetch it first: mambair models pull {name}")
     upscaler = plan.upscaler or _load(plan.choice, request.options)
     # Tells before the work what cannot be loaded.
     upscaler.chain(plan.scale or 1)
@@ -248,7 +252,7 @@ def restore_files(
     try:
         if request.dry_run:
             batch.preview(plan.jobs, collect)
-            _expect(outcome)
+            _expect(request, outcome)
             return outcome
         _tell_how_long(plan, batch, outcome, note)
         batch.run(plan.jobs, collect, report)
@@ -256,6 +260,7 @@ def restore_files(
         outcome.stopped = error
     outcome.seconds = round(time.perf_counter() - started, 3)
     for model, (pixels, seconds) in batch.work.items():
+        seconds /= _repeats(request)
         keep_rate(model, outcome.backend, outcome.device, int(pixels), seconds)
     if request.advice:
         outcome.better = _better(plan.choice, outcome)
@@ -286,29 +291,39 @@ def _tell_how_long(
     """Say how long a long run will take, and what would be faster."""
     from ..images.folders import image_size
 
+    if not ran_here(outcome.backend):
+        return
     jobs = [job for job in batch.left(plan.jobs, lambda record: None) if job.source]
-    pixels, seconds, other = 0, 0.0, 0.0
+    chosen: Counter[tuple[str, ...]] = Counter()
+    usual: Counter[tuple[str, ...]] = Counter()
     for job in jobs:
         # What cannot be restored is told when its turn comes.
         with suppress(MambairError):
             height, width = image_size(Path(str(job.source)))
             scale = batch.size.factor(height, width)
-            names = [row.name for row in plan.choice.models(scale)] or [str(plan.request.model)]
-            usual = [row.name for row in Choice(plan.choice.task).models(scale)]
-            pixels += height * width
-            seconds += _seconds(names, height * width, outcome) or 0.0
-            other += _seconds(usual, height * width, outcome) or 0.0
+            names = tuple(row.name for row in plan.choice.models(scale))
+            chosen[names or (str(plan.request.model),)] += height * width
+            others = Choice(plan.choice.task).models(scale)
+            usual[tuple(row.name for row in others)] += height * width
+    repeats = _repeats(plan.request)
+    seconds = repeats * sum(_seconds(*item, outcome) or 0.0 for item in chosen.items())
+    other = repeats * sum(_seconds(*item, outcome) or 0.0 for item in usual.items())
     if seconds < LONG:
         return
-    text = f"{pixels / 1e6:.1f} megapixels, about {duration(seconds)}"
+    text = f"{sum(chosen.values()) / 1e6:.1f} megapixels, about {duration(seconds)}"
     if plan.request.model and 0 < other < seconds / 2:
         text += f"; without `model` about {duration(other)}"
-    elif plan.request.options.ensemble:
-        text += f"; without `ensemble` about {duration(seconds / 8)}"
+    elif repeats > 1:
+        text += f"; without `ensemble` about {duration(seconds / repeats)}"
     note(text)
 
 
-def _seconds(models: list[str], pixels: int, outcome: Outcome) -> float | None:
+def _repeats(request: Request) -> int:
+    """How often a network sees each tile."""
+    return 8 if request.options.ensemble else 1
+
+
+def _seconds(models: Sequence[str], pixels: int, outcome: Outcome) -> float | None:
     """How long models take for so many pixels; None if that is not known."""
     total = 0.0
     for name in models:
@@ -321,13 +336,14 @@ def _seconds(models: list[str], pixels: int, outcome: Outcome) -> float | None:
     return total
 
 
-def _expect(outcome: Outcome) -> None:
+def _expect(request: Request, outcome: Outcome) -> None:
     """How long the records of a dry run would take."""
     for record in outcome.records:
         if record.status == "planned" and record.size_in:
             pixels = record.size_in[0] * record.size_in[1]
             seconds = _seconds(record.models, pixels, outcome)
             if seconds is not None:
+                seconds *= _repeats(request)
                 record.seconds = round(seconds, 3)
                 outcome.expected = (outcome.expected or 0.0) + seconds
 
