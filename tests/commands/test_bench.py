@@ -275,9 +275,8 @@ def test_bars(call, monkeypatch, command, report):
 def test_bench_scan_on_a_gpu(call, monkeypatch):
     row, asked = Row("core", "3.5", ">= 3", True), []
     monkeypatch.setattr(gpu, "scan_report", lambda *given: asked.append(given) or [row])
-    assert works(call("bench", "scan", "--device", "cuda:1", "--quick")).splitlines()[1].split() == [
-        "core", "3.5", ">=", "3", "met"
-    ]  # fmt: skip
+    lines = works(call("bench", "scan", "--device", "cuda:1", "--quick")).splitlines()
+    assert lines[1].split() == ["core", "3.5", ">=", "3", "met"]
     assert asked == [("cuda:1", True)]
 
 
