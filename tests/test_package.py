@@ -81,6 +81,22 @@ def own_parts(path):
     return parts - {"__version__"}
 
 
+def strings(path):
+    """All strings of a file and of its f-strings, without docstrings, with their lines."""
+    tree = ast.parse(path.read_text("utf-8"))
+    documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if id(node) not in documents:
+                yield node.lineno, node.value
+
+
+def flags(path):
+    """The options of a command line that the strings of a file name, with their lines."""
+    found = ((line, re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) for line, text in strings(path))
+    return [f"{line}: {' '.join(names)}" for line, names in found if names]
+
+
 def test_imports_are_read_right(tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
     path = tmp_path / "ops" / "scan.py"
@@ -115,6 +131,23 @@ def test_dependencies_point_downwards(path):
 def test_few_modules_lie_at_the_top():
     top = {path.stem for path in PACKAGE.glob("*.py")}
     assert top == {"__init__", "__main__", "cli", "errors"}
+
+
+def test_flags_are_found(tmp_path):
+    path = tmp_path / "some.py"
+    path.write_text(
+        '"""Like --this."""\ndef f(x):\n    """Or --that."""\n    print(f"{x}: give --tile, -m")\n'
+        '    return "a--b", "--", "try --memory-limit 4"'
+    )
+    assert flags(path) == ["4: --tile", "5: --memory-limit"]
+
+
+@every_module
+def test_only_commands_speak_of_flags(path):
+    """The core names the field, in backticks; `commands.terminal.as_flags` names the flag."""
+    # `bench/__main__.py` is a command line of its own.
+    if part_of(path) not in ("commands", "cli") and path.name != "__main__.py":
+        assert not flags(path)
 
 
 @pytest.mark.parametrize("name", ["mambair_cli", *(f"mambair_cli.{part}" for part in LIGHT)])
