@@ -133,6 +133,20 @@ def test_few_modules_lie_at_the_top():
     assert top == {"__init__", "__main__", "cli", "errors"}
 
 
+LONGEST = 80
+
+
+@every_module
+def test_no_function_is_long(path):
+    functions = (
+        node
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    )
+    lengths = {node.name: node.end_lineno - node.lineno + 1 for node in functions}
+    assert {name: length for name, length in lengths.items() if length > LONGEST} == {}
+
+
 def test_flags_are_found(tmp_path):
     path = tmp_path / "some.py"
     path.write_text(
