@@ -97,6 +97,32 @@ def flags(path):
     return [f"{line}: {' '.join(names)}" for line, names in found if names]
 
 
+def private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+def foreign_privates(path):
+    """Private names of other folders that a file imports, or reaches for through a module."""
+    folder = ".".join(["mambair_cli", *path.relative_to(PACKAGE).parts[:-1]])
+    found = [
+        name
+        for name in imports(path)
+        if private(name.split(".")[-1]) and name.rpartition(".")[0].rpartition(".")[0] != folder
+    ]
+    tree = ast.parse(path.read_text("utf-8"))
+    modules = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for alias in node.names
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if node.value.id in modules and private(node.attr):
+                found.append(f"{node.value.id}.{node.attr}")
+    return found
+
+
 def test_imports_are_read_right(tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
     path = tmp_path / "ops" / "scan.py"
@@ -131,6 +157,28 @@ def test_dependencies_point_downwards(path):
 def test_few_modules_lie_at_the_top():
     top = {path.stem for path in PACKAGE.glob("*.py")}
     assert top == {"__init__", "__main__", "cli", "errors"}
+
+
+def test_private_names_of_others_are_found(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
+    path = tmp_path / "ops" / "scan.py"
+    path.parent.mkdir()
+    lines = [
+        "from .simd import _near",
+        "from ..images.io import _far",
+        "from ..images import io, _module",
+        "import numpy",
+        "io._reach; numpy._core; io.__name__; self._own",
+    ]
+    path.write_text("\n".join(lines))
+    assert foreign_privates(path) == [
+        "mambair_cli.images.io._far", "mambair_cli.images._module", "io._reach", "numpy._core"
+    ]  # fmt: skip
+
+
+@every_module
+def test_what_is_private_stays_in_its_folder(path):
+    assert foreign_privates(path) == []
 
 
 LONGEST = 80
