@@ -114,7 +114,7 @@ def foreign_privates(path):
     ours = {
         alias.asname or alias.name
         for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.level
+        if isinstance(node, ast.ImportFrom) and node.level > 1
         for alias in node.names
     }
     for node in ast.walk(tree):
