@@ -81,6 +81,49 @@ def own_parts(path):
     return parts - {"__version__"}
 
 
+def strings(path):
+    """All strings of a file and of its f-strings, without docstrings, with their lines."""
+    tree = ast.parse(path.read_text("utf-8"))
+    documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if is_text and id(node) not in documents:
+            yield node.lineno, node.value
+
+
+def flags(path):
+    """The options of a command line that the strings of a file name, with their lines."""
+    texts = ((line, text) for line, text in sorted(strings(path)) if "pip install" not in text)
+    found = ((line, re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) for line, text in texts)
+    return [f"{line}: {' '.join(names)}" for line, names in found if names]
+
+
+def private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+def foreign_privates(path):
+    """Private names of other folders that a file imports, or reaches for through a module."""
+    folder = ".".join(["mambair_cli", *path.relative_to(PACKAGE).parts[:-1]])
+    found = [
+        name
+        for name in imports(path)
+        if private(name.split(".")[-1]) and name.rpartition(".")[0].rpartition(".")[0] != folder
+    ]
+    tree = ast.parse(path.read_text("utf-8"))
+    ours = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level > 1
+        for alias in node.names
+    }
+    for node in ast.walk(tree):
+        through = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        if through and node.value.id in ours and private(node.attr):
+            found.append(f"{node.value.id}.{node.attr}")
+    return found
+
+
 def test_imports_are_read_right(tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
     path = tmp_path / "ops" / "scan.py"
@@ -115,6 +158,59 @@ def test_dependencies_point_downwards(path):
 def test_few_modules_lie_at_the_top():
     top = {path.stem for path in PACKAGE.glob("*.py")}
     assert top == {"__init__", "__main__", "cli", "errors"}
+
+
+def test_private_names_of_others_are_found(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
+    path = tmp_path / "ops" / "scan.py"
+    path.parent.mkdir()
+    lines = [
+        "from .simd import _near",
+        "from ..images.io import _far",
+        "from ..images import io, _module",
+        "import numpy",
+        "io._reach; numpy._core; io.__name__; self._own",
+    ]
+    path.write_text("\n".join(lines))
+    assert foreign_privates(path) == [
+        "mambair_cli.images.io._far", "mambair_cli.images._module", "io._reach"
+    ]  # fmt: skip
+
+
+@every_module
+def test_what_is_private_stays_in_its_folder(path):
+    assert foreign_privates(path) == []
+
+
+LONGEST = 80
+
+
+@every_module
+def test_no_function_is_long(path):
+    functions = (
+        node
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    )
+    lengths = {node.name: node.end_lineno - node.lineno + 1 for node in functions}
+    assert {name: length for name, length in lengths.items() if length > LONGEST} == {}
+
+
+def test_flags_are_found(tmp_path):
+    path = tmp_path / "some.py"
+    path.write_text(
+        '"""Like --this."""\ndef f(x):\n    """Or --that."""\n    print(f"{x}: give --tile, -m")\n'
+        '    return "a--b", "--", "try --memory-limit 4"'
+    )
+    assert flags(path) == ["4: --tile", "5: --memory-limit"]
+
+
+@every_module
+def test_only_commands_speak_of_flags(path):
+    """The core names the field, in backticks; `commands.terminal.as_flags` names the flag."""
+    # `bench/__main__.py` is a command line of its own.
+    if part_of(path) not in ("commands", "cli") and path.name != "__main__.py":
+        assert not flags(path)
 
 
 @pytest.mark.parametrize("name", ["mambair_cli", *(f"mambair_cli.{part}" for part in LIGHT)])
