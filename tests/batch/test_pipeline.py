@@ -76,7 +76,7 @@ def test_a_bad_file_does_not_stop_the_others(monkeypatch, caplog):
         "empty.png": "in/empty.png: the file is empty",
         "gone.png": "in/gone.png: no such file",
         "memory.png": "does not fit",
-        "x.png": "out/deep: File exists",
+        "x.png": "out/deep is a file, not a folder",
     }.items():
         assert words in records[name].error
     assert [entry.exc_info[0] for entry in caplog.records] == [ValueError]
