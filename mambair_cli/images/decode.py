@@ -37,6 +37,8 @@ def decode(data: bytes, max_pixels: int, first_frame: bool = False) -> Image:
 
     Raises ImageError (over max_pixels in all, not readable) and, for damaged files, nearly anything.
     """
+    if _RAW.match(data):
+        raise ImageError(tiff.RAW)
     with pillow.quiet_libraries():
         if exif.is_tiff(data) and not first_frame:
             places = tiff.pages(data)
@@ -87,8 +89,6 @@ def _finished(stored: Stored) -> Image:
 
 def _read(data: bytes, max_pixels: int, first_frame: bool, is_page: bool = False) -> Stored:
     """Read what is stored; a page of several is not told that there are others."""
-    if _RAW.match(data):
-        raise ImageError(tiff.RAW)
     tags = exif.parse(data) if exif.is_tiff(data) else None
     if tags and tiff.is_raw(tags):
         raise ImageError(tiff.RAW)
