@@ -10,6 +10,7 @@ from mambair_cli.batch.manifest import Manifest
 from mambair_cli.batch.pipeline import Batch
 from mambair_cli.images.io import Image
 from mambair_cli.models.choice import Choice
+from mambair_cli.restore.condition import UNKNOWN
 from mambair_cli.restore.size import Size
 
 SETTINGS = {"model": "abc", "scale": 2, "quality": None}
@@ -26,15 +27,18 @@ class Doubler:
         self.count = 0
 
     def measure(self, image):
-        return None
+        return UNKNOWN
 
-    def chain(self, scale, level=None):
+    def chain(self, scale, found=UNKNOWN):
         return [self]
 
-    def tiles(self, size, height, width, level):
+    def memory(self, size, image, found):
+        return 1000
+
+    def tiles(self, size, height, width, found):
         return 1
 
-    def restore_image(self, image, size, progress, level):
+    def restore_image(self, image, size, progress, found):
         progress(0.5)
         self.count += 1
         self.at_work(image)

@@ -13,7 +13,7 @@ from doubler import SETTINGS, Doubler, doubled
 
 import mambair_cli
 from mambair_cli.batch.jobs import find_jobs
-from mambair_cli.batch.manifest import LOCK, MANIFEST, Manifest
+from mambair_cli.batch.manifest import MANIFEST, Manifest
 from mambair_cli.batch.pipeline import Batch
 from mambair_cli.images.io import read_image
 from mambair_cli.restore.size import Size
@@ -58,8 +58,9 @@ def lines():
 
 
 def files_in(top="out"):
-    """All files but the manifest's lock, which stays on some systems and not on others."""
-    files = (path for path in Path(top).rglob("*") if path.is_file() and path.name != LOCK)
+    """All files but locks: the manifest's, which stays on some systems, and those of results."""
+    found = (path for path in Path(top).rglob("*") if path.suffix != ".lock")
+    files = (path for path in found if path.is_file())
     return sorted(str(path.relative_to(top)) for path in files)
 
 

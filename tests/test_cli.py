@@ -37,7 +37,9 @@ from mambair_cli.images.io import read_image
 def test_readme_command(tmp_path):
     output = tmp_path / "out.png"
     out = works(run("upscale", DATA / "photo.png", "-s", "4", "-o", output))
-    assert re.fullmatch(f"{re.escape(str(output))}: 192x144 -> 768x576, tiny-x4, {TAIL}", out)
+    assert re.fullmatch(
+        f"{re.escape(str(output))}: 192x144 -> 768x576, looks clean: tiny-x4, {TAIL}", out
+    )
     with PIL.Image.open(output) as file:
         assert (file.size, file.mode) == ((768, 576), "RGB")
     assert list(tmp_path.iterdir()) == [output]
@@ -147,7 +149,7 @@ def test_python_m(folder):
         ),
         (
             "upscale",
-            "INPUT --output -o --scale -s --model -m --glob --overwrite --format --quality --suffix --tile"
+            "INPUT --output -o --scale -s --width --height --exact --model -m --degradation --dry-run --glob --overwrite --format --quality --suffix --tile"
             " --tile-overlap --device --backend --offline --quiet -q --json",
         ),
         ("models", "list info pull verify path convert import remove"),

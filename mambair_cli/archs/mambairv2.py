@@ -282,8 +282,9 @@ class AttentiveLayer(Block):
 
     def start_as_identity(self) -> None:
         """Begin by returning the tokens as they are: for a new layer in a trained net."""
-        last = self.win_mhsa.proj, self.convffn1.fc2, self.assm.out_proj, self.convffn2.fc2
-        for parameter in (p for layer in last for p in layer.parameters()):  # type: ignore[union-attr]
+        names = "win_mhsa.proj", "convffn1.fc2", "assm.out_proj", "convffn2.fc2"
+        last = [self.get_submodule(name) for name in names]
+        for parameter in (p for layer in last for p in layer.parameters()):
             nn.init.zeros_(parameter)
         nn.init.zeros_(self.scale1)
         nn.init.zeros_(self.scale2)

@@ -56,9 +56,14 @@ class UNetConfig:
         """D, channels of the scan in a block of this width."""
         return channels(self.expand, width)
 
+    def states(self, width: int) -> int:
+        """N, states a channel of the scan in a block of this width."""
+        return self.d_state
+
     def block_floats(self, width: int, backend: str) -> int:
         """Estimate of the floats that a block of this width holds for each of its pixels at its peak."""
-        return max(scan_floats(width, self.inner(width), self.d_state, backend), 4 * width)
+        scan = scan_floats(width, self.inner(width), self.states(width), backend)
+        return max(scan, 4 * width)
 
     def floats_per_pixel(self, backend: str) -> int:
         """Estimate of the floats that the net holds for each pixel of its input at its peak."""
@@ -75,13 +80,13 @@ def read_shape(state: Mapping[str, Tensor], A_logs: str) -> dict[str, Any]:
         level: sum(first == level for first, *_ in named) for level in (*LEVELS, "refinement")
     }
     check_blocks(sum(counts.values()), state)
-    states = state[f"latent.0.{A_logs}"]
+    first, widest = (state[f"{level}.0.{A_logs}"] for level in ("encoder_level1", "latent"))
     return {
         "dim": dim,
         "blocks": tuple(counts[level] for level in LEVELS),
         "refinement": counts["refinement"],
-        "d_state": states.shape[1],
-        "expand": states.shape[0] / 4 / (8 * dim),  # off the widest level: exact for the others too
+        "d_state": first.shape[1],
+        "expand": widest.shape[0] / 4 / (8 * dim),  # off the widest level: exact for the others too
         "in_chans": in_chans,
         "upscale": scale_of_pixel_shuffle(state, "tail.0"),
     }

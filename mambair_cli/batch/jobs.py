@@ -7,12 +7,16 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import CallError
+from ..errors import CallError, ImageError
+from ..images.encode import check_side, format_of
 from ..images.io import INPUT_SUFFIXES, OUTPUT_SUFFIXES, check_writable
+
+MANIFEST = ".mambair.jsonl"
+"""In an output folder: what was done there (see `manifest`)."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ def find_jobs(
     default_suffix: str = "",
     format: str | None = None,
     globs: Sequence[str] = (),
+    endings: str = "",
+    note: Callable[[str], None] = lambda message: None,
 ) -> tuple[list[Job], Path | None]:
     """The jobs in natural order, and the output folder if they go into one.
 
@@ -55,6 +61,9 @@ def find_jobs(
         default_suffix: what tells a result from the input beside it.
         format: of the results, one of OUTPUT_SUFFIXES without the dot; None: the input's, or png.
         globs: patterns of names, or of paths below a folder; its files must match one of them.
+        endings: a regular expression for what a run like this one appends to the stems of results.
+            In folders, earlier results beside their inputs are left out.
+        note: called with what the user should know, such as which earlier results are left out.
 
     Raises:
         CallError: an input does not exist, a folder holds no image, a result would replace an
@@ -81,7 +90,12 @@ def find_jobs(
         ending = default_suffix if suffix is None else suffix
         job = Job(sources[0], sources[0].with_name(f"{sources[0].stem}{ending}{extension}"))
     elif folders or len(sources) > 1 or output.endswith(("/", os.sep)) or Path(output).is_dir():
-        jobs = _folder_jobs(sources, Path(output), suffix or "", format, globs)
+        _check_folder_name(output)
+        found = _images_of(sources, Path(output), globs, endings, note)
+        jobs = _folder_jobs(found, Path(output), suffix or "", format)
+        if not jobs:
+            what = " that matches `glob`" if globs else ""
+            raise CallError(f"{', '.join(map(str, sources))}: no image found{what}")
         _keep_inputs(jobs)
         return jobs, Path(output)
     else:
@@ -93,7 +107,7 @@ def find_jobs(
         job = Job(sources[0], Path(output))
     _keep_inputs([job])
     assert job.target
-    check_writable(job.target)
+    check_target(job.target)
     return [job], None
 
 
@@ -139,7 +153,7 @@ def _piped_job(
         raise CallError(f"{source}: is a folder; name a folder for the results with `output`")
     if output != "-":
         _whole_name(output, suffix, format)
-        check_writable(Path(output))
+        check_target(Path(output))
         return Job(source, Path(output))
     if sys.stdout.isatty():
         raise CallError(
@@ -155,17 +169,62 @@ def _whole_name(output: str, suffix: str | None, format: str | None) -> None:
         )
 
 
-def _folder_jobs(
-    sources: Sequence[Path], output: Path, suffix: str, format: str | None, globs: Sequence[str]
-) -> list[Job]:
-    if output.exists() and not output.is_dir():
-        raise CallError(f"{output}: is a file; name a folder for the results")
-    # By the absolute path: the path as given, the one in the output folder, whether it matches.
-    found: dict[Path, tuple[Path, Path, bool]] = {}
+def _check_folder_name(output: str) -> None:
+    """Raise CallError for what is a file, or looks like one."""
+    path = Path(output)
+    if path.exists() and not path.is_dir():
+        raise CallError(f"{path}: is a file; name a folder for the results")
+    looks_like_file = path.suffix.lower() in OUTPUT_SUFFIXES and not output.endswith(("/", os.sep))
+    if looks_like_file and not path.exists():
+        raise CallError(
+            f"{output}: looks like a file, and the results need a folder; add a slash if it is one"
+        )
+
+
+def check_target(target: Path, size: tuple[int, int] | None = None) -> None:
+    """As `check_writable`, but the folders of `target` may be missing."""
+    if target.parent.exists():
+        check_writable(target, size)
+        return
+    nearest = next(folder for folder in target.parents if folder.exists())
+    if not nearest.is_dir():
+        raise CallError(f"{target}: {nearest} is a file, not a folder")
+    try:
+        check_side(format_of(target.suffix), size)
+    except CallError as error:
+        raise CallError(f"{target}: {error}") from None
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ImageError(f"{target}: no permission to write into {nearest}; name another folder")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An image of the inputs.
+
+    Attributes:
+        source: its path, as given.
+        place: its path below the output folder, before it is renamed.
+        matches: whether a glob matches it.
+    """
+
+    source: Path
+    place: Path
+    matches: bool
+
+
+def _images_of(
+    sources: Sequence[Path],
+    output: Path,
+    globs: Sequence[str],
+    endings: str,
+    note: Callable[[str], None],
+) -> list[_Found]:
+    """All images of the inputs, each once, in natural order."""
+    found: dict[Path, _Found] = {}
     for source in sources:
         if not source.is_dir():
             absolute = source.parent.resolve() / source.name
-            found.setdefault(absolute, (source, Path(source.name), True))
+            found.setdefault(absolute, _Found(source, Path(source.name), True))
             continue
         absolute = source.resolve()
         if absolute == output.resolve():
@@ -173,20 +232,39 @@ def _folder_jobs(
                 f"{output}: is the folder of the inputs as well; name another for the results"
             )
         top = Path() if len(sources) == 1 else Path(absolute.name)
-        for relative, matches in _images_below(source, output.resolve(), globs):
-            found.setdefault(absolute / relative, (source / relative, top / relative, matches))
-    files = sorted(found.values(), key=lambda file: (natural_key(str(file[1])), str(file[0])))
+        images = dict(_images_below(source, output.resolve(), globs, note))
+        for relative in _without_results(images, source, endings, note):
+            image = _Found(source / relative, top / relative, images[relative])
+            found.setdefault(absolute / relative, image)
+    return sorted(found.values(), key=lambda file: (natural_key(str(file.place)), str(file.source)))
+
+
+def _without_results(
+    images: Iterable[Path], folder: Path, endings: str, note: Callable[[str], None]
+) -> list[Path]:
+    """Images but those that an earlier run put beside their inputs."""
+    stems = {path.with_suffix("") for path in images}
+    kept: list[Path] = []
+    results: list[Path] = []
+    for path in images:
+        ending = re.search(f"({endings})$", path.stem) if endings else None
+        original = path.with_name(path.stem[: ending.start()]) if ending else None
+        (results if original in stems else kept).append(path)
+    if results:
+        count = (
+            f"{len(results)} earlier results are" if len(results) > 1 else "an earlier result is"
+        )
+        note(f"{folder}: {count} left out, such as {results[0]}; name files to take them")
+    return kept
+
+
+def _folder_jobs(
+    files: Sequence[_Found], output: Path, suffix: str, format: str | None
+) -> list[Job]:
     # Names are given to all files, so that they are the same with any globs.
-    names = _result_names([relative for _, relative, _ in files], suffix, format)
-    jobs = [
-        Job(source, output / name)
-        for (source, _, matches), name in zip(files, names, strict=True)
-        if matches
-    ]
-    if not jobs:
-        what = " that matches `glob`" if globs else ""
-        raise CallError(f"{', '.join(map(str, sources))}: no image found{what}")
-    return jobs
+    names = _result_names([file.place for file in files], suffix, format)
+    pairs = zip(files, names, strict=True)
+    return [Job(file.source, output / name) for file, name in pairs if file.matches]
 
 
 def _result_names(files: Sequence[Path], suffix: str, format: str | None) -> list[Path]:
@@ -220,13 +298,16 @@ def _folded(name: Path | str) -> str:
     return str(name).casefold()
 
 
-def _images_below(folder: Path, output: Path, globs: Sequence[str]) -> Iterator[tuple[Path, bool]]:
+def _images_below(
+    folder: Path, output: Path, globs: Sequence[str], note: Callable[[str], None]
+) -> Iterator[tuple[Path, bool]]:
     """The images below `folder`, as paths relative to it, and whether a glob matches each.
 
-    Subfolders that cannot be listed count as images: trying to read them tells why.
+    Subfolders with the results of earlier runs are left out. Those that cannot be listed count as
+    images: trying to read them tells why.
     """
     unreadable: list[Path] = []
-    for file in _visible_files(folder, output, unreadable):
+    for file in _visible_files(folder, output, unreadable, note):
         path = file.relative_to(folder)
         if _is_image(path):
             pairs = itertools.product((path.name, path.as_posix()), globs)
@@ -235,21 +316,28 @@ def _images_below(folder: Path, output: Path, globs: Sequence[str]) -> Iterator[
 
 
 def _visible_files(
-    folder: Path, output: Path | None, unreadable: list[Path] | None = None
+    folder: Path,
+    output: Path | None,
+    unreadable: list[Path] | None = None,
+    tell: Callable[[str], None] = lambda message: None,
 ) -> Iterator[Path]:
-    """The files below `folder`, but for those hidden and the output folder's.
+    """The files below `folder`, but for those hidden, the output folder's and earlier results.
 
     Subfolders that cannot be listed are added to `unreadable`.
     """
 
-    def note(error: OSError) -> None:
+    def keep(error: OSError) -> None:
         if unreadable is not None:
             unreadable.append(Path(error.filename))
 
-    for where, folders, files in os.walk(folder, onerror=note):
+    for where, folders, files in os.walk(folder, onerror=keep):
         here = Path(where)
         visible = [name for name in folders if name[0] != "."]
-        folders[:] = [name for name in visible if (here / name).resolve() != output]
+        others = [name for name in visible if (here / name).resolve() != output]
+        results = [name for name in others if (here / name / MANIFEST).exists()]
+        for name in results:
+            tell(f"{here / name}: holds the results of an earlier run and is left out")
+        folders[:] = [name for name in others if name not in results]
         yield from (here / name for name in files if name[0] != "." and (here / name).is_file())
 
 

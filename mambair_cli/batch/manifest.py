@@ -16,9 +16,8 @@ from typing import Any
 from filelock import FileLock
 
 from ..errors import ImageError
-from .jobs import Job
+from .jobs import MANIFEST, Job
 
-MANIFEST = ".mambair.jsonl"
 LOCK = f"{MANIFEST}.lock"
 
 
@@ -29,12 +28,16 @@ class Record:
     Attributes:
         input: its path.
         output: the path of its result.
-        status: ok, skipped (it was finished already) or failed.
+        status: ok, skipped (it was finished already), failed, or planned in a dry run.
         size_in: width and height of the input in pixels, if it could be read.
         size_out: width and height of the result in pixels.
         tiles: how many the input was cut into.
         level: how much degradation was measured.
+        seen: what the input was found to be, such as clean or noisy; empty if nothing was judged.
+        why: the same in words.
+        left: what is left in the result, and what would help.
         models: those that ran.
+        memory: bytes that the work needs at most, if that was estimated.
         seconds: of reading, restoring and writing, without the waiting.
         error: why it failed.
         notes: warnings.
@@ -48,7 +51,11 @@ class Record:
     size_out: list[int] | None = None
     tiles: int | None = None
     level: int | None = None
+    seen: str = ""
+    why: str = ""
+    left: str | None = None
     models: list[str] = field(default_factory=list)
+    memory: int | None = None
     seconds: float = 0.0
     error: str | None = None
     notes: list[str] = field(default_factory=list)
@@ -72,12 +79,30 @@ class Manifest:
     def __init__(self, folder: Path, settings: dict[str, Any]):
         self.folder, self.path, self.settings = folder, folder / MANIFEST, settings
         self._lock = FileLock(folder / LOCK)
+        self.records: dict[str, dict[str, Any]] = {}
+        # Which file was read, and how much of it.
+        self._read = (0, 0)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read what has been appended since, by this run or another one."""
         try:
-            self.records = _records(self.path.read_bytes().splitlines())
+            with self.path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                known, place = self._read
+                # Another run may have compacted it.
+                if known != status.st_ino or place > status.st_size:
+                    self.records, place = {}, 0
+                file.seek(place)
+                lines = file.read()
         except FileNotFoundError:
             self.records = {}
+            return
         except OSError as error:
             raise ImageError(f"{self.path}: cannot be read: {error.strerror}") from error
+        whole = lines.rfind(b"\n") + 1
+        self.records |= _records(lines[:whole].splitlines())
+        self._read = (status.st_ino, place + whole)
 
     def key(self, source: Path) -> dict[str, Any] | None:
         """What tells this state of an input and the settings from others; None without a file."""
@@ -99,7 +124,7 @@ class Manifest:
             return None
         known = {
             name: found[name]
-            for name in ("size_in", "size_out", "tiles", "level", "models")
+            for name in ("size_in", "size_out", "tiles", "level", "seen", "why", "models")
             if name in found
         }
         return Record(str(job.source), str(job.target), "skipped", **known)

@@ -20,16 +20,17 @@ from ..errors import CallError, ImageError, MambairError
 from ..images.io import (
     MAX_PIXELS,
     Image,
-    check_writable,
     decode_image,
     encode_image,
     read_image,
     write_image,
 )
-from ..models.catalog import Model
+from ..models.catalog import model_named
 from ..models.tasks import MAX_SCALE
+from ..restore.condition import Finding, advice
 from ..system.files import TEMPORARY
-from .jobs import Job
+from .claims import Claims
+from .jobs import Job, check_target
 from .manifest import Manifest, Record
 from .peers import Peers
 
@@ -71,8 +72,9 @@ class Batch:
         overwrite: also restore what is finished.
         max_pixels: of an input; larger ones fail (a guard against decompression bombs).
         keep_times: give results the times and permissions of their inputs.
-        advise: called with the pixels and the name of each input, the model that it gets first, and
-            the level that was measured; returns what its user should know.
+        first_frame: of animations, and the first page of documents, is all that is restored.
+        check: look at the results, and record what is left in them and what would help.
+        work: for each model that ran, the pixels of its inputs and the seconds that they took.
     """
 
     upscaler: "Upscaler"
@@ -82,7 +84,9 @@ class Batch:
     overwrite: bool = False
     max_pixels: int = MAX_PIXELS
     keep_times: bool = False
-    advise: Callable[[Any, str, Model, int | None], str | None] = lambda *about: None
+    first_frame: bool = False
+    check: bool = False
+    work: dict[str, list[float]] = field(default_factory=dict)
 
     def run(
         self,
@@ -117,13 +121,7 @@ class Batch:
                 self._restore(peers.receive_jobs(), records.append, progress)
             peers.send_records(records)
             return
-        left = []
-        for job in jobs:
-            finished = self.manifest.finished(job) if self.manifest and not self.overwrite else None
-            if finished:
-                done(finished)
-            else:
-                left.append(job)
+        left = self.left(jobs, done)
         peers.send_jobs(left)
         stopped = None
         try:
@@ -139,6 +137,40 @@ class Batch:
             with contextlib.suppress(ImageError):
                 self.manifest.compact()
 
+    def left(self, jobs: Sequence[Job], done: Callable[[Record], None]) -> list[Job]:
+        """The jobs that are not finished; calls `done` with the records of the others."""
+        left = []
+        for job in jobs:
+            finished = self.manifest.finished(job) if self.manifest and not self.overwrite else None
+            if finished:
+                done(finished)
+            else:
+                left.append(job)
+        return left
+
+    def preview(self, jobs: Sequence[Job], done: Callable[[Record], None]) -> None:
+        """Call `done` with a record of what `run` would make of each file; write nothing.
+
+        The status is planned, skipped or failed. Raises as `run`.
+        """
+        for job in self.left(jobs, done):
+            record = Record(str(job.source or "-"), str(job.target or "-"), "planned")
+            try:
+                image, found = self._read(job, record)
+                height, width = image.pixels.shape[:2]
+                chain = self.upscaler.chain(self.size.factor(height, width), found)
+                record.models = list(dict.fromkeys(restorer.name for restorer in chain))
+                record.tiles = self.upscaler.tiles(self.size, height, width, found)
+                rows, columns = self.size.of(height, width)
+                record.size_out = [columns, rows]
+                record.memory = self.upscaler.memory(self.size, image, found)
+            except Exception as error:
+                if self.manifest is None:
+                    raise
+                record.status, record.error = "failed", _reason(record, error)
+            record.seconds = 0.0
+            done(record)
+
     def _restore(
         self,
         jobs: Sequence[Job],
@@ -149,58 +181,105 @@ class Batch:
         weights = [_file_size(job) for job in jobs]
         starts = list(itertools.accumulate(weights, initial=0))
         records = [Record(str(job.source or "-"), str(job.target or "-")) for job in jobs]
-        results = _Results(self.manifest, done)
-        ahead: Future[Image] | None = None
+        looks_again = self.manifest and not self.overwrite
+        claims = Claims(self.manifest.folder) if self.manifest and looks_again else None
+        busy: list[int] = []
+
+        def claimed(order: Sequence[int], wait: bool) -> Iterator[int]:
+            """Those jobs that no other run is at, and none has finished meanwhile."""
+            for i in order:
+                target = jobs[i].target
+                if claims is None or self.manifest is None or target is None:
+                    yield i
+                elif not claims.take(target, wait=wait):
+                    busy.append(i)
+                else:
+                    self.manifest.refresh()
+                    if finished := self.manifest.finished(jobs[i]):
+                        claims.give_back(target)
+                        done(finished)
+                    else:
+                        yield i
+
+        def work(order: Sequence[int], wait: bool = False) -> None:
+            def report(i: int) -> Callable[[float], None]:
+                place = f"{i + 1} of {len(jobs)}: " if len(jobs) > 1 else ""
+                label = place + _name(jobs[i])
+                share = weights[i] / starts[-1]
+                return lambda part: progress(starts[i] / starts[-1] + part * share, label)
+
+            todo = ((jobs[i], records[i], report(i)) for i in claimed(order, wait))
+            self._work(todo, _Results(self.manifest, done, claims))
+
+        try:
+            work(range(len(jobs)))
+            # Their runs have gone on meanwhile; one at a time, or two runs could wait for each other.
+            for i in list(busy):
+                work([i], wait=True)
+        finally:
+            if claims:
+                claims.give_all_back()
+
+    def _work(
+        self, todo: Iterator[tuple[Job, Record, Callable[[float], None]]], results: "_Results"
+    ) -> None:
+        """Restore jobs one after the other; each comes with its record and its progress."""
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(WRITERS) as writers:
+            reading = (
+                (job, record, report, reader.submit(self._read, job, record))
+                for job, record, report in todo
+            )
             try:
-                for i, (job, record) in enumerate(zip(jobs, records, strict=True)):
-                    if results.fatal:
-                        break
-                    place = f"{i + 1} of {len(jobs)}: " if len(jobs) > 1 else ""
-                    label = place + _name(job)
-
-                    def report(share: float, i: int = i, label: str = label) -> None:
-                        progress((starts[i] + share * weights[i]) / starts[-1], label)
-
+                current = next(reading, None)
+                while current and not results.fatal:
+                    (job, record, report, coming), ahead = current, None
                     report(0)
-                    reading, ahead = ahead or reader.submit(self._read, job, record), None
                     try:
-                        image = reading.result()
+                        image, found = coming.result()
                     except Exception as error:
                         results.fail(record, error)
+                        current = next(reading, None)
                         continue
-                    if i + 1 < len(jobs) and image.pixels.size < PIXELS_AHEAD:
-                        ahead = reader.submit(self._read, jobs[i + 1], records[i + 1])
-                    pixels = math.prod(self.size.of(*image.pixels.shape[:2]))
+                    if image.pixels.size < PIXELS_AHEAD:
+                        ahead = next(reading, None)
+                    frames = 1 + len(image.frames.images if image.frames else ())
+                    pixels = frames * math.prod(self.size.of(*image.pixels.shape[:2]))
                     results.make_room(pixels)
                     if results.fatal:
                         break
                     try:
-                        result = self._compute(image, record, report)
+                        result = self._compute(image, found, record, report)
                     except CallError:
                         # What is wrong for one is wrong for all.
                         raise
                     except Exception as error:
                         results.fail(record, error)
-                        continue
-                    results.add(record, pixels, writers.submit(self._write, job, record, result))
-                    # Or the next one would find less memory.
-                    del image, result
+                    else:
+                        written = writers.submit(self._write, job, record, result)
+                        results.add(record, pixels, written)
+                        # Or the next one would find less memory.
+                        del result
+                    del image
+                    current = ahead or next(reading, None)
             finally:
                 reader.shutdown(wait=False, cancel_futures=True)
                 results.settle()
         if results.fatal:
             raise results.fatal
 
-    def _read(self, job: Job, record: Record) -> Image:
+    def _read(self, job: Job, record: Record) -> tuple[Image, Finding]:
         with _timed(record):
             if self.manifest and job.source:
                 # Before it is read: it could change.
                 record.key = self.manifest.key(job.source)
+            options: dict[str, Any] = {
+                "max_pixels": self.max_pixels,
+                "first_frame": self.first_frame,
+            }
             if job.source:
-                image = read_image(job.source, max_pixels=self.max_pixels)
+                image = read_image(job.source, **options)
             else:
-                image = decode_image(sys.stdin.buffer.read(), "stdin", max_pixels=self.max_pixels)
+                image = decode_image(sys.stdin.buffer.read(), "stdin", **options)
             height, width = image.pixels.shape[:2]
             record.size_in = [width, height]
             record.notes += image.notes
@@ -212,28 +291,38 @@ class Batch:
                     f" possible is 1 to {MAX_SCALE} times"
                 )
             if job.target:
-                if self.manifest:
-                    job.target.parent.mkdir(parents=True, exist_ok=True)
-                check_writable(job.target, self.size.of(height, width))
-            record.level = self.upscaler.measure(image)
-            for row in self.upscaler.choice.models(factor, record.level)[:1]:
-                record.notes += filter(
-                    None, [self.advise(image.pixels, record.input, row, record.level)]
-                )
-            return image
+                check_target(job.target, self.size.of(height, width))
+            found = self.upscaler.measure(image)
+            record.level, record.seen, record.why = found.level, found.kind, found.words
+            return image, found
 
-    def _compute(self, image: Image, record: Record, report: Callable[[float], None]) -> Image:
+    def _compute(
+        self, image: Image, found: Finding, record: Record, report: Callable[[float], None]
+    ) -> Image:
         with _timed(record):
             height, width = image.pixels.shape[:2]
-            chain = self.upscaler.chain(self.size.factor(height, width), record.level)
+            chain = self.upscaler.chain(self.size.factor(height, width), found)
             record.models = list(dict.fromkeys(restorer.name for restorer in chain))
-            record.tiles = self.upscaler.tiles(self.size, height, width, record.level)
-            result = self.upscaler.restore_image(image, self.size, report, record.level)
+            record.tiles = self.upscaler.tiles(self.size, height, width, found)
+            started = time.perf_counter()
+            result = self.upscaler.restore_image(image, self.size, report, found)
+            if len(chain) == 1:
+                done = self.work.setdefault(chain[0].name, [0.0, 0.0])
+                done[0] += height * width
+                done[1] += time.perf_counter() - started
             record.size_out = [result.pixels.shape[1], result.pixels.shape[0]]
             return result
 
     def _write(self, job: Job, record: Record, result: Image) -> None:
         with _timed(record):
+            if self.check and record.size_in:
+                scale = record.size_out[0] / record.size_in[0] if record.size_out else 1
+                row = model_named(record.models[0])
+                real = row.for_real_photos if row else True
+                task = self.upscaler.choice.task
+                record.left = advice(result, scale, task, real, record.output)
+            if job.target:
+                _make_folder(job.target.parent)
             record.notes += _write_image(job, result, self.quality)
             if self.keep_times and job.source and job.target:
                 shutil.copystat(job.source, job.target)
@@ -250,11 +339,13 @@ class _Results:
         manifest: of the output folder, if there is one.
         done: called with each record that is finished.
         writing: for each result its record, its pixels, and what tells that it is written.
+        claims: what this run has claimed, if other runs could want it.
         fatal: the error that ends the run.
     """
 
     manifest: Manifest | None
     done: Callable[[Record], None]
+    claims: Claims | None = None
     writing: deque[tuple[Record, int, Future[None]]] = field(default_factory=deque)
     fatal: Exception | None = None
 
@@ -291,7 +382,12 @@ class _Results:
         # The error of the file is the one to tell.
         with contextlib.suppress(ImageError):
             self.manifest.append(record)
+        self._give_back(record)
         self.done(record)
+
+    def _give_back(self, record: Record) -> None:
+        if self.claims:
+            self.claims.give_back(Path(record.output))
 
     def _settle_oldest(self) -> None:
         record, _, written = self.writing.popleft()
@@ -300,15 +396,13 @@ class _Results:
         except Exception as error:
             self.fail(record, error)
         else:
+            self._give_back(record)
             self.done(record)
 
 
 def _prepare_folder(folder: Path) -> None:
     """Create an output folder, or clear it of unfinished results. Raises ImageError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ImageError(f"{folder}: cannot be created: {error.strerror}") from error
+    _make_folder(folder)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ImageError(f"{folder}: no permission to write into it; name another folder")
     for left_over in folder.rglob(TEMPORARY.format("*")):
@@ -316,6 +410,13 @@ def _prepare_folder(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - left_over.stat().st_mtime > STALE:
                 left_over.unlink()
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageError(f"{folder}: cannot be created: {error.strerror}") from error
 
 
 def _write_image(job: Job, image: Image, quality: int | None) -> list[str]:

@@ -5,7 +5,9 @@ finds the files and the models, `restore_files` does the work.
 """
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +18,23 @@ from ..models.choice import Choice, better_model, check_task, gain, is_here, par
 from ..models.tasks import Task
 from ..restore.options import Options
 from ..restore.size import Size
+from .rates import duration, keep_rate, ran_here, read_rate
 
 if TYPE_CHECKING:
     from ..restore.upscaler import Upscaler
     from .jobs import Job
     from .manifest import Manifest, Record
+    from .pipeline import Batch
+
+
+LONG = 60.0
+"""Seconds from which on a run says how long it will take."""
+
+LOADED = 0.05
+"""Share of the progress at which the networks are loaded."""
+
+COMPILING = 8
+"""Seconds that compiling the kernels took on 2 cores."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +47,8 @@ class Request:
         output: a file, a folder, or - for stdout; None: beside the only input.
         scale: how many times larger; None: as the model or the task has it.
         width: of the results in pixels, instead of a scale.
-        height: likewise.
+        height: likewise; the result fits inside of both.
+        exact: exactly `width` and `height`, whatever the aspect ratio.
         model: a name or a checkpoint file; None: a bundled one that fits.
         setting: what the task's option chooses among the bundled models.
         globs: patterns for the files of folders.
@@ -42,9 +57,11 @@ class Request:
         quality: of formats that lose something, 1 to 100.
         suffix: after the names of the results.
         max_pixels: the largest input; None: `images.io.MAX_PIXELS`.
+        first_frame: whether only the first frame or page of a file is restored.
         keep_times: whether results get the times and permissions of their inputs.
         options: device, memory, precision.
-        advice: whether to say what would help an input, and which model would be better.
+        advice: whether to look at the results, and to say which model would be better.
+        dry_run: only say what would be done.
     """
 
     task: Task
@@ -53,6 +70,7 @@ class Request:
     scale: float | None = None
     width: int | None = None
     height: int | None = None
+    exact: bool = False
     model: str | None = None
     setting: str | None = None
     globs: tuple[str, ...] = ()
@@ -62,8 +80,10 @@ class Request:
     suffix: str | None = None
     max_pixels: int | None = None
     keep_times: bool = False
+    first_frame: bool = False
     options: Options = field(default_factory=Options)
     advice: bool = True
+    dry_run: bool = False
 
     @property
     def sides(self) -> str:
@@ -112,6 +132,7 @@ class Outcome:
         device: where it ran.
         seconds: since the request.
         better: what a better model would have brought; None if there is none.
+        expected: seconds that a dry run expects; None if that is not known.
         stopped: what ended the run early, to be raised once the records have been shown.
     """
 
@@ -121,6 +142,7 @@ class Outcome:
     device: str = ""
     seconds: float = 0.0
     better: dict[str, Any] | None = None
+    expected: float | None = None
     stopped: BaseException | None = None
 
     @property
@@ -129,10 +151,11 @@ class Outcome:
         return list(dict.fromkeys(name for record in self.records for name in record.models))
 
 
-def plan_files(request: Request) -> Plan:
+def plan_files(request: Request, note: Callable[[str], None] = lambda message: None) -> Plan:
     """Find the files and models that a request means.
 
-    Imports torch only if a checkpoint file has to tell its scale.
+    Imports torch only if a checkpoint file has to tell its scale. Calls `note` with what the user
+    should know, such as which files are left out.
 
     Raises:
         CallError: the request contradicts itself, or no such file, model or folder exists.
@@ -143,6 +166,8 @@ def plan_files(request: Request) -> Plan:
     task, scale, sides = request.task, request.scale, request.sides
     if scale and sides:
         raise CallError("`scale` excludes `width` and `height`; give one or the other")
+    if request.exact and not (request.width and request.height):
+        raise CallError("`exact` needs both `width` and `height`")
     choice = parse_choice(task, request.setting, request.model)
     if scale is None and not sides:
         row = model_named(request.model or "")
@@ -158,6 +183,8 @@ def plan_files(request: Request) -> Plan:
         default_suffix=f"_{sides}" if sides else task.suffix.format(scale=scale),
         format=request.format,
         globs=request.globs,
+        endings=_endings(task),
+        note=note,
     )
     passed_over = count_passed_over(request.inputs, request.output) if folder else 0
     return Plan(request, choice, jobs, folder, None if sides else scale, passed_over, upscaler)
@@ -168,6 +195,7 @@ def restore_files(
     *,
     done: Callable[["Record"], None],
     progress: Callable[[float, str], None],
+    note: Callable[[str], None] = lambda message: None,
     started: float | None = None,
 ) -> Outcome:
     """Restore all files of a plan.
@@ -176,6 +204,7 @@ def restore_files(
         plan: from `plan_files`.
         done: called with the record of each file as soon as it is finished.
         progress: called with the share done, from 0 to 1, and what is at work.
+        note: called with what the user should know, such as how long it will take.
         started: when the request came, as `time.perf_counter` counts; None: now.
 
     Returns:
@@ -185,41 +214,138 @@ def restore_files(
         MambairError: the work could not begin.
     """
     from ..images.io import MAX_PIXELS
-    from ..restore.advice import Advisor
+
+    progress(0.0, _loading(plan))
     from .pipeline import Batch
 
     started = time.perf_counter() if started is None else started
     request = plan.request
     if plan.row:
         check_task(request.task.name, plan.row.name, plan.row.task, plan.row.scale)
+        if request.dry_run and not is_here(plan.row):
+            name = plan.row.name
+            raise CallError(f"{name} is not here yet; fetch it first: mambair models pull {name}")
     upscaler = plan.upscaler or _load(plan.choice, request.options)
     # Tells before the work what cannot be loaded.
     upscaler.chain(plan.scale or 1)
     batch = Batch(
         upscaler,
-        Size(plan.scale or 1, request.width, request.height),
+        Size(plan.scale or 1, request.width, request.height, request.exact),
         request.quality,
         _manifest(plan),
         request.overwrite,
         request.max_pixels or MAX_PIXELS,
         request.keep_times,
+        request.first_frame,
+        request.advice,
     )
-    if request.advice:
-        batch.advise = Advisor()
     outcome = Outcome(len(plan.jobs), backend=upscaler.backend, device=str(upscaler.device))
+    progress(LOADED, _working(plan))
+
+    def report(share: float, label: str) -> None:
+        progress(LOADED + (1 - LOADED) * share, label)
 
     def collect(record: "Record") -> None:
         outcome.records.append(record)
         done(record)
 
     try:
-        batch.run(plan.jobs, collect, progress)
+        if request.dry_run:
+            batch.preview(plan.jobs, collect)
+            _expect(request, outcome)
+            return outcome
+        _tell_how_long(plan, batch, outcome, note)
+        batch.run(plan.jobs, collect, report)
     except (KeyboardInterrupt, MambairError, OSError) as error:
         outcome.stopped = error
     outcome.seconds = round(time.perf_counter() - started, 3)
+    for model, (pixels, seconds) in batch.work.items():
+        seconds /= _repeats(request)
+        keep_rate(model, outcome.backend, outcome.device, int(pixels), seconds)
     if request.advice:
         outcome.better = _better(plan.choice, outcome)
     return outcome
+
+
+def _endings(task: Task) -> str:
+    """A regular expression for what tells the results of a task from inputs beside them."""
+    usual = task.suffix.replace("{scale:g}", r"\d+(\.\d+)?")
+    return rf"{usual}|_\d+w(\d+h)?|_\d+h" if task.scale > 1 else usual
+
+
+def _loading(plan: Plan) -> str:
+    """What happens before the work, in words."""
+    if plan.request.options.device in ("auto", "cpu") and not ran_here():
+        return f"compiling kernels for this processor, once, about {COMPILING} s"
+    return f"loading {plan.request.model or 'the network'}"
+
+
+def _working(plan: Plan) -> str:
+    source = plan.jobs[0].source
+    return source.name if source else "stdin"
+
+
+def _tell_how_long(
+    plan: Plan, batch: "Batch", outcome: Outcome, note: Callable[[str], None]
+) -> None:
+    """Say how long a long run will take, and what would be faster."""
+    from ..images.folders import image_size
+
+    if not ran_here(outcome.backend):
+        return
+    jobs = [job for job in batch.left(plan.jobs, lambda record: None) if job.source]
+    chosen: Counter[tuple[str, ...]] = Counter()
+    usual: Counter[tuple[str, ...]] = Counter()
+    for job in jobs:
+        # What cannot be restored is told when its turn comes.
+        with suppress(MambairError):
+            height, width = image_size(Path(str(job.source)))
+            scale = batch.size.factor(height, width)
+            names = tuple(row.name for row in plan.choice.models(scale))
+            chosen[names or (str(plan.request.model),)] += height * width
+            others = Choice(plan.choice.task).models(scale)
+            usual[tuple(row.name for row in others)] += height * width
+    repeats = _repeats(plan.request)
+    seconds = repeats * sum(_seconds(*item, outcome) or 0.0 for item in chosen.items())
+    other = repeats * sum(_seconds(*item, outcome) or 0.0 for item in usual.items())
+    if seconds < LONG:
+        return
+    text = f"{sum(chosen.values()) / 1e6:.1f} megapixels, about {duration(seconds)}"
+    if plan.request.model and 0 < other < seconds / 2:
+        text += f"; without `model` about {duration(other)}"
+    elif repeats > 1:
+        text += f"; without `ensemble` about {duration(seconds / repeats)}"
+    note(text)
+
+
+def _repeats(request: Request) -> int:
+    """How often a network sees each tile."""
+    return 8 if request.options.ensemble else 1
+
+
+def _seconds(models: Sequence[str], pixels: int, outcome: Outcome) -> float | None:
+    """How long models take for so many pixels; None if that is not known."""
+    total = 0.0
+    for name in models:
+        rate = read_rate(name, outcome.backend, outcome.device)
+        if rate is None:
+            return None
+        total += pixels / rate
+        row = model_named(name)
+        pixels *= row.scale**2 if row else 1
+    return total
+
+
+def _expect(request: Request, outcome: Outcome) -> None:
+    """How long the records of a dry run would take."""
+    for record in outcome.records:
+        if record.status == "planned" and record.size_in:
+            pixels = record.size_in[0] * record.size_in[1]
+            seconds = _seconds(record.models, pixels, outcome)
+            if seconds is not None:
+                seconds *= _repeats(request)
+                record.seconds = round(seconds, 3)
+                outcome.expected = (outcome.expected or 0.0) + seconds
 
 
 def _load(choice: Choice, options: Options) -> "Upscaler":
@@ -237,14 +363,18 @@ def _manifest(plan: Plan) -> "Manifest | None":
     from .manifest import Manifest
 
     request = plan.request
+    # Earlier versions did not fit results inside, and gave them exactly the sides.
+    fits = ["fits"] if request.width and request.height and not request.exact else []
     settings = {
         "models": [sha256(find_checkpoint(name)) for name in plan.choice.possible(plan.scale)],
-        "size": [plan.scale, request.width, request.height],
+        "size": [plan.scale, request.width, request.height, *fits],
         "quality": request.quality,
         "ensemble": request.options.ensemble,
         "alpha": request.options.alpha,
         "dtype": request.options.dtype,
     }
+    if request.first_frame:
+        settings["first_frame"] = True
     return Manifest(plan.folder, settings)
 
 

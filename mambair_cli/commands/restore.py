@@ -1,16 +1,19 @@
 """`mambair upscale` and the other tasks: one command for each row of TASKS."""
 
 import inspect
+import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from ..batch.rates import duration
 from ..batch.restore_files import Outcome, Plan, Request, plan_files, restore_files
 from ..errors import MambairError
 from ..models.choice import check_task
@@ -24,7 +27,9 @@ from .terminal import (
     Dtype,
     Json,
     Offline,
+    announce,
     as_flags,
+    ignore,
     print_json,
     print_table,
     progress_bar,
@@ -33,6 +38,8 @@ from .terminal import (
 
 if TYPE_CHECKING:
     from ..batch.manifest import Record
+
+log = logging.getLogger(__name__)
 
 
 class AlphaNames(Choices):
@@ -66,7 +73,13 @@ Height = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Height of the results in pixels. Alone it keeps the aspect ratio.",
+        help="Height of the results in pixels. With --width, the results fit inside of both.",
+    ),
+]
+Exact = Annotated[
+    bool,
+    typer.Option(
+        "--exact", help="With --width and --height: exactly that size, even if it distorts."
     ),
 ]
 ModelName = Annotated[
@@ -118,6 +131,12 @@ KeepTimes = Annotated[
     bool,
     typer.Option("--keep-times", help="Give results the times and permissions of their inputs."),
 ]
+FirstFrame = Annotated[
+    bool,
+    typer.Option(
+        "--first-frame", help="Of animations and documents, restore only the first frame or page."
+    ),
+]
 Ensemble = Annotated[
     bool,
     typer.Option(
@@ -125,6 +144,9 @@ Ensemble = Annotated[
     ),
 ]
 Alpha = Annotated[AlphaNames, typer.Option(help="What enlarges transparency.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no advice.")]
 
 
@@ -134,7 +156,7 @@ def command(task: Task) -> Callable[..., None]:
     def restore(**given: Any) -> None:
         quiet, as_json = given.pop("quiet"), given.pop("as_json")
         del given["offline"]
-        options = Options(**{field.name: given.pop(field.name) for field in fields(Options)})
+        options = Options(**{f.name: given.pop(f.name) for f in fields(Options) if f.name in given})
         inputs, globs = tuple(given.pop("inputs")), tuple(given.pop("globs") or ())
         request = Request(task, inputs, globs=globs, options=options, advice=not quiet, **given)
         _restore(request, quiet, as_json)
@@ -149,6 +171,7 @@ def _parameters(task: Task) -> list[inspect.Parameter]:
     annotations: dict[str, Any] = {"inputs": Inputs, "output": _output(task)}
     if task.scale > 1:
         annotations |= {"scale": _scale(task), "width": Width, "height": Height}
+        annotations["exact"] = Exact
     annotations["model"] = ModelName
     if task.option:
         annotations["setting"] = Annotated[
@@ -165,11 +188,13 @@ def _parameters(task: Task) -> list[inspect.Parameter]:
         "memory_limit": MemoryLimit,
         "max_pixels": MaxPixels,
         "keep_times": KeepTimes,
+        "first_frame": FirstFrame,
         "ensemble": Ensemble,
         "alpha": Alpha,
         "device": Device,
         "backend": Backend,
         "dtype": Dtype,
+        "dry_run": DryRun,
         "offline": Offline,
         "quiet": Quiet,
         "as_json": Json,
@@ -203,13 +228,22 @@ def _scale(task: Task) -> Any:
 def _restore(request: Request, quiet: bool, as_json: bool) -> None:
     """Do what a request asks for, and show what came of it."""
     started = time.perf_counter()
-    plan = plan_files(request)
+    silent = as_json or quiet
+    if not silent:
+        announce(f"{request.task.name} {_named(request.inputs)}")
+    plan = plan_files(request, say)
     if plan.row:
         check_task(request.task.name, plan.row.name, plan.row.task, plan.row.scale)
-        fetch(plan.row, as_json or quiet)
-    with progress_bar(as_json or quiet) as progress:
-        outcome = restore_files(plan, done=_tell, progress=progress, started=started)
-    if plan.folder and outcome.records:
+        if not request.dry_run:
+            fetch(plan.row, silent)
+    note = ignore if quiet else say
+    with progress_bar(silent) as progress:
+        outcome = restore_files(plan, done=_tell, progress=progress, note=note, started=started)
+    if outcome.better:
+        log.info("%s", _hint(outcome.better))
+    if request.dry_run and not outcome.stopped:
+        _print_preview(plan, outcome, as_json)
+    elif plan.folder and outcome.records:
         _print_summary(plan, plan.folder, outcome, as_json)
     stream = sys.stderr if request.output == "-" else sys.stdout
     if outcome.stopped:
@@ -219,8 +253,13 @@ def _restore(request: Request, quiet: bool, as_json: bool) -> None:
     if any(record.error for record in outcome.records):
         raise typer.Exit(1)
     # Under torchrun, one process has the records.
-    if outcome.records and not plan.folder:
+    if outcome.records and not (plan.folder or request.dry_run):
         _print_result(plan, outcome, as_json, stream)
+
+
+def _named(inputs: Sequence[str]) -> str:
+    first, *others = inputs
+    return f"{first} and {len(others)} more" if others else first
 
 
 def _tell(record: "Record") -> None:
@@ -242,17 +281,15 @@ def _facts(plan: Plan, outcome: Outcome) -> dict[str, Any]:
 def _how(outcome: Outcome, measured: str) -> str:
     """By which models, where, in what time."""
     where = f"{outcome.backend} on {outcome.device}, {outcome.seconds:.1f} s"
-    return f"{', '.join(outcome.models)}{measured}, {where}{_hint(outcome.better)}"
+    return f"{', '.join(outcome.models)}{measured}, {where}"
 
 
-def _hint(better: Mapping[str, Any] | None) -> str:
-    if better is None:
-        return ""
-    seconds = better["seconds"]
-    took = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:,.0f} min"
-    fetched = "" if better["here"] else ", once fetched"
+def _hint(better: Mapping[str, Any]) -> str:
+    """What a better model would bring."""
+    took = duration(better["seconds"])
+    fetched = "" if better["here"] else ", once it is fetched"
     gain = f"{better['gain']:.1f} dB better on {better['dataset']} x{better['scale']}"
-    return f"; {gain}: -m {better['model']}, about {took}{fetched}"
+    return f"{gain}: -m {better['model']}, about {took}{fetched}"
 
 
 def _print_result(plan: Plan, outcome: Outcome, as_json: bool, stream: TextIO) -> None:
@@ -265,7 +302,35 @@ def _print_result(plan: Plan, outcome: Outcome, as_json: bool, stream: TextIO) -
     assert record.size_out
     sizes = "{}x{} -> {}x{}".format(*record.size_in, *record.size_out)
     measured = "" if record.level is None else f" ({level} {record.level} measured)"
-    print(f"{record.output}: {sizes}, {_how(outcome, measured)}", file=stream)
+    why = f"{record.why}: " if record.why else ""
+    print(f"{record.output}: {sizes}, {why}{_how(outcome, measured)}", file=stream)
+    if record.left:
+        say(f"{record.output}: {record.left}")
+
+
+def _print_preview(plan: Plan, outcome: Outcome, as_json: bool) -> None:
+    """What a run would do with each file, and what it would take."""
+    if as_json:
+        files = [_public(record) for record in outcome.records]
+        print_json(_facts(plan, outcome) | {"expected": outcome.expected, "files": files})
+        return
+    rows = []
+    for record in outcome.records:
+        before, after = (
+            "{}x{}".format(*size) if size else "" for size in (record.size_in, record.size_out)
+        )
+        how = ", ".join(filter(None, [record.why, *record.models]))
+        gib = f"{record.memory / 2**30:.2f} GiB" if record.memory else ""
+        took = f"about {duration(record.seconds)}" if record.seconds else ""
+        rows.append((record.status, record.input, record.output, before, after, how, took, gib))
+    print_table(("", "input", "output", "size", "becomes", "how", "time", "memory"), rows)
+    planned = sum(record.status == "planned" for record in outcome.records)
+    time_needed = (
+        "unknown on this machine" if outcome.expected is None else duration(outcome.expected)
+    )
+    print(
+        f"{planned} of {outcome.total} would be restored; time: {time_needed}; nothing was written"
+    )
 
 
 def _print_failure(plan: Plan, outcome: Outcome, stream: TextIO) -> None:
@@ -297,12 +362,33 @@ def _print_summary(plan: Plan, folder: Path, outcome: Outcome, as_json: bool) ->
         rows.append(("not images", str(plan.passed_over), "", ""))
     print_table(("", "files", "seconds", "megapixels"), rows)
     print(f"{folder}: {_how(outcome, _levels(plan.request.task, outcome.records))}")
+    for line in _story(outcome.records):
+        print(line)
 
 
 def _public(record: "Record") -> dict[str, Any]:
     facts = {name: value for name, value in vars(record).items() if name != "key"}
-    error = record.error and as_flags(record.error)
-    return facts | {"error": error, "notes": [as_flags(note) for note in record.notes]}
+    told = {name: text and as_flags(text) for name in ("error", "left") for text in [facts[name]]}
+    return facts | told | {"notes": [as_flags(note) for note in record.notes]}
+
+
+def _story(records: Sequence["Record"]) -> Iterator[str]:
+    """In words: what was found in the inputs, and what is left in the results."""
+    judged = [record for record in records if record.seen]
+    found: dict[tuple[str, ...], Counter[str]] = {}
+    for record in judged:
+        if record.seen != "clean" and record.models:
+            found.setdefault(tuple(record.models), Counter())[record.seen] += 1
+    for models, kinds in found.items():
+        first, *others = kinds.most_common()
+        words = [f"{first[1]} of {len(judged)} looked {first[0]}"]
+        words += [f"{count} {kind}" for kind, count in others]
+        yield f"{', '.join(words)}: restored with {', '.join(models)}"
+    left = [record for record in records if record.left]
+    if left:
+        results = "1 result" if len(left) == 1 else f"{len(left)} results"
+        text = as_flags(f"{left[0].left}")
+        yield f"{results} may need more, such as {left[0].output}: it {text}"
 
 
 def _sums(group: Sequence["Record"]) -> tuple[str, str, str]:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -18,14 +19,19 @@ class Choices(str, Enum):
     __str__ = str.__str__
 
 
-class BackendNames(Choices):
-    """Those of `ops.BACKENDS`, and auto."""
+def _backend_names() -> list[str]:
+    """Those of `ops.BACKENDS`, which would import torch: each has a file of its name."""
+    files = Path(__file__).parents[1].joinpath("ops").glob("scan_*.py")
+    return sorted(file.stem.removeprefix("scan_").replace("_", "-") for file in files)
 
+
+class BackendNames(Choices):
+    """Auto, and the back ends of the scan."""
+
+    _ignore_ = "_each"
     AUTO = "auto"
-    NUMBA = "numba"
-    TRITON = "triton"
-    MAMBA_SSM = "mamba-ssm"
-    REFERENCE = "reference"
+    for _each in _backend_names():
+        locals()[_each] = _each
 
 
 class DtypeNames(Choices):
@@ -80,6 +86,16 @@ def as_flags(message: str) -> str:
     return re.sub(r"(?<![^\s(])`([a-z_]+)(?:=([^`]+))?`(?![^\s,.;:)])", flag, message)
 
 
+def announce(message: str) -> None:
+    """Print at once what begins, if somebody watches."""
+    if sys.stderr and sys.stderr.isatty():
+        say(message)
+
+
+def ignore(message: str) -> None:
+    """Take what nobody wants to know."""
+
+
 def say(message: str) -> None:
     """Print one line on stderr, even if the name of a file has several."""
     line = f"mambair: {as_flags(message)}".replace("\n", "\\n")
@@ -112,17 +128,17 @@ def progress_bar(quiet: bool) -> Iterator[Callable[[float, str], None]]:
         TextColumn(
             "{task.description}",
             markup=False,
-            table_column=Column(no_wrap=True, overflow="ellipsis", max_width=40),
+            table_column=Column(no_wrap=True, overflow="ellipsis", max_width=56),
         ),
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=1.0, visible=False)
+        task = bar.add_task("starting", total=1.0)
 
         def update(share: float, label: str) -> None:
-            bar.update(task, completed=share, visible=True, description=label.replace("\n", "\\n"))
+            bar.update(task, completed=share, description=label.replace("\n", "\\n"))
 
         yield update
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import CallError
-from .terminal import Device, print_table, say
+from .terminal import Choices, Device, print_table, say
 
 if TYPE_CHECKING:
     from ..training.config import TrainConfig
@@ -43,9 +43,19 @@ Teacher = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Measure a few steps and say what the run will take.")
 ]
+
+
+class PrecisionNames(Choices):
+    """Those of `training.parallel.Precision`."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP64 = "fp64"
+
+
 Precision = Annotated[
-    str | None,
-    typer.Option(help="fp32, bf16 or fp64; default: fp32, or that of the run to resume."),
+    PrecisionNames | None,
+    typer.Option(help="Of the training. Default: fp32, or that of the run to resume."),
 ]
 DeviceBatch = Annotated[
     int | None, typer.Option(min=1, help="Samples at once; default: what fits.")
@@ -116,8 +126,9 @@ def train(
     else:
         config = read_recipe(str(recipe), changes or [], iterations)
     gib = None if cache is None else cache * 2**30
+    kind = precision and precision.value
     settings = Settings(
-        device, precision, device_batch, workers, gib, recompute, tensorboard, vgg, compiled
+        device, kind, device_batch, workers, gib, recompute, tensorboard, vgg, compiled
     )
     folders = Folders(data, val, low, val_low, teacher)
     if dry_run:

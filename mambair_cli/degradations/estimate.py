@@ -88,7 +88,7 @@ def noise_sigma(pixels: NDArray[np.generic]) -> float | None:
         return None
     step = max(1, math.isqrt(pixels.shape[0] * pixels.shape[1] // PATCHES))
     positions = sliding_window_view(pixels, (PATCH, PATCH), axis=(0, 1))[::step, ::step]
-    patches = _as_255(positions.reshape(-1, 1 if pixels.ndim == 2 else 3, PATCH * PATCH))
+    patches = as_255(positions.reshape(-1, 1 if pixels.ndim == 2 else 3, PATCH * PATCH))
     # three equal channels are gray
     if (patches == patches[:, :1]).all():
         patches = patches[:, :1]
@@ -121,7 +121,7 @@ def jpeg_quality(pixels: NDArray[np.generic]) -> int | None:
     """
     if not _large_enough(pixels):
         return None
-    values = _as_255(_middle(pixels))
+    values = as_255(middle(pixels))
     luma = _luma(values)
     top, left = _first_block(luma.T), _first_block(luma)
     blocks = _detailed_blocks(luma[top:, left:], values[top:, left:])
@@ -180,7 +180,7 @@ def bandwidth(pixels: NDArray[np.generic]) -> float | None:
     """
     if not _large_enough(pixels, SEGMENT):
         return None
-    luma = _luma(_as_255(_middle(pixels)))
+    luma = _luma(as_255(middle(pixels)))
     window = np.hanning(SEGMENT).astype(np.float32)
     slope = np.linspace(-1, 1, SEGMENT, dtype=np.float32)
     slope /= np.linalg.norm(slope)
@@ -207,7 +207,7 @@ def _large_enough(pixels: NDArray[np.generic], side: int = SMALLEST) -> bool:
     return min(pixels.shape[:2]) >= side
 
 
-def _as_255(pixels: NDArray[np.generic]) -> Array:
+def as_255(pixels: NDArray[np.generic]) -> Array:
     """Scale pixels to [0, 255]. Raises ValueError where some are NaN."""
     scaled = pixels.astype(np.float32)
     if pixels.dtype == np.uint16:
@@ -219,7 +219,8 @@ def _as_255(pixels: NDArray[np.generic]) -> Array:
     return scaled
 
 
-def _middle(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+def middle(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+    """At most WINDOW x WINDOW pixels of the middle of an image, a view."""
     top, left = (max(0, side - WINDOW) // 2 for side in pixels.shape[:2])
     return pixels[top : top + WINDOW, left : left + WINDOW]
 

@@ -6,6 +6,7 @@ read, goes to others.
 
 import io
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import PIL.Image
 
 from ..errors import ImageError
 from . import avif, exif, heif, jpeg, jxl, metadata, netpbm, pillow, png, radiance, tiff, webp
-from .image import Image, Stored
+from .image import Frames, Image, Stored
 from .samples import Samples, alpha_of_key, check_pixels, upright
 
 _RAW = re.compile(rb"IIRO|IIRS|MMOR|IIU\0|FUJIFILMCCD-RAW|....ftypcrx |FOVb|\0MRM", re.DOTALL)
@@ -23,13 +24,39 @@ _RAW = re.compile(rb"IIRO|IIRS|MMOR|IIU\0|FUJIFILMCCD-RAW|....ftypcrx |FOVb|\0MR
 SEVERAL = "holds several frames or pages: only the first is read"
 
 
-def decode(data: bytes, max_pixels: int) -> Image:
-    """Read the first frame, upright, and all that the file tells of it.
+_MOVING = {"GIF", "WEBP", "PNG", "AVIF"}
+"""Formats whose frames are those of an animation, by Pillow's names."""
 
-    Raises ImageError (over max_pixels, not readable) and, for damaged files, nearly anything.
+
+def decode(data: bytes, max_pixels: int, first_frame: bool = False) -> Image:
+    """Read a picture, upright, and all that the file tells of it; also its other frames or pages.
+
+    first_frame: leave these out, with a note.
+
+    Raises ImageError (over max_pixels in all, not readable) and, for damaged files, nearly anything.
     """
     with pillow.quiet_libraries():
-        stored = _read(data, max_pixels)
+        if exif.is_tiff(data) and not first_frame:
+            places = tiff.pages(data)
+            if len(places) > 1:
+                return _pages(data, places, max_pixels)
+        return _finished(_read(data, max_pixels, first_frame))
+
+
+def _pages(data: bytes, places: list[int], max_pixels: int) -> Image:
+    """Read the pages of a TIFF file, whose directories are at these places."""
+    pages: list[Image] = []
+    for place in places:
+        page = _finished(_read(tiff.beginning_at(data, place), max_pixels, True, is_page=True))
+        max_pixels -= page.pixels.shape[0] * page.pixels.shape[1]
+        pages.append(page)
+    first, *others = pages
+    notes = dict.fromkeys(note for page in pages for note in page.notes)
+    return replace(first, notes=tuple(notes), frames=Frames(tuple(others)))
+
+
+def _finished(stored: Stored) -> Image:
+    """Turn upright what was read, and sort its metadata."""
     found = metadata.from_info(stored.format, stored.info, stored.turn)
     profile, notes = stored.info.get("icc_profile"), stored.notes
     if profile and profile[16:20] != (b"GRAY" if stored.pixels.ndim == 2 else b"RGB "):
@@ -38,16 +65,26 @@ def decode(data: bytes, max_pixels: int) -> Image:
             notes.append("its colour profile does not fit its pixels: left out")
         profile = None
     pixels, alpha = upright(stored.pixels, stored.turn), stored.alpha
-    return Image(
+    image = Image(
         pixels,
         None if alpha is None else upright(alpha, stored.turn),
         profile or None,
         read_size=(pixels.shape[0], pixels.shape[1]),
         **stored.fields | found | {"notes": (*notes, *found["notes"])},
     )
+    if image.frames is None:
+        return image
+    alike: dict[str, Any] = {
+        "colour": image.colour,
+        "icc_profile": image.icc_profile,
+        "read_size": image.read_size,
+    }
+    others = tuple(replace(frame, **alike) for frame in image.frames.images)
+    return replace(image, frames=replace(image.frames, images=others))
 
 
-def _read(data: bytes, max_pixels: int) -> Stored:
+def _read(data: bytes, max_pixels: int, first_frame: bool, is_page: bool = False) -> Stored:
+    """Read what is stored; a page of several is not told that there are others."""
     tags = exif.parse(data) if exif.is_tiff(data) else None
     if _RAW.match(data) or (tags and tiff.is_raw(data, tags)):
         raise ImageError(tiff.RAW)
@@ -58,13 +95,13 @@ def _read(data: bytes, max_pixels: int) -> Stored:
     if radiance.knows(data):
         return radiance.read(data, max_pixels)
     if not tags:
-        return _read_by_pillow(data, max_pixels)
+        return _read_by_pillow(data, max_pixels, first_frame)
     tiff.check_strips(data, tags)
     if tiff.is_for_tifffile(data, tags):
         stored = tiff.read(data, tags, max_pixels)
     else:
         try:
-            stored = _read_by_pillow(data, max_pixels)
+            stored = _read_by_pillow(data, max_pixels, True)
         # such as LERC
         except (PIL.UnidentifiedImageError, NotImplementedError):
             stored = tiff.read(data, tags, max_pixels)
@@ -75,12 +112,12 @@ def _read(data: bytes, max_pixels: int) -> Stored:
     stored.fields["iptc"] = tags.data(exif.IPTC) or metadata.iptc_of(tags.data(exif.PHOTOSHOP))
     if tags.damaged:
         stored.notes.insert(0, "some of its tags are damaged: left out")
-    if tags.next > 0:
+    if tags.next > 0 and not is_page:
         stored.notes.insert(0, SEVERAL)
     return stored
 
 
-def _read_by_pillow(data: bytes, max_pixels: int) -> Stored:
+def _read_by_pillow(data: bytes, max_pixels: int, first_frame: bool) -> Stored:
     PIL.Image.init()
     # EPS would run Ghostscript
     safe = [name for name in PIL.Image.ID if name != "EPS"]
@@ -91,7 +128,10 @@ def _read_by_pillow(data: bytes, max_pixels: int) -> Stored:
         several = getattr(file, "is_animated", False) and name not in {"PSD", "MPO", "TIFF"}
         pixels, alpha = _samples(data, file)
         stored = Stored(name, pixels, alpha, dict(file.info), pillow.orientation(file))
-        if several:
+        moves = several and name in _MOVING and not file.info.get("default_image")
+        if moves and not first_frame:
+            _add_frames(file, stored, max_pixels)
+        elif several:
             stored.notes.append(SEVERAL)
         if file.mode in {"CMYK", "LAB"}:
             stored.notes.append(f"its {file.mode} colours become RGB")
@@ -101,6 +141,30 @@ def _read_by_pillow(data: bytes, max_pixels: int) -> Stored:
             stored.fields["quantization"] = luma
         _describe(data, file, stored)
     return stored
+
+
+def _add_frames(file: Any, stored: Stored, max_pixels: int) -> None:
+    """Read all frames of an animation, with 8 bits, and with alpha where one of them has some."""
+    count = file.n_frames
+    check_pixels((file.width * count, file.height), max_pixels)
+    frames, durations = [], []
+    for number in range(count):
+        file.seek(number)
+        file.load()
+        durations.append(float(file.info.get("duration", 0)))
+        frames.append(pillow.read_frame(file))
+    if stored.pixels.dtype != np.uint8:
+        stored.notes.append("its samples of 16 bits are reduced to 8")
+    has_alpha = any((alpha < 255).any() for _, alpha in frames)
+    stored.pixels, stored.alpha = frames[0][0], frames[0][1] if has_alpha else None
+    others = tuple(
+        Image(upright(pixels, stored.turn), upright(alpha, stored.turn) if has_alpha else None)
+        for pixels, alpha in frames[1:]
+    )
+    loops = file.info.get("loop")
+    # a GIF file without the number is played once, and with it once more
+    plays = (1 if loops is None else loops and loops + 1) if stored.format == "GIF" else loops or 0
+    stored.fields["frames"] = Frames(others, tuple(durations), plays)
 
 
 def _samples(data: bytes, file: Any) -> Samples:

@@ -16,7 +16,7 @@ import PIL.Image
 from ..errors import CallError, ImageError, MemoryLimitError
 from . import avif, heif, jpeg, jxl, metadata, netpbm, pillow, png, tiff, webp
 from .colour import profile, to_srgb
-from .image import Image
+from .image import Image, each_frame
 from .samples import on_white, reduced
 
 
@@ -46,17 +46,22 @@ def encode(image: Image, format: "Format", quality: int | None, file: BinaryIO) 
     if quality is not None and not 1 <= quality <= 100:
         raise CallError(f"the quality must be 1 to 100, not {quality}")
     try:
-        fitted, notes = _fit_colour(metadata.sized(image), format)
-        fitted, changes = _fit_pixels(fitted, format)
-        notes += changes
-        fitted, more = metadata.fit(fitted, format.name, format.holds, format.longest)
+        notes: list[str] = []
+        frames = image.frames
+        if frames and frames.kind not in format.holds:
+            count = len(frames.images) + 1
+            notes.append(
+                f"{format.name} holds no {frames.kind}: only the first of {count} is written"
+            )
+            image = replace(image, frames=None)
+        fitted = each_frame(image, lambda frame, _: _fit(frame, format, notes))
         if quality is not None and not format.quality:
-            more.append(f"{format.name} loses nothing: the quality does not count")
+            notes.append(f"{format.name} loses nothing: the quality does not count")
         # a WebP file that lost nothing becomes another one
         if quality is None and format is _WEBP and image.lossless:
             quality = 100
         format.write(fitted, quality or format.quality, file)
-        return notes + more
+        return list(dict.fromkeys(notes))
     except MemoryError as error:
         raise MemoryLimitError("too large for the memory of this computer") from error
     # as many kinds as there are encoders
@@ -64,6 +69,16 @@ def encode(image: Image, format: "Format", quality: int | None, file: BinaryIO) 
         if isinstance(error, OSError) and error.errno:
             raise
         raise ImageError(f"cannot be encoded as {format.name}: {reason(error)}") from error
+
+
+def _fit(image: Image, format: "Format", notes: list[str]) -> Image:
+    """Fit a frame to what the format can hold, and add what is lost to notes."""
+    check_side(format, image.pixels.shape[:2])
+    fitted, changes = _fit_colour(metadata.sized(image), format)
+    fitted, more = _fit_pixels(fitted, format)
+    fitted, lost = metadata.fit(fitted, format.name, format.holds, format.longest)
+    notes += [*changes, *more, *lost]
+    return fitted
 
 
 def _fit_colour(image: Image, format: "Format") -> tuple[Image, list[str]]:
@@ -133,13 +148,19 @@ _JPEG_HOLDS = frozenset(
     {"gray", "colour profile", "EXIF", "XMP", "resolution", "comment", "IPTC", "long XMP"}
 )
 _JPEG = Format("JPEG", jpeg.write, _JPEG_HOLDS, quality=95, max_side=65500, longest=65500)
-_WEBP = Format("WebP", webp.write, _COLOUR, quality=95, max_side=16383)
-_AVIF_HOLDS = _COLOUR | {"CICP"} | ({"gray"} if int(PIL.__version__.split(".")[0]) >= 13 else set())
+_WEBP = Format("WebP", webp.write, _COLOUR | {"animation"}, quality=95, max_side=16383)
+_AVIF_HOLDS = (
+    _COLOUR
+    | {"CICP", "animation"}
+    | ({"gray"} if int(PIL.__version__.split(".")[0]) >= 13 else set())
+)
 _AVIF = Format("AVIF", avif.write, _AVIF_HOLDS, quality=90, max_side=32768)
 _ALL = _COLOUR | {"gray", "gray with alpha"}
 _HEIC = Format("HEIC", heif.write, _ALL | {"CICP"}, bits=10, quality=90, max_side=16384)
-_TIFF = Format("TIFF", tiff.write, _ALL | {"IPTC"}, bits=32)
-_PNG = Format("PNG", png.write, _ALL | {"resolution", "text", "CICP", "gamma"}, bits=16)
+_TIFF = Format("TIFF", tiff.write, _ALL | {"IPTC", "pages"}, bits=32)
+_PNG = Format(
+    "PNG", png.write, _ALL | {"resolution", "text", "CICP", "gamma", "animation"}, bits=16
+)
 _BMP = Format("BMP", pillow.write_bmp, frozenset({"gray", "resolution"}))
 _NETPBM = Format("PPM", netpbm.write, frozenset({"gray"}), bits=16)
 _FORMATS = {

@@ -101,13 +101,27 @@ def is_tiff(data: bytes) -> bool:
     return data[:4] in {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}
 
 
-def parse(data: bytes) -> Block:
+def start(data: bytes) -> tuple[str, bool]:
+    """Return the byte order, "<" or ">", of EXIF or TIFF, and whether it is BigTIFF."""
+    return "<" if data[:1] == b"I" else ">", b"+" in data[2:4]
+
+
+def first_directory(data: bytes) -> int:
+    """Return the place of the first directory. Raises ValueError."""
+    order, big = start(data)
+    try:
+        return int(struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)[0])
+    except struct.error:
+        raise ValueError("its directory is damaged") from None
+
+
+def parse(data: bytes, place: int | None = None) -> Block:
     """Read the first directory of EXIF or TIFF, and those in it. Raises ValueError."""
     if not is_tiff(data):
         raise ValueError("neither EXIF nor TIFF")
-    order, big = "<" if data[:1] == b"I" else ">", b"+" in data[2:4]
+    order, big = start(data)
     try:
-        (place,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+        place = first_directory(data) if place is None else place
         return _directory(data, order, big, place, 0)
     except (struct.error, OverflowError):
         raise ValueError("its directory is damaged") from None

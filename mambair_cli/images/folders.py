@@ -32,7 +32,7 @@ def read_rgb(path: Path) -> Pixels:
     """Read an image as H x W x 3 uint8: gray as three equal channels, other depths rounded. Raises
     ImageError.
     """
-    pixels = read_image(path).pixels
+    pixels = read_image(path, first_frame=True).pixels
     if pixels.dtype != np.uint8:
         pixels = to_uint8(pixels)
     return np.repeat(pixels[:, :, None], 3, 2) if pixels.ndim == 2 else pixels

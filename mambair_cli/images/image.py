@@ -1,7 +1,7 @@
 """A photograph in memory, as every part of the program hands it to the next."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class Image:
     iptc: captions and credits of news agencies, as IPTC-IIM.
     lossless: whether it was read from a WebP file that loses nothing.
     read_size: height and width in the file that it was read from; None where it was not.
+    frames: the others of an animation, or pages; None where there are none.
     """
 
     pixels: np.ndarray
@@ -50,6 +51,7 @@ class Image:
     iptc: bytes | None = None
     lossless: bool = False
     read_size: tuple[int, int] | None = None
+    frames: "Frames | None" = None
 
     def __post_init__(self) -> None:
         shape = self.pixels.shape
@@ -60,6 +62,47 @@ class Image:
         alpha = self.alpha
         if alpha is not None and (alpha.dtype, alpha.shape) != (self.pixels.dtype, shape[:2]):
             raise ValueError(f"alpha does not fit the pixels: {alpha.dtype} {alpha.shape}")
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """What follows the first frame of an animation, or the first page of a document.
+
+    images: the others, each whole; those of an animation are as large as the first.
+    durations: milliseconds that each frame is shown, the first included; empty for pages.
+    plays: how often an animation is shown; 0 for ever.
+    """
+
+    images: tuple[Image, ...]
+    durations: tuple[float, ...] = ()
+    plays: int = 0
+
+    @property
+    def kind(self) -> str:
+        """What they are to the user: an animation or pages."""
+        return "animation" if self.durations else "pages"
+
+
+def each_frame(
+    image: Image,
+    change: Callable[[Image, Callable[[float], None]], Image],
+    progress: Callable[[float], None] | None = None,
+) -> Image:
+    """Change the first frame and all others.
+
+    change: takes a frame and a function to be called with the share done, from 0 to 1.
+    progress: called with the share that is done of all.
+    """
+    if image.frames is None:
+        return change(image, progress or (lambda share: None))
+    report = progress or (lambda share: None)
+    images = (replace(image, frames=None), *image.frames.images)
+
+    def changed(number: int) -> Image:
+        return change(images[number], lambda share: report((number + share) / len(images)))
+
+    first, *others = (changed(number) for number in range(len(images)))
+    return replace(first, frames=replace(image.frames, images=tuple(others)))
 
 
 @dataclass

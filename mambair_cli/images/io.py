@@ -44,7 +44,7 @@ bombs.
 """
 
 
-def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image:
+def read_image(path: Path, *, max_pixels: int = MAX_PIXELS, first_frame: bool = False) -> Image:
     """Read an image file, as decode_image does.
 
     Raises CallError (no such file, or a folder), and ImageError (not permitted) and others as
@@ -58,11 +58,13 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image:
         raise CallError(f"{path}: is a folder; name an image file") from None
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {reason(error)}") from error
-    return decode_image(data, str(path), max_pixels=max_pixels)
+    return decode_image(data, str(path), max_pixels=max_pixels, first_frame=first_frame)
 
 
-def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Image:
-    """Read the first frame of an image file, upright, at its full depth.
+def decode_image(
+    data: bytes, name: str, *, max_pixels: int = MAX_PIXELS, first_frame: bool = False
+) -> Image:
+    """Read an image file, upright, at its full depth, with all frames of animations and all pages.
 
     Gray stays gray; palette, CMYK, YCbCr, LAB and the like become RGB; 1-bit becomes 8-bit gray.
     Gray and colours deeper than 8 bits are kept in PNG, TIFF, PPM and HEIC; AVIF, JPEG 2000 and
@@ -74,7 +76,7 @@ def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Ima
     if not data:
         raise ImageError(f"{name}: the file is empty; fetch or export it again")
     try:
-        image = decode(data, max_pixels)
+        image = decode(data, max_pixels, first_frame)
     except PIL.UnidentifiedImageError:
         raise ImageError(
             f"{name}: not an image that can be read; convert it to PNG or JPEG"

@@ -63,6 +63,12 @@ def read(file: PIL.Image.Image) -> Samples:
     return np.asarray(_to_rgb(file)), None
 
 
+def read_frame(file: PIL.Image.Image) -> tuple[np.ndarray, np.ndarray]:
+    """Return the RGB pixels and the alpha of a loaded frame, 8 bits each."""
+    samples = np.array(_converted(file, "RGBA"))
+    return np.ascontiguousarray(samples[..., :3]), np.ascontiguousarray(samples[..., 3])
+
+
 def _converted(file: PIL.Image.Image, mode: str) -> PIL.Image.Image:
     # convert would copy
     return file if file.mode == mode else file.convert(mode)
@@ -100,6 +106,10 @@ def write(image: Image, quality: int, file: BinaryIO, name: str, **options: Any)
         "xmp": image.xmp,
         "dpi": image.dpi,
     } | options
+    if image.frames:
+        others = [PIL.Image.fromarray(interleaved(frame)) for frame in image.frames.images]
+        options |= {"save_all": True, "append_images": others, "loop": image.frames.plays}
+        options["duration"] = [round(duration) for duration in image.frames.durations]
     given = {key: value for key, value in options.items() if value is not None}
     # Pillow would not tell why a file cannot be written
     encoded = io.BytesIO()

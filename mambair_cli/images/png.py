@@ -99,16 +99,16 @@ def _colour_chunks(tags: ColourTags) -> Iterator[bytes]:
 
 
 def write(image: Image, quality: int, file: BinaryIO) -> None:
-    """Write a PNG file of 8 or 16 bits, some rows at a time."""
+    """Write a PNG file of 8 or 16 bits, some rows at a time; an animation, of 8 bits, at once."""
     texts = PngImagePlugin.PngInfo()
     for keyword, text in image.text.items():
         texts.add_text(keyword, text)
     if image.xmp:
         texts.add_itxt("XML:com.adobe.xmp", image.xmp)
-    # Pillow writes all but the samples
+    # Pillow writes all but the samples, and those of animations too
     frame = io.BytesIO()
     empty = replace(image, pixels=np.zeros((1, 1), np.uint8), alpha=None)
-    pillow.write(empty, 0, frame, "PNG", pnginfo=texts)
+    pillow.write(image if image.frames else empty, 0, frame, "PNG", pnginfo=texts)
     height, width = image.pixels.shape[:2]
     bits, colour_type = image.pixels.itemsize * 8, {1: 0, 2: 4, 3: 2, 4: 6}[channel_count(image)]
     file.write(SIGNATURE)
@@ -117,7 +117,7 @@ def write(image: Image, quality: int, file: BinaryIO) -> None:
             header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
             file.write(chunk(kind, header))
             file.writelines(_colour_chunks(image.colour) if image.colour else ())
-        elif kind == b"IDAT":
+        elif kind == b"IDAT" and not image.frames:
             for part in _deflated(image):
                 file.write(chunk(kind, part))
         else:

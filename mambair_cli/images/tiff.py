@@ -4,6 +4,7 @@ import io
 import itertools
 import logging
 import math
+import struct
 import zlib
 from typing import Any, BinaryIO
 
@@ -48,6 +49,28 @@ def check_strips(data: bytes, tags: exif.Block) -> None:
         ends = map(sum, zip(tags.numbers(offsets), tags.numbers(sizes), strict=False))
         if tags.numbers(exif.COMPRESSION) != (1,) and max(ends, default=0) > len(data):
             raise ValueError("the file is truncated")
+
+
+def pages(data: bytes) -> list[int]:
+    """Find the directories of the pages of a TIFF file, but not those of small copies and masks."""
+    found: list[int] = []
+    place = exif.first_directory(data)
+    seen = set()
+    while place and place not in seen:
+        seen.add(place)
+        block = exif.parse(data, place)
+        # 1: a smaller copy, 4: a mask
+        if not (block.numbers(exif.SUBFILE_TYPE) or (0,))[0] & 5:
+            found.append(place)
+        place = block.next
+    return found
+
+
+def beginning_at(data: bytes, place: int) -> bytes:
+    """Make a copy of a TIFF file whose first directory is the one at place."""
+    order, big = exif.start(data)
+    head = exif.header(order, place, big)
+    return head + data[len(head) :]
 
 
 def is_raw(data: bytes, tags: exif.Block) -> bool:
@@ -238,14 +261,29 @@ def _lab_to_rgb(samples: np.ndarray, is_icc: bool) -> np.ndarray:
 
 
 def write(image: Image, quality: int, file: BinaryIO) -> None:
-    """Write a deflated TIFF file, BigTIFF where it must be, some rows at a time."""
-    old = exif.parse(image.exif) if image.exif else exif.Block("<", {})
-    pixels, channels, order = image.pixels, channel_count(image), old.order
+    """Write a deflated TIFF file of all pages, BigTIFF where it must be, some rows at a time."""
+    pages = [image, *(image.frames.images if image.frames else ())]
+    order = exif.start(image.exif)[0] if image.exif else "<"
+    planes = [plane for page in pages for plane in (page.pixels, page.alpha) if plane is not None]
+    big = sum(plane.nbytes for plane in planes) > MAX_CLASSIC
+    # the place of the first directory comes when it is known
+    file.write(exif.header(order, 0, big))
+    # where the place of the next directory is to be stored
+    pointer = 8 if big else 4
+    for page in pages:
+        place, following = _write_page(page, file, order, big)
+        file.seek(pointer)
+        file.write(struct.pack(order + ("Q" if big else "I"), place))
+        file.seek(0, io.SEEK_END)
+        pointer = following
+
+
+def _write_page(image: Image, file: BinaryIO, order: str, big: bool) -> tuple[int, int]:
+    """Append samples and directory; return its place, and that of its pointer to the next one."""
+    old = exif.parse(image.exif) if image.exif else exif.Block(order, {})
+    pixels, channels = image.pixels, channel_count(image)
     height, width = pixels.shape[:2]
     floating = pixels.dtype == np.float32
-    big = height * width * channels * pixels.itemsize > MAX_CLASSIC
-    # the place of the directory comes when it is known
-    file.write(exif.header(order, 0, big))
     offsets = [file.tell()]
     for rows in bands(image):
         # predictor 2: each sample is the difference to its left neighbour
@@ -269,9 +307,9 @@ def write(image: Image, quality: int, file: BinaryIO) -> None:
     # alpha, not premultiplied
     if image.alpha is not None:
         tags[exif.EXTRA_SAMPLES] = [2]
-    entries = exif.descriptive(old.entries) | {
-        tag: exif.integers(order, *found) for tag, found in tags.items()
-    }
+    # metadata in another order than the file's would be misread
+    described = exif.descriptive(old.entries) if old.order == order else {}
+    entries = described | {tag: exif.integers(order, *found) for tag, found in tags.items()}
     blocks = {
         exif.XMP: image.xmp,
         exif.ICC_PROFILE: image.icc_profile,
@@ -281,5 +319,6 @@ def write(image: Image, quality: int, file: BinaryIO) -> None:
     file.write(bytes(offsets[-1] % 2))
     place = file.tell()
     file.write(exif.build(order, entries, place, big))
-    file.seek(0)
-    file.write(exif.header(order, place, big))
+    file.write(bytes(file.tell() % 2))
+    head, entry = (8, 20) if big else (2, 12)
+    return place, place + head + entry * len(entries)

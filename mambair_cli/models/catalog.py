@@ -70,6 +70,11 @@ class Model:
         return self.file is not None
 
     @property
+    def for_real_photos(self) -> bool:
+        """Whether it was trained for what cameras and web sites do to photos."""
+        return self.degradation in (REAL, CAMERA)
+
+    @property
     def verified(self) -> bool:
         """Whether someone of this project has held the file, so that its hash is known."""
         return self.sha256 is not None
@@ -93,7 +98,7 @@ def model_named(name: str) -> Model | None:
 def bundled_models(task: str, real: bool) -> list[Model]:
     """The bundled models of a task, by scale; real: those for real photographs."""
     bundled = [model for model in list_models() if model.bundled and model.task == task]
-    fitting = [model for model in bundled if (model.degradation in (REAL, CAMERA)) == real]
+    fitting = [model for model in bundled if model.for_real_photos == real]
     return sorted(fitting, key=lambda model: model.scale)
 
 

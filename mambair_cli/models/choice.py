@@ -66,7 +66,7 @@ def find_models(
     models = bundled_models(task, real)
     if not models or models[-1].scale < min(scale, 2):
         reach = f" reaches x{scale:g}" if scale > 1 else " yet"
-        what = f"{task} with {TASKS[task].option} real" if real else task
+        what = f"{task} with `{TASKS[task].option}=real`" if real else task
         hint = "choose a model yourself: a file, or a name of mambair models list"
         raise CallError(f"no bundled model for {what}{reach}; {hint}")
     strength = TASKS[task].strength
@@ -86,14 +86,19 @@ class Choice:
     Attributes:
         task: a name of TASKS.
         model: a name or file; None: bundled ones.
-        real: take the bundled models for real photographs.
+        real: take the bundled models for real photographs; None: as each image needs.
         level: of the degradation; None: as each image needs.
     """
 
     task: str = "upscale"
     model: str | None = None
-    real: bool = False
+    real: bool | None = False
     level: int | None = None
+
+    @property
+    def by_image(self) -> bool:
+        """Whether something has to be measured of each image to choose its models."""
+        return self.by_level or (self.model is None and self.real is None)
 
     @property
     def by_level(self) -> bool:
@@ -101,8 +106,8 @@ class Choice:
         settled = self.model or self.real or self.level is not None
         return bool(TASKS[self.task].level) and not settled
 
-    def models(self, scale: float, level: int | None = None) -> list[Model]:
-        """The models to run one after the other, for a level as measured.
+    def models(self, scale: float, level: int | None = None, real: bool = False) -> list[Model]:
+        """The models to run one after the other, for an image as measured.
 
         None where the one that is named is not in the catalog.
         Raises CallError where none reach the scale.
@@ -111,7 +116,11 @@ class Choice:
             named = model_named(self.model)
             return [named] if named else []
         wanted = level if self.level is None else self.level
-        return find_models(self.task, scale, real=self.real, level=wanted)
+        if self.real is None:
+            needs_real = real and bool(bundled_models(self.task, True))
+        else:
+            needs_real = self.real
+        return find_models(self.task, scale, real=needs_real, level=wanted)
 
     def possible(self, scale: float | None) -> list[str]:
         """The names of all models that may run for a scale (None: any), whatever is measured.
@@ -120,9 +129,14 @@ class Choice:
         """
         if self.model is not None:
             return [self.model]
+        if self.real is None:
+            kinds = (False, True) if bundled_models(self.task, True) else (False,)
+        else:
+            kinds = (self.real,)
         if scale is None or self.by_level:
-            return [model.name for model in bundled_models(self.task, self.real)]
-        return list(dict.fromkeys(model.name for model in self.models(scale)))
+            return [model.name for real in kinds for model in bundled_models(self.task, real)]
+        found = [model.name for real in kinds for model in self.models(scale, real=real)]
+        return list(dict.fromkeys(found))
 
 
 def parse_choice(task: Task, setting: str | None, model: str | None) -> Choice:
@@ -139,16 +153,18 @@ def parse_choice(task: Task, setting: str | None, model: str | None) -> Choice:
     option, settings = task.option, task.settings
     if setting and model:
         raise CallError(
-            f"{option} {setting} chooses among the bundled models, and {model} is another choice;"
+            f"`{option}={setting}` chooses among the bundled models, and {model} is another choice;"
             " leave out one of them"
         )
     if not setting or setting in settings:
-        return Choice(task.name, model, real=setting == "real")
+        chosen = setting or next(iter(settings), "")
+        by_image = chosen == "auto" and "real" in settings and model is None
+        return Choice(task.name, model, real=None if by_image else chosen == "real")
     low, high = sorted((task.weakest, task.worst))
     if task.level and setting.isdecimal() and low <= int(setting) <= high:
         return Choice(task.name, level=int(setting))
     values = [f"a number from {low} to {high}"] if task.level else []
-    raise CallError(f"{option} takes {' or '.join([*settings, *values])}, not {setting!r}")
+    raise CallError(f"`{option}` takes {' or '.join([*settings, *values])}, not {setting!r}")
 
 
 def check_task(command: str, name: str, task: str | None, scale: int) -> None:

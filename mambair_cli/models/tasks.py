@@ -56,9 +56,9 @@ TASKS = {
             scale=4,
             suffix="_x{scale:g}",
             option="degradation",
-            option_help="What the photograph suffered: bicubic (it was only made smaller) or real"
-            " (blur, noise and JPEG). Default: bicubic.",
-            settings=("bicubic", "real"),
+            option_help="What the photo suffered: bicubic (it was only made smaller) or real"
+            " (blur, noise, JPEG); auto measures it. Default: auto.",
+            settings=("auto", "bicubic", "real"),
         ),
         Task(
             "denoise",

@@ -19,7 +19,7 @@ from torch import nn
 from ..archs.layers import Padding
 from ..archs.ss2d import use_backend
 from ..errors import CallError, MemoryLimitError, RestorationError
-from ..images.image import WHITE, Image
+from ..images.image import WHITE, Image, each_frame
 from ..images.resize import bicubic
 from ..images.samples import in_bands
 from ..models.fetch import find_checkpoint
@@ -353,15 +353,17 @@ class Restorer:
 
         Raises as `restore`.
         """
+        return each_frame(image, self._restore_frame, progress)
+
+    def _restore_frame(self, image: Image, progress: Progress) -> Image:
         if image.alpha is None:
             return replace(image, pixels=self.restore(image.pixels, progress))
-        report = progress or (lambda share: None)
         by_model = self.alpha == "model" and image.alpha.min() < image.alpha.max()
         pixels = fill_transparent(image.pixels, image.alpha)
-        pixels = self.restore(pixels, (lambda share: report(share / 2)) if by_model else progress)
+        pixels = self.restore(pixels, (lambda share: progress(share / 2)) if by_model else progress)
         alpha = resized(image.alpha, *pixels.shape[:2])
         if by_model:
-            restored = self.restore(image.alpha, lambda share: report(0.5 + share / 2))
+            restored = self.restore(image.alpha, lambda share: progress(0.5 + share / 2))
             # A network hardly ever gives exactly nothing or everything.
             ends = 0, WHITE[alpha.dtype]
             alpha = in_bands(

@@ -5,35 +5,17 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from ..degradations.estimate import jpeg_quality, noise_sigma, stored_quality
 from ..errors import CallError
-from ..images.image import Image
+from ..images.image import Image, each_frame
 from ..models.choice import Choice, check_task
 from ..models.fetch import known_task
-from ..models.tasks import TASKS
 from ..ops import resolve_backend
 from ..system.devices import resolve_device
+from .condition import JUDGES, UNKNOWN, Finding
 from .options import Options
 from .restorer import Restorer, load_restorer, resized
 from .runner import Progress
 from .size import Size
-
-
-def _sigma(image: Image) -> int | None:
-    sigma = noise_sigma(image.pixels)
-    return None if sigma is None else round(sigma)
-
-
-def _quality(image: Image) -> int | None:
-    """The lower one of the quality that its file states and the one that its pixels show."""
-    stated = stored_quality(image.quantization) if image.quantization else None
-    seen = jpeg_quality(image.pixels)
-    known = [quality for quality in (stated, seen) if quality is not None]
-    return min(known, default=None)
-
-
-MEASURES = {"sigma": _sigma, "quality": _quality}
-"""What measures the level of a degradation, by the unit of the task's levels."""
 
 
 class Upscaler:
@@ -60,18 +42,19 @@ class Upscaler:
         if choice.model:
             self._load(choice.model)
 
-    def measure(self, image: Image) -> int | None:
-        """How much degradation an image seems to have suffered; None if nothing depends on it."""
-        return MEASURES[TASKS[self.choice.task].level](image) if self.choice.by_level else None
+    def measure(self, image: Image) -> Finding:
+        """What an image has suffered, if the choice of its networks depends on it."""
+        return JUDGES[self.choice.task](image) if self.choice.by_image else UNKNOWN
 
-    def chain(self, scale: float, level: int | None = None) -> list[Restorer]:
-        """The networks to run one after the other, for a level as measured.
+    def chain(self, scale: float, found: Finding = UNKNOWN) -> list[Restorer]:
+        """The networks to run one after the other, for an image as measured.
 
         Raises CallError if none reach the scale.
         """
         name = self.choice.model
         if name is None:
-            return [self._load(row.name) for row in self.choice.models(scale, level)]
+            rows = self.choice.models(scale, found.level, found.real)
+            return [self._load(row.name) for row in rows]
         restorer = self._load(name)
         if scale <= 1:
             return [restorer]
@@ -88,16 +71,30 @@ class Upscaler:
             self.restorers[name] = restorer
         return self.restorers[name]
 
-    def tiles(self, size: Size, height: int, width: int, level: int | None = None) -> int:
-        """How many tiles a picture of `height` x `width` is cut into now, over its whole `chain`."""
+    def tiles(self, size: Size, height: int, width: int, found: Finding = UNKNOWN) -> int:
+        """How many tiles a picture of `height` x `width` is cut into now, by its whole `chain`."""
         count = 0
-        for restorer in self.chain(size.factor(height, width), level):
+        for restorer in self.chain(size.factor(height, width), found):
             count += len(restorer.plan(height, width).boxes)
             height, width = restorer.scale * height, restorer.scale * width
         return count
 
+    def memory(self, size: Size, image: Image, found: Finding = UNKNOWN) -> int:
+        """Estimated bytes that restoring a picture takes at most, by its whole `chain`."""
+        height, width = image.pixels.shape[:2]
+        needed = []
+        for restorer in self.chain(size.factor(height, width), found):
+            itemsize = image.pixels.itemsize
+            needed.append(restorer.peak_memory(restorer.plan(height, width, itemsize), itemsize))
+            height, width = restorer.scale * height, restorer.scale * width
+        return max(needed)
+
     def restore_image(
-        self, image: Image, size: Size, progress: Progress | None = None, level: int | None = None
+        self,
+        image: Image,
+        size: Size,
+        progress: Progress | None = None,
+        found: Finding = UNKNOWN,
     ) -> Image:
         """Restore a picture and all that belongs to it to a size, by the networks of `chain`.
 
@@ -105,10 +102,16 @@ class Upscaler:
 
         Raises as `Restorer.restore_image`, and CallError if no network reaches the size.
         """
+
+        def restored(frame: Image, report: Progress) -> Image:
+            return self._restore_frame(frame, size, report, found)
+
+        return each_frame(image, restored, progress)
+
+    def _restore_frame(self, image: Image, size: Size, report: Progress, found: Finding) -> Image:
         height, width = image.pixels.shape[:2]
-        chain = self.chain(size.factor(height, width), level)
+        chain = self.chain(size.factor(height, width), found)
         height, width = size.of(height, width)
-        report = progress or (lambda share: None)
         # The work of each network: the pixels it sees, as multiples of the input's.
         work = np.cumprod([1, *(restorer.scale**2 for restorer in chain[:-1])])
         shares = work / work.sum()

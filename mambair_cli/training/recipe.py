@@ -231,7 +231,7 @@ def _mixed(values: dict[str, Any], scale: int, where: str) -> Mixed:
     """One of several degradations, which the same task undoes. Raises CallError."""
     parts = values.pop("of", None)
     if values or not isinstance(parts, list) or not parts:
-        raise CallError(f"{where}: 'mixed' needs a list `of` degradations, and nothing else")
+        raise CallError(f"{where}: 'mixed' needs a list 'of' degradations, and nothing else")
     built, shares, tasks = [], [], set()
     for number, part in enumerate(parts, 1):
         place = f"{where}, of, {number}"

@@ -9,7 +9,7 @@ from folders import files_in, make
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mambair_cli.batch.jobs import Job, find_jobs, natural_key
+from mambair_cli.batch.jobs import MANIFEST, Job, find_jobs, natural_key
 from mambair_cli.errors import CallError
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -189,7 +189,7 @@ def test_pipes(monkeypatch):
         ),
         ("a.png b.png", "a.png", {}, "a.png: is a file; name a folder"),
         ("a.png", "b.png/", {}, "b.png: is a file; name a folder"),
-        ("a.png", "none/o.png", {}, "none/o.png: there is no folder"),
+        ("a.png", "none/o.gif", {}, "none/o.gif: unknown suffix"),
         ("a.png", "o.gif", {}, "o.gif: unknown suffix"),
         ("a.png", "o", {}, "o: unknown suffix ''; add one such as .png, or a slash"),
         ("a.png", None, {"format": "gif"}, "`format` cannot be 'gif'; use one of png jpg"),
@@ -221,3 +221,43 @@ def test_natural_order_of_any_names(names):
 def test_natural_order():
     names = ["", "1.png", "2.png", "10.png", "A1.png", "a2.png", "b 3 x.png", "b 21.png"]
     assert sorted(random.Random(1).sample(names, 8), key=natural_key) == names
+
+
+# What is not meant
+
+
+def test_a_folder_does_not_become_a_file():
+    make("in/a.png")
+    words = "out.png: looks like a file, and the results need a folder; add a slash"
+    fails(lambda: find_jobs(["in"], "out.png"), CallError, words)
+    fails(lambda: find_jobs(["in/a.png", "in"], "new/out.jpg"), CallError, "new/out.jpg: looks")
+    assert find_jobs(["in"], "out.png/")[1] == Path("out.png")
+    Path("out.png").mkdir()
+    assert find_jobs(["in"], "out.png")[1] == Path("out.png")
+
+
+def test_the_folders_of_a_file_may_be_missing():
+    make("a.png")
+    ((job,), folder) = find_jobs(["a.png"], "new/deep/out.png")
+    assert (job.target, folder) == (Path("new/deep/out.png"), None)
+    assert not Path("new").exists()
+    fails(lambda: find_jobs(["a.png"], "new/deep/out.gif"), CallError, "unknown suffix '.gif'")
+    words = "a.png/b/out.png: a.png is a file, not a folder"
+    fails(lambda: find_jobs(["a.png"], "a.png/b/out.png"), CallError, words)
+
+
+def test_earlier_results_are_left_out_and_told():
+    make("a.png", "b.jpg", "b_x4.png", "c_x2.png", "deep/d.png", "deep/d_x1.5.png", "old/a.png")
+    Path("old", MANIFEST).touch()
+    told = []
+    jobs, _ = find_jobs(["."], "out", endings=r"_x\d+(\.\d+)?", note=told.append)
+    # c_x2.png has no input beside it.
+    assert [str(job.source) for job in jobs] == ["a.png", "b.jpg", "c_x2.png", "deep/d.png"]
+    assert told == [
+        "old: holds the results of an earlier run and is left out",
+        ".: 2 earlier results are left out, such as b_x4.png; name files to take them",
+    ]
+    jobs, _ = find_jobs(["b_x4.png"], "out/", endings=r"_x\d+(\.\d+)?", note=told.append)
+    assert [str(job.source) for job in jobs] == ["b_x4.png"]
+    assert len(find_jobs(["."], "out")[0]) == 6
+    assert len(told) == 2

@@ -12,6 +12,7 @@ from doubler import SETTINGS, Doubler, doubled
 from failing import fails
 from folders import check_results, end, files_in, lines, make, pixels_of, run, start, statuses
 
+from mambair_cli.batch.jobs import Job
 from mambair_cli.batch.manifest import MANIFEST, Manifest, Record
 from mambair_cli.errors import ImageError
 from mambair_cli.images.io import read_image
@@ -158,7 +159,7 @@ def kill_and_finish(generator):
     process.kill()
     process.communicate()
     found = set(files_in() if Path("out").exists() else []) - {MANIFEST, f"{MANIFEST}.tmp"}
-    whole = {name for name in found if not re.fullmatch(r"\.mambair-\w+\.tmp", name)}
+    whole = {name for name in found if not re.fullmatch(r"\.mambair-\w+\.(tmp|lock)", name)}
     check_results(whole)
     recorded = Manifest(Path("out"), SETTINGS).records.keys()
     assert recorded <= whole <= set(names)
@@ -191,3 +192,21 @@ def test_two_runs_at_once():
     check_results(names)
     assert [line["output"] for line in lines()] == sorted(names)
     assert end(start()) == (0, dict.fromkeys(names, "skipped"))
+
+
+def test_what_another_run_appends_is_seen(tmp_path):
+    source, target = tmp_path / "a.png", tmp_path / "out" / "a.png"
+    target.parent.mkdir()
+    for path in (source, target):
+        path.write_bytes(b"x")
+    one, two = (Manifest(target.parent, {"scale": 2}) for _ in range(2))
+    job = Job(source, target)
+    assert two.finished(job) is None
+    record = Record(str(source), str(target), "ok", key=one.key(source))
+    for _ in range(3):
+        one.append(record)
+    two.refresh()
+    assert two.finished(job).status == "skipped"
+    one.compact()
+    two.refresh()
+    assert two.finished(job).status == "skipped"

@@ -12,7 +12,18 @@ import numpy as np
 import pytest
 from doubler import SETTINGS, Doubler, doubled
 from failing import fails
-from folders import files_in, full_disk, lines, make, pixels_of, run, statuses
+from folders import (
+    check_results,
+    end,
+    files_in,
+    full_disk,
+    lines,
+    make,
+    pixels_of,
+    run,
+    start,
+    statuses,
+)
 
 from mambair_cli.batch import pipeline as batch
 from mambair_cli.batch.jobs import find_jobs
@@ -308,3 +319,16 @@ def test_progress():
         "3 of 4: c.png",
         "4 of 4: d.png",
     ]
+
+
+def test_two_runs_at_once_share_the_work():
+    names = [f"{i}.png" for i in range(40)]
+    make(*(f"in/{name}" for name in names))
+    runs = [end(process) for process in [start(), start()]]
+    assert sum(count for count, _ in runs) == len(names)
+    for _, told in runs:
+        assert told.keys() == set(names)
+        assert set(told.values()) <= {"ok", "skipped"}
+    check_results(names)
+    assert files_in() == [MANIFEST, *sorted(names)]
+    assert [path.name for path in Path("out").glob(".mambair-*")] == []

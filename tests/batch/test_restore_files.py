@@ -8,6 +8,7 @@ from doubler import Doubler
 from failing import fails
 from folders import make, pixels_of
 
+from mambair_cli.batch.rates import keep_rate, read_rate
 from mambair_cli.batch.restore_files import Request, plan_files, restore_files
 from mambair_cli.errors import CallError
 from mambair_cli.images.io import read_image
@@ -83,3 +84,35 @@ def test_what_stops_a_run_comes_after_its_records(doubler):
     outcome = run(request)
     assert [record.status for record in outcome.records] == ["skipped", "ok", "ok"]
     assert outcome.better is None
+
+
+def test_a_dry_run_fetches_nothing(doubler):
+    make("a.png")
+    plan = plan_files(replace(UPSCALE, model="mambair-classic-x2", dry_run=True))
+    words = "mambair-classic-x2 is not here yet", "mambair models pull mambair-classic-x2"
+    fails(lambda: restore_files(plan, done=print, progress=print), CallError, *words)
+
+
+def test_how_long_a_run_takes_is_learnt(doubler, monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("MAMBAIR_HOME", str(tmp_path_factory.mktemp("home")))
+    make("a.png", size=128)
+    steps = []
+    plan = plan_files(UPSCALE)
+    restore_files(plan, done=print, progress=lambda share, label: steps.append((share, label)))
+    assert steps[0] == (0.0, "compiling kernels for this processor, once, about 8 s")
+    assert [share for share, _ in steps] == sorted(share for share, _ in steps)
+    assert {label for _, label in steps[1:]} == {"a.png"}
+    assert steps[-1][0] == 1
+    assert read_rate("tiny-x2", "numba", "cpu") > 0
+    restore_files(plan, done=print, progress=lambda share, label: steps.append((share, label)))
+    assert (0.0, "loading the network") in steps
+    keep_rate("tiny-x2", "numba", "cpu", 128 * 128, 100.0)
+    for options, seconds in (
+        (UPSCALE.options, "2 min"),
+        (replace(UPSCALE.options, ensemble=True), "13 min"),
+    ):
+        notes, request = [], replace(UPSCALE, options=options)
+        restore_files(plan_files(request), done=print, progress=lambda *_: None, note=notes.append)
+        keep_rate("tiny-x2", "numba", "cpu", 128 * 128, 100.0)
+        assert notes[0].startswith(f"0.0 megapixels, about {seconds}")
+    assert notes[0].endswith("; without `ensemble` about 2 min")

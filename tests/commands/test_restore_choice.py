@@ -149,7 +149,10 @@ def test_what_has_no_model_is_told_before_the_work(call, empty_folder, monkeypat
         ),
         ("denoise in.png --noise 25 -m mambair-denoise-25", "-m names another"),
         ("dejpeg in.png --jpeg 0", "--jpeg takes auto or a number from 1 to 100, not '0'"),
-        ("upscale in.png --degradation rain", "--degradation takes bicubic or real, not 'rain'"),
+        (
+            "upscale in.png --degradation rain",
+            "--degradation takes auto or bicubic or real, not 'rain'",
+        ),
         ("upscale in.png --noise 25", "No such option: --noise"),
         ("denoise in.png -s 2", "No such option: -s"),
         ("derain in.png --width 20", "No such option: --width"),

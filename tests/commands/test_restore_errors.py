@@ -86,8 +86,11 @@ def test_bad_options_of_upscale(call, bad, options, code, words):
     ("upscale  cut deep.png", 1, "cut deep.png: damaged"),
     ("upscale  cut photo.jpg", 1, "cut photo.jpg: damaged"),
     (f"upscale  {LONG}.png", 1, f"{LONG}.png", "too long"),
-    ("upscale  photo.png  -o  none/out.png", 2, "none/out.png: there is no folder", "create it"),
+    ("upscale  photo.png  -o  none/out.gif", 2, "none/out.gif: unknown suffix '.gif'"),
+    ("upscale  photo.png  -o  text.png/a/out.png", 2, "text.png is a file, not a folder"),
     ("upscale  photo.png  -o  text.png/out.png", 2, "text.png/out.png: there is no folder"),
+    ("upscale  empty  -o  out.png", 2, "out.png: looks like a file", "add a slash"),
+    ("upscale  photo.png  --width  60  --exact", 2, "--exact needs both --width and --height"),
     ("upscale  photo.png  -o  photo.jpg/", 2, "photo.jpg: is a file", "name a folder"),
     (f"upscale  photo.png  -o  {LONG}.png", 1, f"{LONG}.png", "too long"),
     ("upscale  photo.png  -o  photo.png", 2, "photo.png: is the input itself", "another -o"),
@@ -131,7 +134,7 @@ def test_bad_outputs_are_found_before_the_work(call, bad, monkeypatch):
         raise AssertionError
 
     monkeypatch.setattr("mambair_cli.restore.upscaler.load_restorer", never)
-    for output in ("none/out.png", "photo.jpg/", "photo.png", "out.gif"):
+    for output in ("text.png/out.png", "photo.jpg/", "photo.png", "out.gif"):
         assert call("upscale", "photo.png", "-o", output)[0] == 2
 
 

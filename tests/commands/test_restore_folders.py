@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -11,17 +12,25 @@ import numpy as np
 import PIL.Image
 import PIL.ImageCms
 import pytest
-from calls import TAIL, program
+from calls import TAIL, fails, program
 from doubler import Doubler, doubled
 from folders import files_in, full_disk, make, pixels_of
 
-from mambair_cli.batch import restore_files
+from mambair_cli.batch import pipeline, restore_files
 from mambair_cli.batch.manifest import MANIFEST
+from mambair_cli.batch.rates import keep_rate
 from mambair_cli.images.io import Image, read_image
 from mambair_cli.models.catalog import model_named
 from mambair_cli.restore import upscaler
+from mambair_cli.restore.condition import Finding
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
+
+
+@pytest.fixture(autouse=True)
+def no_rates(tmp_path_factory, monkeypatch):
+    """Nothing is known of the speed of this machine."""
+    monkeypatch.setenv("MAMBAIR_HOME", str(tmp_path_factory.mktemp("home")))
 
 
 @pytest.fixture
@@ -67,7 +76,7 @@ def test_the_summary(call):
     ]
 
 
-def test_what_would_have_been_better_is_said_of_whole_runs(call, monkeypatch):
+def test_what_would_have_been_better_is_said_of_whole_runs(call, monkeypatch, caplog):
     make("in/a.png", "in/b.png")
     facts = json.loads(call("upscale", "in", "-o", "out", "-s", 2, "--json")[1])
     assert facts["better"]["model"] == "mambair-light-c-x2"
@@ -82,8 +91,9 @@ def test_what_would_have_been_better_is_said_of_whole_runs(call, monkeypatch):
         "seconds": 72000,
     }
     monkeypatch.setattr(restore_files, "_better", lambda *_: better)
-    out = call("upscale", "in", "-o", "out", "-s", 2)[1]
-    assert out.endswith("; 1.2 dB better on Set14 x2: -m large, about 1,200 min\n")
+    with caplog.at_level(logging.INFO):
+        call("upscale", "in", "-o", "out", "-s", 2)
+    assert "1.2 dB better on Set14 x2: -m large, about 20 h 0 min" in caplog.text
 
 
 def test_json(call):
@@ -106,7 +116,8 @@ def test_json(call):
     assert good.pop("seconds") > 0
     assert good == {
         "input": "in/a.png", "output": "out/a.png", "status": "ok", "size_in": [16, 16], "size_out": [32, 32],
-        "tiles": 1, "level": None, "models": ["tiny-x2"], "error": None, "notes": [],
+        "tiles": 1, "level": None, "seen": "", "why": "", "left": None, "models": ["tiny-x2"],
+        "memory": None, "error": None, "notes": [],
     }  # fmt: skip
     assert bad["error"] in err
     assert (
@@ -140,12 +151,14 @@ def test_every_kind_of_image_is_found_and_the_rest_is_counted(call):
 def test_what_decides_whether_a_result_is_finished(call):
     make("in/a.png")
     for options, done in [
-        (["-s", 2], "ok"),
+        (["-s", 2, "--degradation", "bicubic"], "ok"),
         (["-m", "tiny-x2"], "skipped"),
-        (["-s", 2, "--tile", 64, "--device", "cpu"], "skipped"),
+        (["-m", "tiny-x2", "--tile", 64, "--device", "cpu"], "skipped"),
         (["-m", "tiny-x4", "-s", 2], "ok"),
         (["-m", "tiny-x4"], "ok"),
-        (["-s", 4], "skipped"),
+        (["-s", 4, "--degradation", "bicubic"], "skipped"),
+        (["-s", 4], "ok"),
+        (["-s", 4, "--degradation", "auto"], "skipped"),
     ]:
         assert json.loads(call("upscale", "in", "-o", "out", "--json", *options)[1])[done] == 1
 
@@ -200,6 +213,7 @@ def test_what_was_finished_otherwise_is_restored_again(call):
         ("--width", 32),
         ("--height", 32),
         ("--width", 32, "--height", 32),
+        ("--width", 32, "--height", 32, "--exact"),
     ]
     options += [("--ensemble",), ("--alpha", "bicubic"), ("--quality", 50), ("-m", "tiny-x2")]
     for asked in options:
@@ -263,6 +277,67 @@ def test_a_full_disk_in_the_command(call, monkeypatch):
         "mambair: stopped, as nothing more can be written; make room and run it again\n"
     )
     assert files_in() == [MANIFEST]
+
+
+def test_a_folder_ends_with_what_was_found_in_words(call, monkeypatch):
+    make(*(f"in/{name}.png" for name in "abcd"))
+    found = {0: "noisy", 1: "noisy", 2: "compressed", 3: "clean"}
+    seen = {pixels_of(seed).tobytes(): kind for seed, kind in found.items()}
+    restorer = Doubler()
+    restorer.measure = lambda image: Finding(seen[image.pixels.tobytes()], "looks so")
+    monkeypatch.setattr(pipeline, "advice", lambda result, *_: "still looks `noisy=x`")
+    code, out, err = call("upscale", "in", "-o", "out", "-s", 2, restorer=restorer)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-2:] == [
+        "2 of 4 looked noisy, 1 compressed: restored with tiny-x2",
+        "4 results may need more, such as out/a.png: it still looks --noisy x",
+    ]
+    facts = json.loads(call("upscale", "in", "-o", "out", "-s", 2, "--json", restorer=restorer)[1])
+    assert [file["seen"] for file in facts["files"]] == [found[i] for i in range(4)]
+    code, out, err = call("upscale", "in/a.png", "-o", "a.png", "-s", 2, restorer=restorer)
+    assert ", looks so: tiny-x2, numba" in out
+    assert err == "mambair: a.png: still looks --noisy x\n"
+    code, out, err = call("upscale", "in/a.png", "-o", "a.png", "-s", 2, "-q", restorer=restorer)
+    assert (code, err) == (0, "")
+
+
+def test_a_dry_run_writes_nothing(call):
+    make("in/a.png", "in/b.png")
+    call("upscale", "in", "-o", "out", "-s", 2, "--glob", "a*")
+    Path("in/c.png").touch()
+    before = files_in(".")
+    restorer = Doubler(pytest.fail)
+    line = ["upscale", "in", "-o", "out", "-s", 2, "--dry-run"]
+    code, out, err = call(*line, restorer=restorer)
+    assert (code, files_in(".")) == (1, before)
+    assert err == "mambair: in/c.png: the file is empty; fetch or export it again\n"
+    rows = [line.split() for line in out.splitlines()]
+    assert [row[:2] for row in rows[1:4]] == [
+        ["skipped", "in/a.png"], ["planned", "in/b.png"], ["failed", "in/c.png"]
+    ]  # fmt: skip
+    assert rows[2][2:6] == ["out/b.png", "16x16", "32x32", "tiny-x2"]
+    assert out.endswith(
+        "1 of 3 would be restored; time: unknown on this machine; nothing was written\n"
+    )
+    keep_rate("tiny-x2", "numba", "cpu", 25_600, 100.0)
+    facts = json.loads(call(*line, "--json", restorer=restorer)[1])
+    assert [file["status"] for file in facts["files"]] == ["skipped", "planned", "failed"]
+    assert facts["expected"] == pytest.approx(1.0)
+    assert facts["files"][1]["memory"] == 1000
+    code, out, err = call("upscale", "in/b.png", "-o", "new/b.png", "--dry-run", restorer=restorer)
+    assert (code, err, files_in(".")) == (0, "", before)
+    fails(
+        call("upscale", "in/c.png", "--dry-run", restorer=restorer), 1, "c.png: the file is empty"
+    )
+
+
+def test_a_long_run_says_how_long_it_takes(call):
+    make("in/a.png", "in/b.png")
+    keep_rate("tiny-x2", "numba", "cpu", 25_600, 25_600.0)
+    code, _, err = call("upscale", "in", "-o", "out", "-s", 2)
+    assert (code, err) == (0, "mambair: 0.0 megapixels, about 9 min\n")
+    code, _, err = call("upscale", "in", "-o", "out", "-s", 2)
+    assert (code, err) == (0, "")
 
 
 def pipe(call, monkeypatch, data, *arguments):

@@ -29,13 +29,20 @@ def test_progress_on_a_terminal(folder):
     terminal = Terminal("upscale", "[red]x.png", "-s", "2", "-o", "out.png", "--tile", "96")
     assert terminal.end() == 0
     *bars, last = re.split(r"[\r\n]+", plain_lines(terminal.shown))
-    assert re.fullmatch(f"out.png: 384x288 -> 768x576, tiny-x2, {TAIL[:-2]}", last)
-    steps = [re.fullmatch(r"\[red\]x\.png [━╸╺ ]+ +(\d+)% (\S+)", line) for line in bars if line]
+    assert re.fullmatch(f"out.png: 384x288 -> 768x576, looks clean: tiny-x2, {TAIL[:-2]}", last)
+    first, *bars = bars
+    assert first == "mambair: upscale [red]x.png"
+    labels = r"(starting|compiling kernels for this processor, once, about \d+ s|\[red\]x\.png)"
+    bar = rf"{labels} [━╸╺ ]+ +(?P<share>\d+)% (?P<time>\S+)"
+    steps = [re.fullmatch(bar, line) for line in bars if line]
     assert all(steps), bars
-    shares = [int(step[1]) for step in steps]
+    assert len({step[1] for step in steps}) == 3
+    shares = [int(step["share"]) for step in steps]
     assert shares == sorted(shares)
     assert shares[0] < 100 == shares[-1]
-    assert any(re.fullmatch(r"\d+:\d\d:\d\d", step[2]) for step in steps if int(step[1]) < 100)
+    assert any(
+        re.fullmatch(r"\d+:\d\d:\d\d", step["time"]) for step in steps if int(step["share"]) < 100
+    )
 
 
 class Stream(io.StringIO):

@@ -86,7 +86,8 @@ def test_first_frame_of_several_is_read_and_that_is_said(format):
         data = data.getvalue()
     else:
         data = pillow_bytes(frames[0], format, save_all=True, append_images=frames[1:])
-    image = read(data)
+    image = read(data, first_frame=True)
+    assert image.frames is None
     assert np.abs(image.pixels / WHITE[image.pixels.dtype.name] * 255 - 40).max() <= 3
     assert image.notes == ("input: holds several frames or pages: only the first is read",)
 

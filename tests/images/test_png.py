@@ -20,7 +20,7 @@ from pictures import (
 )
 
 from mambair_cli.errors import ImageError
-from mambair_cli.images import pillow
+from mambair_cli.images import pillow, png
 from mambair_cli.images.io import (
     Image,
     decode_image,
@@ -113,3 +113,91 @@ def test_deep_png_satisfies_pillow(channels):
         assert exif_facts(file.info["exif"]) == exif_facts(exif_block())
     with PIL.Image.open(io.BytesIO(data)) as file:
         file.verify()
+
+
+# The kinds of PngSuite: colour types, depths, interlace, gamma, order and number of chunks
+
+ADAM7 = (
+    (0, 0, 8, 8),
+    (0, 4, 8, 8),
+    (4, 0, 8, 4),
+    (0, 2, 4, 4),
+    (2, 0, 4, 2),
+    (0, 1, 2, 2),
+    (1, 0, 2, 1),
+)
+KINDS = [
+    *((0, bits) for bits in (1, 2, 4, 8, 16)),
+    *((2, bits) for bits in (8, 16)),
+    *((3, bits) for bits in (1, 2, 4, 8)),
+    *((colour_type, bits) for colour_type in (4, 6) for bits in (8, 16)),
+]
+PALETTE = noise((256, 3), seed=5)
+
+
+def packed(samples, bits):
+    """The rows of samples, H x W x C, each behind filter 0."""
+    height = len(samples)
+    if bits == 16:
+        rows = samples.astype(">u2").reshape(height, -1).view(np.uint8)
+    else:
+        places = samples.reshape(height, -1, 1) >> np.arange(bits)[::-1] & 1
+        rows = np.packbits(places.reshape(height, -1).astype(np.uint8), axis=1)
+    return np.pad(rows, ((0, 0), (1, 0))).tobytes()
+
+
+def kind_of_png(samples, colour_type, bits, interlaced, *extra, pieces=1):
+    height, width = samples.shape[:2]
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, interlaced)
+    if interlaced:
+        passes = [samples[top::down, left::across] for top, left, down, across in ADAM7]
+        stored = b"".join(packed(part, bits) for part in passes if part.size)
+    else:
+        stored = packed(samples, bits)
+    stored = zlib.compress(stored)
+    step = -(-len(stored) // pieces)
+    parts = [(b"IDAT", stored[start : start + step]) for start in range(0, len(stored), step)]
+    palette = [(b"PLTE", PALETTE[: 2**bits].tobytes())] if colour_type == 3 else []
+    chunks = [(b"IHDR", header), *extra, *palette, *parts, (b"IEND", b"")]
+    return png.SIGNATURE + b"".join(png.chunk(kind, body) for kind, body in chunks)
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 99])
+@pytest.mark.parametrize("interlaced", [0, 1])
+@pytest.mark.parametrize("size", [(32, 32), (1, 1), (9, 3), (3, 40)], ids=str)
+@pytest.mark.parametrize(("colour_type", "bits"), KINDS)
+def test_kinds_of_png(colour_type, bits, size, interlaced, pieces):
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour_type]
+    samples = np.random.default_rng(bits).integers(0, 2**bits, (*size, channels))
+    image = read(kind_of_png(samples, colour_type, bits, interlaced, pieces=pieces))
+    scale = 65535 if bits == 16 else 255
+    seen = PALETTE[samples[..., 0]] if colour_type == 3 else samples * scale // (2**bits - 1)
+    colours = seen[..., :-1] if colour_type in {4, 6} else seen
+    np.testing.assert_array_equal(
+        image.pixels, colours if colours.shape[2] == 3 else colours[..., 0]
+    )
+    if colour_type in {4, 6}:
+        np.testing.assert_array_equal(image.alpha, seen[..., -1])
+    else:
+        assert image.alpha is None
+    back = read(encode_image(image, "png")[0])
+    np.testing.assert_array_equal(back.pixels, image.pixels)
+    assert image.notes == ()
+
+
+@pytest.mark.parametrize("gamma", [0.35, 0.45, 0.55, 0.7, 1.0, 2.5])
+@pytest.mark.parametrize(("colour_type", "bits"), [(0, 16), (2, 8), (2, 16), (3, 4), (3, 8)])
+def test_gamma_of_every_kind_is_written_back(colour_type, bits, gamma):
+    channels = 3 if colour_type == 2 else 1
+    samples = np.random.default_rng(0).integers(0, 2**bits, (8, 8, channels))
+    chunk = (b"gAMA", struct.pack(">I", round(gamma * 100000)))
+    image = read(kind_of_png(samples, colour_type, bits, 0, chunk))
+    written = dict(png.chunks_of(encode_image(image, "png")[0]))
+    assert written[b"gAMA"] == chunk[1]
+
+
+def test_chunks_that_nobody_knows_are_passed_over():
+    samples = noise((8, 8, 3))
+    extra = [(b"prIv", b"something"), (b"bKGD", bytes(6)), (b"hIST", b""), (b"tIME", bytes(7))]
+    image = read(kind_of_png(samples, 2, 8, 0, *extra))
+    np.testing.assert_array_equal(image.pixels, samples)

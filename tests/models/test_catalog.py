@@ -96,7 +96,8 @@ def test_scores_are_found_in_the_table():
 def test_addresses_are_of_the_places_that_the_authors_named(row):
     for url in row.urls:
         assert re.fullmatch(
-            r"https://huggingface\.co/cguoh/MambaIR/resolve/main/MambaIRv1_ckpt/\w+\.pth"
+            r"https://huggingface\.co/cguoh/MambaIR/resolve/main/MambaIRv[12]_ckpt/\w+\.pth"
+            r"|https://github\.com/csguoh/MambaIR/releases/download/v1\.0/mambairv2_\w+\.pth"
             r"|https://drive\.usercontent\.google\.com/download\?id=[\w-]{33}&export=download&confirm=t",
             url,
         )

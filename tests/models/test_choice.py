@@ -88,7 +88,7 @@ def test_the_nearest_level_that_is_strong_enough(monkeypatch, task, level, name)
 def test_real_photographs_have_models_of_their_own(monkeypatch):
     assert find_models("denoise", real=True) == [model_named("tiny-denoise-real")]
     use(monkeypatch, [m for m in MODELS if not (m.bundled and m.degradation == REAL)])
-    words = "no bundled model for upscale with degradation real", "choose a model yourself"
+    words = "no bundled model for upscale with `degradation=real`", "choose a model yourself"
     fails(lambda: find_models("upscale", 4, real=True), CallError, *words)
     monkeypatch.undo()
     real = model_named("tiny-real-x4")
@@ -100,14 +100,18 @@ def test_real_photographs_have_models_of_their_own(monkeypatch):
 @pytest.mark.parametrize(
     ("task", "setting", "wanted"),
     [
-        ("upscale", None, {}),
+        ("upscale", None, {"real": None}),
+        ("upscale", "auto", {"real": None}),
         ("upscale", "bicubic", {}),
         ("upscale", "real", {"real": True}),
-        ("denoise", "auto", {}),
+        ("denoise", None, {"real": None}),
+        ("denoise", "auto", {"real": None}),
         ("denoise", "real", {"real": True}),
         ("denoise", "0", {"level": 0}),
         ("denoise", "25", {"level": 25}),
         ("derain", None, {}),
+        ("dejpeg", None, {}),
+        ("dejpeg", "auto", {}),
         ("dejpeg", "10", {"level": 10}),
     ],
 )
@@ -118,12 +122,12 @@ def test_what_the_option_of_a_task_says(task, setting, wanted):
 @pytest.mark.parametrize(
     ("task", "setting", "words"),
     [
-        ("upscale", "blur", "degradation takes bicubic or real, not 'blur'"),
-        ("upscale", "4", "degradation takes bicubic or real, not '4'"),
-        ("denoise", "256", "noise takes auto or real or a number from 0 to 255, not '256'"),
+        ("upscale", "blur", "`degradation` takes auto or bicubic or real, not 'blur'"),
+        ("upscale", "4", "`degradation` takes auto or bicubic or real, not '4'"),
+        ("denoise", "256", "`noise` takes auto or real or a number from 0 to 255, not '256'"),
         ("denoise", "-5", "not '-5'"),
         ("denoise", "2.5", "not '2.5'"),
-        ("dejpeg", "0", "jpeg takes auto or a number from 1 to 100, not '0'"),
+        ("dejpeg", "0", "`jpeg` takes auto or a number from 1 to 100, not '0'"),
         ("dejpeg", "real", "not 'real'"),
     ],
 )
@@ -132,11 +136,29 @@ def test_what_the_option_of_a_task_does_not_take(task, setting, words):
 
 
 def test_an_option_and_a_model_exclude_each_other():
-    words = "noise auto chooses among the bundled models, and mambair-denoise-25 is another"
+    words = "`noise=auto` chooses among the bundled models, and mambair-denoise-25 is another"
     fails(lambda: parse_choice(TASKS["denoise"], "auto", "mambair-denoise-25"), CallError, words)
     assert parse_choice(TASKS["denoise"], None, "mambair-denoise-25") == Choice(
         "denoise", "mambair-denoise-25"
     )
+
+
+def test_each_image_may_decide():
+    choice = Choice(real=None)
+    assert choice.by_image
+    assert not choice.by_level
+    clean, real = find_models("upscale", 2), find_models("upscale", 2, real=True)
+    assert choice.models(2) == clean
+    assert choice.models(2, real=True) == real
+    assert choice.possible(2) == [clean[0].name, real[0].name]
+    everything = {*Choice().possible(None), *Choice(real=True).possible(None)}
+    assert set(choice.possible(None)) == everything
+    assert not Choice().by_image
+    assert Choice().models(2, real=True) == clean
+    assert not Choice(model="tiny-x2", real=None).by_image
+    assert Choice("denoise", real=None).by_level
+    assert Choice("denoise").by_image
+    assert not Choice("denoise", level=25).by_image
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -7,7 +7,9 @@ SIZES = [
     (Size(2.5), (75, 100), 2.5),
     (Size(width=60), (45, 60), 1.5),
     (Size(height=60), (60, 80), 2),
-    (Size(width=60, height=120), (120, 60), 4),
+    (Size(width=60, height=120), (45, 60), 1.5),
+    (Size(width=400, height=45), (45, 60), 1.5),
+    (Size(width=60, height=120, exact=True), (120, 60), 4),
 ]
 
 

@@ -138,8 +138,8 @@ def footnotes(report: Report, published: Sequence[Published]) -> list[str]:
     notes = [
         f"{report.seconds:.1f} s, of these {report.network_seconds:.1f} s ({share:.0f} %) in"
         f" networks; {report.threads} thread(s), tiler {report.tiler}, mambair {report.mambair}",
-        "MACs are for an output of 1280x720. MP/s: megapixels of the result a second."
-        " MiB: peak of the process, or of the GPU's memory.",
+        "MACs: for an output of 1280x720. MP/s: megapixels of the result. MiB: peak of the process"
+        " or GPU.",
     ]
     notes += [_network_note(result) for result in report.networks]
     notes += [f"[{i}] {source}" for i, source in enumerate(_sources(published), 1)]
@@ -156,7 +156,7 @@ def _network_note(result: Result) -> str:
     return (
         f"{result.name}: {network.backend} on {network.device}, {network.dtype};"
         f" {network.leaf_parameters / 1e3:.0f} K and {network.leaf_macs / 1e9:.1f} G as the papers"
-        " count, without the scans"
+        " count"
     )
 
 
@@ -167,8 +167,7 @@ def _published_notes(report: Report) -> list[str]:
         return notes
     if report.setting.startswith("x"):
         notes.append(
-            "Published bicubic figures were made with Y resized alone; RGB is resized here:"
-            " up to 0.09 dB apart."
+            "Published bicubic figures resized Y alone, here RGB is resized: up to 0.09 dB apart."
         )
     if not report.complete:
         notes.append(

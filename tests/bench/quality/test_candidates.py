@@ -162,7 +162,9 @@ def test_a_tiler_that_does_not_fit_is_no_silent_tile(monkeypatch):
 
 
 def test_models_that_do_not_fit(stored):
-    fails(lambda: candidate("tiny-x2", X3), CallError, "tiny-x2", "2 times, not 3", "another model")
+    fails(
+        lambda: candidate("tiny-x2", X3), CallError, "tiny-x2", "2 times, not 3", "another `model`"
+    )
     fails(lambda: candidate("tiny-x2", denoising(25)), CallError, "2 times, not 1")
     fails(lambda: candidate(stored("denoise"), X2), CallError, "1 times, not 2")
     fails(lambda: candidate("tiny-x9"), CallError, "tiny-x9")

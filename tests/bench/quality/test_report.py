@@ -143,7 +143,7 @@ def test_what_a_reader_has_to_know():
     printed = replace(REPORT, published=(FIGURE, MAMBAIR))
     notes = footnotes(printed)
     assert notes[0].startswith("4.0 s, of these 3.8 s (95 %) in networks; 2 thread(s), tiler auto")
-    assert any("Y resized alone" in note for note in notes)
+    assert any("resized Y alone" in note for note in notes)
     assert any("`tiler=published`" in note for note in notes)
     assert not any("`tiler" in note for note in footnotes(replace(printed, tiler="published")))
     assert not any("`tiler" in note for note in footnotes(REPORT))
@@ -152,7 +152,7 @@ def test_what_a_reader_has_to_know():
     assert any("whole set" in note for note in footnotes(partial))
     assert len(footnotes(replace(partial, published=()))) == 3
     jpeg = replace(REPORT, setting="q10")
-    assert not any("Y resized" in note for note in footnotes(jpeg))
+    assert not any("resized Y" in note for note in footnotes(jpeg))
     figure = replace(FIGURE, table="derain", method="VmambaIR")
     rain = replace(REPORT, setting="-", border=0, published=(figure,))
     assert any("`border=4`" in note for note in footnotes(rain))

@@ -170,7 +170,9 @@ def test_what_is_not_here_is_fetched_where_that_is_possible(places):
 
 def test_names_that_are_asked_for():
     assert known_set("bsd100").name == "B100"
-    fails(lambda: known_set("Urban10"), CallError, "Urban10 is no data set; did you mean Urban100?")
+    fails(
+        lambda: known_set("Urban10"), CallError, "Urban10 is no data set; did you mean 'Urban100'?"
+    )
 
 
 # Wrong copies
