@@ -156,21 +156,14 @@ def test_nesting_to_the_limit_is_read(tmp_path):
     fails(lambda: read(tmp_path, saved([content])), CheckpointError, "nested too deep")
 
 
-def two_directories():
-    """An archive whose second directory tells of compressed numbers, before the one that counts."""
-    inner = io.BytesIO()
-    with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as written:
+def test_of_two_directories_the_one_that_counts_is_read(tmp_path):
+    """Of an archive behind another nothing of the first is read."""
+    compressed = io.BytesIO()
+    with zipfile.ZipFile(compressed, "w", zipfile.ZIP_DEFLATED) as written:
         written.writestr("archive/data.pkl", pickle.dumps({"x": bytes(2**26)}))
-    return inner.getvalue() + saved({"x": torch.ones(3)})
-
-
-def test_of_two_directories_one_is_read(tmp_path):
-    assert_same(read(tmp_path, two_directories()), {"x": torch.ones(3)})
-    fails(
-        lambda: read(tmp_path, saved({}) + two_directories()[:300_000]),
-        CheckpointError,
-        "compressed",
-    )
+    plain = saved({"x": torch.ones(3)})
+    assert_same(read(tmp_path, compressed.getvalue() + plain), {"x": torch.ones(3)})
+    fails(lambda: read(tmp_path, plain + compressed.getvalue()), CheckpointError, "compressed")
 
 
 def test_views_of_a_number_that_are_many(tmp_path):
@@ -178,10 +171,10 @@ def test_views_of_a_number_that_are_many(tmp_path):
     fails(lambda: read(tmp_path, expanded), CheckpointError, "larger than the file")
 
 
-@pytest.mark.parametrize("part", [0.3, 0.5, 0.7])
-def test_a_flipped_bit_is_noticed(tmp_path, part):
+@pytest.mark.parametrize("name", ["conv_first.weight", "norm.weight", "upsample.0.bias"])
+def test_a_flipped_bit_is_noticed(tmp_path, name):
     content = bytearray(saved(CONTENTS["light_c"]))
-    content[int(len(content) * part)] ^= 16
+    content[content.index(CONTENTS["light_c"][name].numpy().tobytes()) + 2] ^= 16
     fails(lambda: read(tmp_path, bytes(content)), CheckpointError, "damaged")
 
 
