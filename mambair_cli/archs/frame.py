@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .layers import (
     FullPrecisionConv,
     LayerNorm,
+    check_blocks,
     padded,
     pixel_shuffle,
     scale_of_pixel_shuffle,
@@ -153,6 +154,7 @@ def read_frame(state: Mapping[str, Tensor], mark: str) -> dict[str, Any]:
     depths = tuple(groups.count(i) for i in range(len(set(groups))))
     if 0 in depths:
         raise ValueError("its groups of layers are not numbered from 0 on")
+    check_blocks(sum(depths), state)
 
     C, in_chans = state["conv_first.weight"].shape[:2]
     upsampler: Upsampler = ""

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from ..ops import layer_norm
 
+# A block of any network here has at least so many tensors.
+LEAST_TENSORS = 10
 # How sides are filled up.
 Padding = Literal["reflect", "symmetric"]
 _ONEDNN = torch.backends.mkldnn.is_available()
@@ -203,6 +205,12 @@ def pixel_shuffle(channels: int, scale: int) -> nn.Sequential:
             for layer in (nn.Conv2d(channels, channels * r * r, 3, padding=1), nn.PixelShuffle(r))
         )
     )
+
+
+def check_blocks(count: int, state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where a state dict names more blocks than it can have tensors for."""
+    if LEAST_TENSORS * count > len(state):
+        raise ValueError(f"it has {len(state)} tensors, too few for {count} blocks")
 
 
 def scale_of_pixel_shuffle(state: Mapping[str, Tensor], prefix: str) -> int:

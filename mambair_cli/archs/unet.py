@@ -13,6 +13,7 @@ from .layers import (
     FullPrecisionConv,
     Padding,
     Pointwise,
+    check_blocks,
     padded,
     pixel_shuffle,
     scale_of_pixel_shuffle,
@@ -78,6 +79,7 @@ def read_shape(state: Mapping[str, Tensor], A_logs: str) -> dict[str, Any]:
     counts = {
         level: sum(first == level for first, *_ in named) for level in (*LEVELS, "refinement")
     }
+    check_blocks(sum(counts.values()), state)
     first, widest = (state[f"{level}.0.{A_logs}"] for level in ("encoder_level1", "latent"))
     return {
         "dim": dim,

@@ -21,6 +21,11 @@ from .weights import Checkpoint, in_run, read_state, save_network
 # The share of common names of tensors from which on two networks are alike.
 NEAR = 0.3
 
+# How much larger a network may be than its tensors in the file: twice in float32 instead of half
+# precision, and what it computes itself.
+LARGER, OVERHEAD = 4, 2**26
+PRECISIONS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+
 # What the tensors of a damaged or foreign file can cause.
 OFF = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError)
 
@@ -70,12 +75,16 @@ def _built(arch: str, row: Architecture, config: Any, checkpoint: Checkpoint) ->
     # Shapes first, on tensors without values: a file may claim a net of any size.
     with torch.device("meta"):
         expected = row.network(config).state_dict()
+    size = sum(value.nbytes for value in expected.values())
+    given = sum(value.nbytes for value in checkpoint.state.values())
+    if size > LARGER * given + OVERHEAD:
+        raise ValueError(f"its network would take {size:,} bytes, its tensors have {given:,}")
     # Integers are none of the weights: the network computes them itself, and a file may lack them.
     constants = {key for key, value in expected.items() if not value.is_floating_point()}
     weights = {key: value for key, value in checkpoint.state.items() if key not in constants}
-    _check_values(weights)
     if off := _differences(weights, {k: v for k, v in expected.items() if k not in constants}):
         raise ValueError(off)
+    _check_values(weights)
     model = row.network(config)
     own = {key: value for key, value in model.state_dict().items() if key in constants}
     for key in constants & checkpoint.state.keys():
@@ -100,10 +109,11 @@ def _stored(row: Architecture, seen: Any, text: str) -> Any:
 
 def _check_values(state: Mapping[str, Tensor]) -> None:
     for key, value in state.items():
-        if not value.is_floating_point():
-            raise ValueError(f"{key} holds {value.dtype} instead of floating-point numbers")
-        if value.layout != torch.strided or value.is_meta:
-            raise ValueError(f"{key} is sparse or has no values")
+        if value.dtype not in PRECISIONS:
+            found = str(value.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{key} holds {found} instead of floating-point numbers of 16 to 64 bits"
+            )
         if not value.isfinite().all():
             raise ValueError(f"{key} holds NaN or infinite values")
 

@@ -1,15 +1,11 @@
 """Checkpoint files: how they are read and written, own ones and official ones in any wrapping."""
 
 import json
-import pickle
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -17,9 +13,14 @@ from torch import Tensor, nn
 from ..archs import name_of
 from ..errors import CallError, CheckpointError
 from ..system.files import write_atomically
+from .torch_file import read_torch_file
 
 # Preferred first.
 WRAPPINGS = ("params_ema", "params", "state_dict")
+# Of a network; published ones have up to 3,000.
+MOST_TENSORS = 10_000
+# Bytes of the names, shapes and metadata of a safetensors file.
+LONGEST_HEADER = 2**24
 
 
 class Checkpoint(NamedTuple):
@@ -56,7 +57,9 @@ def why_missing(path: Path) -> str | None:
     try:
         if path.is_file():
             return None
-        return "is a folder" if path.is_dir() else "is missing"
+        if path.is_dir():
+            return "is a folder"
+        return "is a device or a pipe, not a file" if path.exists() else "is missing"
     except OSError as error:
         # A name that is too long, a folder that may not be entered.
         return f"cannot be read ({error.strerror})"
@@ -72,64 +75,43 @@ def read_state(path: Path) -> Checkpoint:
     if why := why_missing(path):
         raise CallError(f"{path} {why}; give a checkpoint file")
     if path.suffix.lower() == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-                return Checkpoint(state, file.metadata() or {}, "")
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{path} is no readable safetensors file: {error}; fetch it again"
-            ) from None
-    content, wrapping = _unpickled(path), ""
+        return _read_safetensors(path)
+    content, wrapping = read_torch_file(path), ""
     for name in WRAPPINGS:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
             content, wrapping = content[name], name
             break
-    if (
-        not isinstance(content, Mapping)
-        or not content
-        or not all(isinstance(v, Tensor) for v in content.values())
-    ):
+    tensors = content.values() if isinstance(content, dict) else ()
+    if not tensors or not all(isinstance(value, Tensor) for value in tensors):
         raise CheckpointError(
             f"{path} holds no state dict of tensors; save the state_dict of a network"
         )
-    for key, value in content.items():  # a view can pretend to any size
-        if value.numel() * value.element_size() > path.stat().st_size:
-            raise CheckpointError(
-                f"{path}: {key} claims to be larger than the file; it is damaged, fetch it again"
-            )
+    _check_count(path, len(content))
     state = {str(key).removeprefix("module."): value for key, value in content.items()}
     prefix = ["module."] if any(str(key).startswith("module.") for key in content) else []
     return Checkpoint(state, {}, ", ".join(filter(None, [wrapping, *prefix])))
 
 
-def _unpickled(path: Path) -> Any:
+def _read_safetensors(path: Path) -> Checkpoint:
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-                    raise CheckpointError(
-                        f"{path} is a compressed archive, which torch.save never writes: refused"
-                    )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickles of others, which are refused next
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
-    except pickle.UnpicklingError:
-        if not zipfile.is_zipfile(path) and path.read_bytes()[:1] != b"\x80":
-            raise CheckpointError(
-                f"{path} is no checkpoint; name a .pth, .pt or .safetensors file"
-            ) from None
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if LONGEST_HEADER < length < path.stat().st_size:
+            raise CheckpointError(f"{path}: its header is {length:,} bytes long: refused")
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            _check_count(path, len(names))
+            state = {name: file.get_tensor(name) for name in names}
+            return Checkpoint(state, file.metadata() or {}, "")
+    except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} holds more than tensors, so loading it could run code: refused; "
-            "save its state_dict alone, or as safetensors"
+            f"{path} is no readable safetensors file: {error}; fetch it again"
         ) from None
-    except Exception as error:  # torch.load raises nearly anything on damaged files
-        reason = type(error).__name__
-        raise CheckpointError(
-            f"{path} is no checkpoint, or a damaged one ({reason}); fetch it again"
-        ) from error
+
+
+def _check_count(path: Path, tensors: int) -> None:
+    if tensors > MOST_TENSORS:
+        raise CheckpointError(f"{path} holds {tensors:,} tensors, more than any network: refused")
 
 
 def task_of(path: Path) -> str | None:

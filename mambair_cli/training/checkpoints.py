@@ -2,8 +2,6 @@
 
 import io
 import json
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CallError, CheckpointError
+from ..models.torch_file import read_torch_file
 from ..system.files import write_atomically
 from .config import TrainConfig
 from .losses import Discriminator, build_discriminator_optimiser
@@ -32,8 +31,7 @@ UNREADABLE = (
     TypeError,
     ValueError,
     CallError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
+    CheckpointError,
 )
 """What reading a damaged checkpoint, or one of wrong content, raises."""
 
@@ -89,11 +87,7 @@ def load(folder: Path, config: TrainConfig) -> tuple[dict[str, Any], list[str]]:
 
 def _read(path: Path) -> dict[str, Any]:
     """The content of a file of torch.save, whose checksums are right."""
-    with zipfile.ZipFile(path) as archive:
-        broken = archive.testzip()
-    if broken:
-        raise ValueError(f"the checksum of {broken} is wrong")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_torch_file(path)
     if not isinstance(state, dict):
         raise TypeError("it holds no dictionary")
     return state

@@ -156,14 +156,65 @@ def test_tensors_of_no_network(refuse, case):
 
 
 @pytest.mark.parametrize(
-    "value",
-    [torch.ones(12).to_sparse(), torch.ones(12, device="meta")],
+    ("value", "words"),
+    [
+        (torch.ones(12).to_sparse(), "_rebuild_sparse_tensor"),
+        (torch.ones(12, device="meta"), "_rebuild_meta_tensor"),
+    ],
     ids=["sparse", "no values"],
 )
-def test_tensors_of_other_kinds(refuse, value):
-    refuse(
-        saved(STATE | {"norm.weight": value}), "file.pth", "norm.weight is sparse or has no values"
-    )
+def test_tensors_of_other_kinds(refuse, value, words):
+    refuse(saved(STATE | {"norm.weight": value}), "file.pth", words, "refused")
+
+
+def test_numbers_of_8_bits(refuse):
+    eighths = {key: value.to(torch.float8_e4m3fn) for key, value in STATE.items()}
+    refuse(saved(eighths), "file.pth", "holds float8_e4m3fn instead of floating-point numbers")
+
+
+CLAIMS = {
+    "blocks by name": (
+        STATE
+        | {f"layers.0.residual_group.blocks.{i}.skip_scale": torch.ones(12) for i in range(400)},
+        "too few for 40",
+    ),
+    "blocks of a U-Net by name": (
+        U_NET | {f"refinement.{i}.skip_scale": torch.ones(16) for i in range(400)},
+        "too few for 40",
+    ),
+    "states": (
+        STATE | {f"{BLOCK}.self_attention.A_logs": torch.zeros(60, 500_000)},
+        "of another shape",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CLAIMS)
+def test_nets_are_not_built_before_they_fit(refuse, case, monkeypatch):
+    state, words = CLAIMS[case]
+    sizes = []
+    empty = torch.empty
+
+    def counted(*size, **options):
+        tensor = empty(*size, **options)
+        sizes.append(0 if tensor.is_meta else tensor.numel())
+        return tensor
+
+    content = saved(state)
+    monkeypatch.setattr(torch, "empty", counted)
+    refuse(content, "file.pth", NO_FIT, words)
+    assert sum(sizes) == 0
+
+
+@pytest.mark.parametrize("expand", [1e5, 1e9])
+def test_metadata_of_a_wide_net_take_no_memory(refuse, expand):
+    refuse(safe(expand=expand), "file.safetensors", NO_FIT, "of another shape")
+
+
+def test_more_tensors_than_any_network(refuse):
+    many = {f"a{i}": torch.zeros(0) for i in range(10_001)}
+    for content, name in ((saved(many), "a.pth"), (safetensors.torch.save(many), "a.safetensors")):
+        refuse(content, name, "10,001 tensors, more than any network")
 
 
 @pytest.mark.parametrize("case", BAD_METADATA)

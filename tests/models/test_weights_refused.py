@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import struct
 import time
@@ -203,11 +204,25 @@ def test_truncated_files(refuse, load, kind, share):
     refuse(content[: int(len(content) * share)], f"part{kind}")
 
 
+def test_a_header_of_many_names(refuse):
+    names = {
+        f"a{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(300_000)
+    }
+    refuse(framed(names, b"1"), "file.safetensors", "its header is")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_files_of_other_kinds(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pth")
+    for path in (tmp_path / "pipe.pth", Path("/dev/zero")):
+        fails(lambda p=path: read_state(p), CallError, path, "is a device or a pipe, not a file")
+
+
 def test_a_file_that_may_not_be_read(refuse, monkeypatch):
     def closed(*arguments, **options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(torch, "load", closed)
+    monkeypatch.setattr(zipfile, "is_zipfile", closed)
     refuse(b"", "file.pth", "PermissionError")
     monkeypatch.setattr(weights, "safe_open", closed)
     refuse(b"", "file.safetensors", "Permission denied")
