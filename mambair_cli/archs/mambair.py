@@ -7,7 +7,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -148,7 +148,7 @@ class VSSBlock(Block):
         rest = scanned, (norm1, (into_z, None), norm), linear(ss2d.out_proj), self.skip_scale
         if not self.has_conv_blk:
             return fused.leave(tokens, *rest)[0]
-        layers = list(self.conv_blk.get_submodule("cab"))
+        layers: list[Any] = list(self.conv_blk.get_submodule("cab").children())
         first = linear(layers[0]) if isinstance(layers[0], Pointwise) else None
         u, v = fused.leave(tokens, *rest, (linear(self.ln_2), first))
         if self.conv_block == "mlp":

@@ -150,7 +150,7 @@ class OSSBlock(Block):
         """The same by the kernels of `ops.fused`."""
         attn, ffn = self.attn, self.ffn
         norm1, norm2, norm = (linear(layer[0]) for layer in (self.norm1, self.norm2, attn.out_norm))
-        (into_x, into_z), (bias_x, bias_z) = attn.in_conv.weight.chunk(2), attn.in_conv.bias.chunk(2)
+        (into_x, into_z), (bias_x, bias_z) = (v.chunk(2) for v in linear(attn.in_conv))
         scanned = fused.scan(
             tokens, norm1, (into_x, bias_x), linear(attn.conv2d), attn.x_proj_weight, attn.scan_parameters()
         )

@@ -132,7 +132,7 @@ def _leave(
 
     B, H, W, C = tokens.shape
     none = np.zeros(_up(max(C, D)), np.float32)
-    nones = none, none
+    nones: tuple[Array, ...] = none, none
     norm1, gates, norm = nones, nones, nones
     if gate is not None:
         norm1, gates, norm = tuple(map(_padded, gate[0])), _packed(gate[1]), tuple(map(_padded, gate[2]))
