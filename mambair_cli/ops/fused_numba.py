@@ -158,7 +158,7 @@ def _activate(tile, Sp, pixels, kind):  # type: ignore[no-untyped-def]
 
 @kernel("f4[::1]," * 6 + "f4" + ",i8" * 6)
 def _enter(tokens, norm, norm_bias, matrix, bias, x, eps, W, pitch, C, D, first, last):  # type: ignore[no-untyped-def]
-    """x = layer norm of tokens, times a matrix."""
+    """Layer norm of tokens, times a matrix, to x."""
     Cp, Dp = _up(C), _up(D)
     tile, product = np.zeros(TILE * Cp, np.float32), np.empty(TILE * Dp, np.float32)
     for row in range(first, last):
@@ -170,26 +170,35 @@ def _enter(tokens, norm, norm_bias, matrix, bias, x, eps, W, pitch, C, D, first,
             _write(product, Dp, pixels, D, x, (row * pitch + w) * D)
 
 
-@kernel("f4[::1]," * 7 + "i8" + ",i8" * 6)
-def _project(x, weight, bias, matrix, none, out, x_dbl, H, W, pitch, D, M, first, last):  # type: ignore[no-untyped-def]
-    """out = SiLU of the depthwise convolution of x; x_dbl = out times a matrix, M values in whole vectors."""
-    Dp = _up(D)
-    tile, product = np.zeros(TILE * Dp, np.float32), np.empty(TILE * M, np.float32)
+@kernel("f4[::1]," * 7 + "i8" + ",i8" * 7)
+def _project(  # type: ignore[no-untyped-def]
+    x, weight, bias, matrix, none, out, records, H, W, pitch, D, M, apart, first, last
+):
+    """SiLU of the depthwise convolution of x, to out; that times a matrix, to records: M values for each direction.
+
+    The records of a direction begin `apart` after those of the one before.
+    """
+    Dp, width = _up(D), 4 * M
+    tile, product = np.zeros(TILE * Dp, np.float32), np.empty(TILE * width, np.float32)
     for strip in range(0, W, STRIP):
         for row in range(first, last):
             image = row // H * H * pitch * D
             for w in range(strip, min(strip + STRIP, W), TILE):
-                pixels = min(TILE, W - w)
+                pixels, at = min(TILE, W - w), row * pitch + w
                 _depthwise(x[image:], H, W, pitch, D, Dp, row % H, w, pixels, weight, bias, 1, tile)
                 _activate(tile, Dp, pixels, SILU)
-                _write(tile, Dp, pixels, D, out, (row * pitch + w) * D)
-                multiply(tile, Dp, pixels, D, matrix, none, product, M, M // LANES)
-                _write(product, M, pixels, M, x_dbl, (row * pitch + w) * M)
+                _write(tile, Dp, pixels, D, out, at * D)
+                multiply(tile, Dp, pixels, D, matrix, none, product, width, width // LANES)
+                for t in range(pixels):
+                    for k in range(4):
+                        i, o = t * width + k * M, k * apart + (at + t) * M
+                        for j in range(0, M, LANES):
+                            store(records, o + j, load(product, i + j))
 
 
 @inline
 def _gate(y, second, at, pixels, D, Dp, norm, norm_bias, eps, z, v):  # type: ignore[no-untyped-def]
-    """v = layer norm of the sum of both planes of y, times SiLU(z)."""
+    """Layer norm of the sum of both planes of y, times SiLU(z), to v."""
     for t in range(pixels):
         for c in range(0, D, LANES):
             count, i = min(LANES, D - c), at + t * D + c
@@ -279,7 +288,7 @@ def _feed(  # type: ignore[no-untyped-def]
     first,
     last,
 ):
-    """out = activation of the depthwise convolution of `hidden` (none without taps), times a matrix; + u * skip.
+    """Activation of the depthwise convolution of `hidden` (none without taps), times a matrix, + u * skip, to out.
 
     With GELU_GATE the second half of the S channels is multiplied by the GELU of the first.
     """
@@ -324,7 +333,7 @@ def _feed(  # type: ignore[no-untyped-def]
 
 @kernel("f4[::1]," * 5 + "i8" + ",i8" * 5)
 def _convolve(x, weight, bias, out, sums, H, W, C, step, first, last):  # type: ignore[no-untyped-def]
-    """out = 3x3 depthwise convolution of x with dilation `step`; sums: of its channels in each row."""
+    """3x3 depthwise convolution of x with dilation `step`, to out, and in each row its channels' sums."""
     Cp = _up(C)
     tile = np.zeros(TILE * Cp, np.float32)
     for strip in range(0, W, STRIP):
@@ -339,7 +348,7 @@ def _convolve(x, weight, bias, out, sums, H, W, C, step, first, last):  # type: 
 
 @kernel("f4[::1]," * 5 + "i8" + ",i8" * 4)
 def _blend(v, factors, u, skip, out, H, W, C, first, last):  # type: ignore[no-untyped-def]
-    """out = v * factors of its image + u * skip."""
+    """The sum v * factors of its image + u * skip, to out."""
     Cp = _up(C)
     for row in range(first, last):
         f0 = row // H * Cp
@@ -359,6 +368,6 @@ def compile_kernels() -> None:
 
 
 def run_rows(work: Callable[[int, int], None], rows: int) -> None:
-    """work(first, last) for all rows, a share for each thread of torch."""
+    """Call work(first, last) for all rows, a share for each thread of torch."""
     threads = min(torch.get_num_threads(), rows)
     run_in_threads(work, [(rows * t // threads, rows * (t + 1) // threads) for t in range(threads)])

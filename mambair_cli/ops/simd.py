@@ -110,8 +110,16 @@ def _max(b: Any, x: Any, y: Any) -> Any:
 
 
 def _polynomial(b: Any, c: list[float], x: Any) -> Any:
-    """c[0] + c[1] x + c[2] x^2 + ... (an even number of terms), as a polynomial of pairs in x^2: half the
-    chain of dependent operations of Horner's rule for one more multiplication.
+    """c[0] + c[1] x + c[2] x^2 + ... by Horner's rule: the fewest operations."""
+    total = _const(c[-1])
+    for low in c[-2::-1]:
+        total = _fma(b, total, x, _const(low))
+    return total
+
+
+def _polynomial_of_pairs(b: Any, c: list[float], x: Any) -> Any:
+    """The same of an even number of terms as a polynomial of pairs in x^2: half as long a chain of operations that
+    wait for each other, for one more multiplication.
     """
     pairs = [
         _fma(b, _const(high), x, _const(low)) for low, high in zip(c[::2], c[1::2], strict=True)
@@ -219,7 +227,7 @@ def softplus(typing_context, x):  # type: ignore[no-untyped-def]
 
     def build(ctx, b, sig, args):  # type: ignore[no-untyped-def]
         e = _exp_minus_abs(b, args[0])
-        return _fma(b, e, _polynomial(b, _LOG1P, e), _max(b, args[0], _const(0.0)))
+        return _fma(b, e, _polynomial_of_pairs(b, _LOG1P, e), _max(b, args[0], _const(0.0)))
 
     return vec(vec), build
 
@@ -238,7 +246,7 @@ def sigmoid(typing_context, x):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def silu(typing_context, x):  # type: ignore[no-untyped-def]
-    """x / (1 + exp(-x)); about 0 below -87."""
+    """The value x / (1 + exp(-x)); about 0 below -87."""
 
     def build(ctx, b, sig, args):  # type: ignore[no-untyped-def]
         lowest, highest = _const(-126 / _LOG2E), _const(126 / _LOG2E)
@@ -252,7 +260,7 @@ def silu(typing_context, x):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def gelu(typing_context, x):  # type: ignore[no-untyped-def]
-    """x times the normal distribution function of x, within 2e-7 of max(|x|, 1).
+    """The product of x and the normal distribution function of x, within 2e-7 of max(|x|, 1).
 
     As max(x, 0) - |x|/2 erfc(|x| / sqrt(2)), by formula 7.1.26 of Abramowitz and Stegun's handbook.
     """
@@ -448,7 +456,7 @@ def store_channels(array, index, value, count):  # type: ignore[no-untyped-def]
 
 @inline
 def multiply(x, stride, pixels, depth, matrix, bias, out, pitch, vectors):  # type: ignore[no-untyped-def]
-    """Out = x @ matrix + bias, for `pixels` pixels rounded up to BLOCK_PIXELS.
+    """Write x @ matrix + bias to out, for `pixels` pixels rounded up to BLOCK_PIXELS.
 
     x: `depth` values for each pixel, `stride` apart. matrix, bias: as `pack` makes them, of `vectors` vectors.
     out: as many vectors for each pixel, `pitch` apart.
