@@ -1,13 +1,18 @@
 """Fixtures that several test files share. Those that need torch import it late, as most tests do not."""
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mambair_cli import cli
-from mambair_cli.images.io import Image, read_image, write_image
+# Each of the processes that share the tests takes one core; before anything imports torch.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from mambair_cli import cli  # noqa: E402
+from mambair_cli.images.io import Image, read_image, write_image  # noqa: E402
 
 pytest.register_assert_rewrite(
     "calls", "failing", "folders", "gpu_reports"
