@@ -11,8 +11,8 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from mambair_cli import cli  # noqa: E402
-from mambair_cli.images.io import Image, read_image, write_image  # noqa: E402
+from mambair_cli import cli
+from mambair_cli.images.io import Image, read_image, write_image
 
 pytest.register_assert_rewrite(
     "calls", "failing", "folders", "gpu_reports"
