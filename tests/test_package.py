@@ -1,4 +1,6 @@
-"""What holds for the package as a whole: who imports whom, what ships, and that the checkers are content."""
+"""What holds for the package as a whole: who imports whom, what ships, and that the checkers are
+content.
+"""
 
 import ast
 import re
@@ -40,6 +42,7 @@ LAYERS = (
     {"__main__"},
 )
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
+# loaded by `mambair --help`
 LIGHT = (
     "cli",
     "errors",
@@ -51,7 +54,7 @@ LIGHT = (
     "restore.options",
     "restore.size",
     "batch.restore_files",
-)  # loaded by `mambair --help`
+)
 HEAVY = {"torch", "numpy", "numba", "cv2", "PIL", "safetensors", "tqdm"}
 
 
@@ -233,12 +236,13 @@ def test_the_package_imports_its_dependencies_and_nothing_else():
     distributions |= {"pillow_heif": "pillow-heif", "pillow_jxl": "pillow-jxl-plugin"}
     distributions |= {"mamba_ssm": "mamba-ssm", "yaml": "pyyaml"}
     imported = {name.split(".")[0] for path in MODULES for name in imports(path)}
+    # triton comes with torch for GPUs
     imported -= {
         "mambair_cli",
         "tomllib",
         "triton",
         *sys.stdlib_module_names,
-    }  # triton comes with torch for GPUs
+    }
     extras = PROJECT["project"]["optional-dependencies"]
     required = [
         PROJECT["project"]["dependencies"],
@@ -252,7 +256,8 @@ def test_the_package_imports_its_dependencies_and_nothing_else():
 
 
 def test_nothing_of_triton_is_imported_where_it_does_not_run():
-    program = "import sys; sys.modules |= dict.fromkeys(['triton', 'mamba_ssm'])\n"  # both fail to be imported
+    # both fail to be imported
+    program = "import sys; sys.modules |= dict.fromkeys(['triton', 'mamba_ssm'])\n"
     program += "from mambair_cli.ops import BACKENDS, resolve_backend\nfrom mambair_cli.commands.doctor import report\n"
     program += "report(); print(resolve_backend('auto', 'cpu').name, 'mambair_cli.ops.scan_triton' in sys.modules)"
     done = subprocess.run(
@@ -286,7 +291,8 @@ def test_every_module_has_its_tests(path):
     names["mambair_cli/archs/frame.py"] = "mambair"
     relative = path.relative_to(PACKAGE)
     if path.stem == "__init__" and path.parent != PACKAGE:
-        return  # only names what the folder offers
+        # only names what the folder offers
+        return
     name = names.get(path.relative_to(ROOT).as_posix(), path.stem.strip("_"))
     assert (ROOT / "tests" / relative.parent / f"test_{name}.py").is_file()
 
@@ -310,9 +316,8 @@ def test_the_changelog_begins_with_this_version():
 
 def test_what_ships():
     wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert wheel["force-include"] == {
-        "weights": "mambair_cli/weights"
-    }  # where `bundled_folder` looks first
+    # where `bundled_folder` looks first
+    assert wheel["force-include"] == {"weights": "mambair_cli/weights"}
     assert wheel["packages"] == ["mambair_cli"]
     assert PROJECT["project"]["scripts"] == {"mambair": "mambair_cli.cli:main"}
 

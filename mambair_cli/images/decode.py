@@ -35,7 +35,8 @@ def decode(data: bytes, max_pixels: int, first_frame: bool = False) -> Image:
 
     first_frame: leave these out, with a note.
 
-    Raises ImageError (over max_pixels in all, not readable) and, for damaged files, nearly anything.
+    Raises ImageError (over max_pixels in all, not readable) and, for damaged files, nearly
+    anything.
     """
     if _RAW.match(data):
         raise ImageError(tiff.RAW)

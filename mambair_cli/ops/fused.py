@@ -1,10 +1,12 @@
-"""Runs of layers of the networks' blocks in one pass over the memory, on a CPU and without gradients.
+"""Runs of layers of the networks' blocks in one pass over the memory, on a CPU and without
+gradients.
 
-PyTorch's operations, one after the other, read and write each plane of the image about fifty times a block; these
-functions do the same with half of that. `takes` says where they can be used; the modules remain the definition.
+PyTorch's operations, one after the other, read and write each plane of the image about fifty times
+a block; these functions do the same with half of that. `takes` says where they can be used; the
+modules remain the definition.
 
-Tokens are (B,H,W,C) float32, contiguous. A `Linear` is the weight (M,C) and the bias (M) of a pointwise product,
-a `Norm` the weight (C) and the bias (C) of a layer norm.
+Tokens are (B,H,W,C) float32, contiguous. A `Linear` is the weight (M,C) and the bias (M) of a
+pointwise product, a `Norm` the weight (C) and the bias (C) of a layer norm.
 """
 
 from dataclasses import dataclass
@@ -113,7 +115,8 @@ def scan(
         x_proj[:, : R + N],
         x_proj[:, R + N :],
     )
-    # Rows a multiple of 1 KiB apart would share few places in the caches, which walks along columns need.
+    # Rows a multiple of 1 KiB apart would share few places in the caches, which walks along columns
+    # need.
     pitch = W + 1 if W * D % 256 == 0 else W
     x, out, records = (
         _plane(B, H, pitch, D),
@@ -192,7 +195,8 @@ def leave(
     Args:
         tokens: (B,H,W,C).
         scanned: y, of D channels.
-        gate: the norm and the product of the tokens that give the gate, whose SiLU y's norm, the third, is times.
+        gate: the norm and the product of the tokens that give the gate, whose SiLU y's norm, the
+            third, is times.
         out: from D to C channels.
         skip: (C).
         then: a norm of u, and a product of that to S channels or None.
@@ -205,7 +209,9 @@ def leave(
 
 
 def gate_means(tokens: Tensor, scanned: Scanned, gate: tuple[Norm, Linear, Norm]) -> Tensor:
-    """The first part of `leave`: the gated, normalised y in the first plane of `scanned`; its means (B,D)."""
+    """The first part of `leave`: the gated, normalised y in the first plane of `scanned`; its means
+    (B,D).
+    """
     B, H, W, _ = tokens.shape
     D = len(gate[1][0])
     sums = _leave(1, tokens, scanned, D, gate, None, None, None, None)[2]

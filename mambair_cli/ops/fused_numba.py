@@ -1,10 +1,13 @@
-"""Kernels of `fused`: whole runs of layers for a few pixels at a time, without gradients, float32, for CPUs.
+"""Kernels of `fused`: whole runs of layers for a few pixels at a time, without gradients, float32,
+for CPUs.
 
-What a layer gives the next one stays in the first-level cache; planes of the image go through memory once. A kernel
-takes rows first..last of the images on top of each other. It holds TILE pixels of a row in small buffers.
+What a layer gives the next one stays in the first-level cache; planes of the image go through
+memory once. A kernel takes rows first..last of the images on top of each other. It holds TILE
+pixels of a row in small buffers.
 
-Names: C channels of the network, D of the scan, S of what is convolved; Cp, Dp, Sp those rounded up to whole vectors.
-All arrays are flat. Rows of x, y and of the scan's inputs lie `pitch` pixels apart. Parameters are padded with zeros.
+Names: C channels of the network, D of the scan, S of what is convolved; Cp, Dp, Sp those rounded up
+to whole vectors. All arrays are flat. Rows of x, y and of the scan's inputs lie `pitch` pixels
+apart. Parameters are padded with zeros.
 """
 
 from collections.abc import Callable
@@ -34,7 +37,8 @@ from .simd import (
 )
 
 TILE = 16
-STRIP = 128  # columns that a convolution takes at a time: three of their rows stay in the second-level cache
+# columns that a convolution takes at a time: three of their rows stay in the second-level cache
+STRIP = 128
 WHOLE, UNTIL_GATE, FROM_GATE = 0, 1, 2
 NO_ACTIVATION, SILU, GELU, GELU_GATE = 0, 1, 2, 3
 
@@ -115,7 +119,9 @@ def _depthwise_edge(x, W, pitch, S, h, H, w, c, count, weight, Sp, step, total):
 
 @inline
 def _depthwise(x, H, W, pitch, S, Sp, h, w0, pixels, weight, bias, step, out):  # type: ignore[no-untyped-def]
-    """3x3 depthwise convolution of one image for pixels of its row h from w0 on; `step` is the dilation."""
+    """3x3 depthwise convolution of one image for pixels of its row h from w0 on; `step` is the
+    dilation.
+    """
     first, last = max(w0, step), min(w0 + pixels, W - step)
     if h < step or h >= H - step or last < first:
         first, last = w0 + pixels, w0 + pixels
@@ -174,7 +180,8 @@ def _enter(tokens, norm, norm_bias, matrix, bias, x, eps, W, pitch, C, D, first,
 def _project(  # type: ignore[no-untyped-def]
     x, weight, bias, matrix, none, out, records, H, W, pitch, D, M, apart, first, last
 ):
-    """SiLU of the depthwise convolution of x, to out; that times a matrix, to records: M values for each direction.
+    """SiLU of the depthwise convolution of x, to out; that times a matrix, to records: M values for
+    each direction.
 
     The records of a direction begin `apart` after those of the one before.
     """
@@ -217,10 +224,11 @@ def _leave(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """What follows the scan, up to the first product of the block's second half, or a part of it.
 
-    v = layer norm of y times SiLU of the gate, which is a matrix times the layer norm of the tokens; then
-    u = v times a matrix + tokens * skip; then, where S is not 0, hidden = layer norm of u, times a matrix of S
-    outputs, or as it is where S is -1. UNTIL_GATE ends with v in y's first plane and the sums of its channels in each
-    row; FROM_GATE starts there with v * factors + offsets. y's second plane begins at `second`.
+    v = layer norm of y times SiLU of the gate, which is a matrix times the layer norm of the
+    tokens; then u = v times a matrix + tokens * skip; then, where S is not 0, hidden = layer norm
+    of u, times a matrix of S outputs, or as it is where S is -1. UNTIL_GATE ends with v in y's
+    first plane and the sums of its channels in each row; FROM_GATE starts there with v * factors +
+    offsets. y's second plane begins at `second`.
     """
     Cp, Dp, Sp = _up(C), _up(D), _up(max(S, 1))
     tile, normed = np.zeros(TILE * Cp, np.float32), np.zeros(TILE * Cp, np.float32)
@@ -288,7 +296,8 @@ def _feed(  # type: ignore[no-untyped-def]
     first,
     last,
 ):
-    """Activation of the depthwise convolution of `hidden` (none without taps), times a matrix, + u * skip, to out.
+    """Activation of the depthwise convolution of `hidden` (none without taps), times a matrix, + u
+    * skip, to out.
 
     With GELU_GATE the second half of the S channels is multiplied by the GELU of the first.
     """
@@ -333,7 +342,9 @@ def _feed(  # type: ignore[no-untyped-def]
 
 @kernel("f4[::1]," * 5 + "i8" + ",i8" * 5)
 def _convolve(x, weight, bias, out, sums, H, W, C, step, first, last):  # type: ignore[no-untyped-def]
-    """3x3 depthwise convolution of x with dilation `step`, to out, and in each row its channels' sums."""
+    """3x3 depthwise convolution of x with dilation `step`, to out, and in each row its channels'
+    sums.
+    """
     Cp = _up(C)
     tile = np.zeros(TILE * Cp, np.float32)
     for strip in range(0, W, STRIP):

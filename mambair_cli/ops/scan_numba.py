@@ -1,9 +1,9 @@
 """The numba back end of `ss2d_scan`: SIMD over channels, forward and backward, float32, for CPUs.
 
-Design and measurements: channels lie on the vector lanes; a direction walks its sequence in chunks of
-CHUNK steps. For a chunk, the low-rank step sizes, B and C of all steps are copied to a small buffer
-that every channel block shares; softplus runs first; then two states at a time run along the chunk
-with state and decay rate in registers. Column directions step over rows of pixels: nothing is
+Design and measurements: channels lie on the vector lanes; a direction walks its sequence in chunks
+of CHUNK steps. For a chunk, the low-rank step sizes, B and C of all steps are copied to a small
+buffer that every channel block shares; softplus runs first; then two states at a time run along the
+chunk with state and decay rate in registers. Column directions step over rows of pixels: nothing is
 transposed. Directions k and k + 2 (forth and back) share an output plane, so that the plane of the
 rows and that of the columns can be written by two threads without a race.
 
@@ -45,8 +45,10 @@ from .simd import (
 )
 
 CHUNK = 32
-STEPS = 16  # of a chunk that the forward scan takes at a time: what it holds has to stay in the nearest cache
-GROUP = 80  # channels that are scanned together
+# of a chunk that the forward scan takes at a time: what it holds has to stay in the nearest cache
+STEPS = 16
+# channels that are scanned together
+GROUP = 80
 LOG2E, LN2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
 
 
@@ -118,7 +120,9 @@ def _step_size(buffer, j, Rp, weight, w, Dp, bias, z0):  # type: ignore[no-untyp
 
 @inline
 def _inputs(x, p, ahead, step, steps, D, D_sum, c0, width, dt, dtx, out, y):  # type: ignore[no-untyped-def]
-    """Softplus of the step sizes of a chunk in dt; times x in dtx; D x in out. Asks for the next chunk's x and y."""
+    """Softplus of the step sizes of a chunk in dt; times x in dtx; D x in out. Asks for the next
+    chunk's x and y.
+    """
     for t in range(steps):
         for c in range(0, width, 16):
             prefetch(x, p + ahead + c)
@@ -219,7 +223,8 @@ def _forward(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """One task: image task // 2 (task, if K is 1), rows or columns, channels c0..c1.
 
-    The weights are those of `packed_weight`. Rows of x, of the records and of the planes lie `pitch` pixels apart.
+    The weights are those of `packed_weight`. Rows of x, of the records and of the planes lie
+    `pitch` pixels apart.
     """
     pairs = 2 if K == 4 else 1
     image, pair = task // pairs, task % pairs
@@ -267,7 +272,9 @@ def _backward_direction(  # type: ignore[no-untyped-def]
     c0,
     c1,
 ):
-    """Gradients of `_forward_direction`: chunks in reverse, states recomputed from each chunk's start."""
+    """Gradients of `_forward_direction`: chunks in reverse, states recomputed from each chunk's
+    start.
+    """
     M, Rp = R + 2 * N, R + (R & 1)
     Mp = Rp + 2 * Np
     gh = np.zeros((c1 - c0) * Np, np.float32)
@@ -422,7 +429,9 @@ def _backward(  # type: ignore[no-untyped-def]
     c0,
     c1,
 ):
-    """One task as in `_forward`; gweight, gbias, gA belong to the image, gx_dbl to the channel group."""
+    """One task as in `_forward`; gweight, gbias, gA belong to the image, gx_dbl to the channel
+    group.
+    """
     pairs = 2 if K == 4 else 1
     image, pair = task // pairs, task % pairs
     L, Rp, Np, M = H * W, R + (R & 1), N + (N & 1), R + 2 * N
@@ -492,7 +501,9 @@ class _Parameters:
         self.D_sum = np.pad(_flat(D).reshape(K, channels).sum(0), (0, pad))
 
     def packed_weight(self, groups: int) -> np.ndarray:
-        """The weights of the step sizes as `multiply` reads them, for each direction and channel group."""
+        """The weights of the step sizes as `multiply` reads them, for each direction and channel
+        group.
+        """
         weight, bounds = (
             self.weight.reshape(self.K, self.Rp, self.Dp)[:, : self.R],
             _bounds(groups, self.Dp),
@@ -509,7 +520,9 @@ def state_count(shape: tuple[int, ...], K: int, N: int) -> int:
 
 
 def compile_forward() -> None:
-    """Compile the forward kernel, or load it from the cache. Raises whatever numba raises where it cannot."""
+    """Compile the forward kernel, or load it from the cache. Raises whatever numba raises where it
+    cannot.
+    """
     _forward()
 
 
@@ -522,7 +535,9 @@ def forward(
     D: Tensor,
     save: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The scan and, if `save`, the states at chunk starts that `backward` wants (else an empty tensor)."""
+    """The scan and, if `save`, the states at chunk starts that `backward` wants (else an empty
+    tensor).
+    """
     p = _Parameters(x.shape, dt_weight, dt_bias, A_log, D)
     states = torch.empty(state_count(p.shape, p.K, p.N) if save else 0)
     planes = torch.empty(p.pairs, *p.shape)
@@ -536,7 +551,9 @@ def forward(
 
 
 def record_length(R: int, N: int) -> int:
-    """Values in the record of a pixel and a direction: R of the step size, N of B and of C, each to an even number."""
+    """Values in the record of a pixel and a direction: R of the step size, N of B and of C, each to
+    an even number.
+    """
     return -(-(R + 2 * (N + N % 2)) // LANES) * LANES
 
 
@@ -553,8 +570,8 @@ def forward_planes(
 
     Args:
         x: (B,H,P,D), float32, contiguous; the first W pixels of a row count.
-        records: (K,B,H,P,M), float32, contiguous: dts, B and C, those two each with a zero behind it where N is odd,
-            and zeros up to the `record_length`.
+        records: (K,B,H,P,M), float32, contiguous: dts, B and C, those two each with a zero behind
+            it where N is odd, and zeros up to the `record_length`.
         shape: (B,H,W,D).
         dt_weight: as the next three of `ss2d_scan`.
         dt_bias: see dt_weight.

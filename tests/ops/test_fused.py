@@ -1,4 +1,6 @@
-"""The fused kernels give what the modules give: for every form of a network, and each part against PyTorch."""
+"""The fused kernels give what the modules give: for every form of a network, and each part against
+PyTorch.
+"""
 
 import json
 import os
