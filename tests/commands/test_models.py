@@ -72,7 +72,7 @@ def test_the_list_as_json(call, home):
         assert found["name"] == model.name
         assert found["config"] == json.loads(json.dumps(dict(model.config)))
         assert found["scores"] == [asdict(score) for score in model.scores]
-        assert (found["verified"], found["bundled"]) == (model.bundled, model.bundled)
+        assert (found["verified"], found["bundled"]) == (model.verified, model.bundled)
         expected = {
             "task",
             "arch",
