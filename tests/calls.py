@@ -1,4 +1,6 @@
-"""How tests call the program, in this process and as a process of its own, and what they see; shared by tests."""
+"""How tests call the program, in this process and as a process of its own, and what they see;
+shared by tests.
+"""
 
 import contextlib
 import io
@@ -17,7 +19,8 @@ import mambair_cli
 from mambair_cli.images.io import Image, read_image, write_image
 
 DATA = Path(__file__).parent / "data"
-PHOTO = read_image(DATA / "photo.png").pixels[60:78, 80:104]  # 24 x 18
+# 24 x 18
+PHOTO = read_image(DATA / "photo.png").pixels[60:78, 80:104]
 DEEP = PHOTO.astype(np.uint16) * 257 + np.arange(24, dtype=np.uint16)[:, None]
 LONG = "x" * 300
 TAIL = r"(\w+) on cpu, \d+\.\d s\n"
@@ -95,13 +98,16 @@ def check_bad(call, bad, arguments, code, words):
 
 
 class Terminal:
-    """The real program in a terminal of its own: what it has shown so far, its exit code in the end."""
+    """The real program in a terminal of its own: what it has shown so far, its exit code in the
+    end.
+    """
 
     def __init__(self, *arguments):
         pty = pytest.importorskip("pty")
         self.master, slave = pty.openpty()
         start = program(*arguments, TERM="xterm-256color", COLUMNS="100")
-        # Where the tests run in the background of a shell, SIGINT is ignored, and would be by the program.
+        # Where the tests run in the background of a shell, SIGINT is ignored, and would be by the
+        # program.
         previous = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             self.process = subprocess.Popen(**start, stdin=slave, stdout=slave, stderr=slave)
@@ -114,7 +120,8 @@ class Terminal:
         """More of what it shows; False at its end."""
         try:
             data = os.read(self.master, 65536)
-        except OSError:  # how Linux ends a terminal
+        # how Linux ends a terminal
+        except OSError:
             data = b""
         self.shown += data.decode(errors="replace")
         return bool(data)

@@ -29,7 +29,8 @@ class Page:
     """One page of a running browser.
 
     Attributes:
-        messages: what the console said and which errors were thrown. requests: addresses that were asked for.
+        messages: what the console said and which errors were thrown. requests: addresses that were
+            asked for.
     """
 
     def __init__(self, write, read):

@@ -1,17 +1,23 @@
-"""Fixtures that several test files share. Those that need torch import it late, as most tests do not."""
+"""Fixtures that several test files share. Those that need torch import it late, as most tests do
+not.
+"""
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+# Each of the processes that share the tests takes one core; before anything imports torch.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from mambair_cli import cli
 from mambair_cli.images.io import Image, read_image, write_image
 
-pytest.register_assert_rewrite(
-    "calls", "failing", "folders", "gpu_reports"
-)  # so that these tell as much as tests do
+# so that these tell as much as tests do
+pytest.register_assert_rewrite("calls", "failing", "folders", "gpu_reports")
 from calls import DATA, PHOTO  # noqa: E402
 
 
@@ -106,7 +112,8 @@ def load(tmp_path):
 
 @pytest.fixture
 def gpu_costs(monkeypatch):
-    """Costs that the measurements find, one after the other; each also runs what it should measure, on the CPU.
+    """Costs that the measurements find, one after the other; each also runs what it should measure,
+    on the CPU.
 
     numba's scan stands in for Triton's, the reference for mamba-ssm's.
     """

@@ -1,4 +1,6 @@
-"""An Upscaler that needs no network, for tests of all around it; as a program, it restores a folder: IN OUT."""
+"""An Upscaler that needs no network, for tests of all around it; as a program, it restores a
+folder: IN OUT.
+"""
 
 import json
 import sys

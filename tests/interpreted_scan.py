@@ -1,7 +1,7 @@
 """Runs the Triton kernels in Triton's interpreter, on the CPU, and prints as JSON what it found.
 
-A program of its own, since TRITON_INTERPRET must be set before the kernels are defined. Its argument is JSON: names
-and the arguments of `scan_inputs`, with those of `run` among them.
+A program of its own, since TRITON_INTERPRET must be set before the kernels are defined. Its
+argument is JSON: names and the arguments of `scan_inputs`, with those of `run` among them.
 """
 
 import json
@@ -25,7 +25,9 @@ for operation in ("forward", "backward"):
 
 
 def run(dtype="float32", autocast=False, module=None, **arguments):
-    """The errors of y and of the gradients, for x of a type, and with some constants of scan_triton changed."""
+    """The errors of y and of the gradients, for x of a type, and with some constants of scan_triton
+    changed.
+    """
     inputs = scan_inputs(**arguments)
     inputs[0] = inputs[0].to(getattr(torch, dtype))
     patch = mock.patch.dict(vars(scan_triton), module or {})
@@ -63,7 +65,8 @@ def operations():
 
 
 if __name__ == "__main__":
-    torch.use_deterministic_algorithms(True)  # uninitialised memory is NaN
+    # uninitialised memory is NaN
+    torch.use_deterministic_algorithms(True)
     operations()
     cases = {name: run(**case) for name, case in json.loads(sys.argv[1]).items()}
     print(json.dumps({"softplus": softplus(), "cases": cases}))

@@ -1,4 +1,6 @@
-"""Small networks of every published form, files of them, and the published ones on golden files; shared by tests."""
+"""Small networks of every published form, files of them, and the published ones on golden files;
+shared by tests.
+"""
 
 import io
 import json
@@ -63,7 +65,9 @@ def published(config):
 
 
 def assert_golden(config, path, single):
-    """The network has the tensors of a golden file and its output: within 1e-6 in float64, `single` in float32."""
+    """The network has the tensors of a golden file and its output: within 1e-6 in float64, `single`
+    in float32.
+    """
     stored = np.load(path)
     image, expected = (torch.from_numpy(stored[name]).double() for name in ("input", "output"))
     model = CLASSES[type(config)](config).double().eval()
@@ -94,7 +98,9 @@ def saved(content, **options):
 
 
 def safe(state=STATE, arch="mambair", text=None, **changes):
-    """The bytes of a safetensors file as training writes it; changes: of the configuration, text: instead."""
+    """The bytes of a safetensors file as training writes it; changes: of the configuration, text:
+    instead.
+    """
     text = text or json.dumps(asdict(FORMS["light_c"]) | changes)
     return safetensors.torch.save(dict(state), {"mambair.arch": arch, "mambair.config": text})
 

@@ -11,7 +11,8 @@ from mambair_cli.images.io import read_image
 from mambair_cli.restore.restorer import Options, Restorer, load_restorer
 
 DATA = Path(__file__).parent / "data"
-PHOTO = read_image(DATA / "osprey.png").pixels  # 128 x 96
+# 128 x 96
+PHOTO = read_image(DATA / "osprey.png").pixels
 SCENE = PHOTO[40:64, 30:62]
 WHITE = {"uint8": 255, "uint16": 65535, "float32": 1}
 
@@ -34,7 +35,9 @@ def load(name="tiny-x2", **options):
 
 
 class Local(nn.Module):
-    """Looks one pixel far and treats the borders of its input as `merge` cannot know; then enlarges."""
+    """Looks one pixel far and treats the borders of its input as `merge` cannot know; then
+    enlarges.
+    """
 
     config = MambaIRConfig(upscale=2, upsampler="")
 

@@ -11,7 +11,8 @@ import torch
 from mambair_cli.ops.scan_reference import ss2d_scan_sequential
 
 NAMES = ("x", "x_dbl", "dt_weight", "dt_bias", "A_log", "D")
-# The bars of the design: largest errors against float64, relative to the largest |y| and |gradient|.
+# The bars of the design: largest errors against float64, relative to the largest |y| and
+# |gradient|.
 FORWARD_ERROR, GRADIENT_ERROR = 5e-6, 1e-5
 
 
@@ -47,7 +48,9 @@ def definition(inputs, gy_dtype=torch.float32):
 
 
 def errors(found, expected):
-    """Largest errors, each relative to the largest expected magnitude. Not a number where one was found."""
+    """Largest errors, each relative to the largest expected magnitude. Not a number where one was
+    found.
+    """
     pairs = zip(found, expected, strict=True)
     return [
         ((a.double() - b).abs().max() / b.abs().max().clamp(min=1e-30)).item() for a, b in pairs
@@ -63,7 +66,9 @@ def assert_within_bars(scan, inputs):
 
 
 def measure():
-    """What numba compiled for here, what the disk cache gave, and the largest errors of a few shapes."""
+    """What numba compiled for here, what the disk cache gave, and the largest errors of a few
+    shapes.
+    """
     from mambair_cli.ops import scan_numba, simd
 
     torch.set_num_threads(1)

@@ -1,4 +1,6 @@
-"""What holds for the package as a whole: who imports whom, what ships, and that the checkers are content."""
+"""What holds for the package as a whole: who imports whom, what ships, and that the checkers are
+content.
+"""
 
 import ast
 import re
@@ -40,6 +42,7 @@ LAYERS = (
     {"__main__"},
 )
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
+# loaded by `mambair --help`
 LIGHT = (
     "cli",
     "errors",
@@ -51,7 +54,7 @@ LIGHT = (
     "restore.options",
     "restore.size",
     "batch.restore_files",
-)  # loaded by `mambair --help`
+)
 HEAVY = {"torch", "numpy", "numba", "cv2", "PIL", "safetensors", "tqdm"}
 
 
@@ -79,6 +82,49 @@ def own_parts(path):
     """The parts of this package that a file imports from."""
     parts = {name.split(".")[1] for name in imports(path) if name.startswith("mambair_cli.")}
     return parts - {"__version__"}
+
+
+def strings(path):
+    """All strings of a file and of its f-strings, without docstrings, with their lines."""
+    tree = ast.parse(path.read_text("utf-8"))
+    documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if is_text and id(node) not in documents:
+            yield node.lineno, node.value
+
+
+def flags(path):
+    """The options of a command line that the strings of a file name, with their lines."""
+    texts = ((line, text) for line, text in sorted(strings(path)) if "pip install" not in text)
+    found = ((line, re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) for line, text in texts)
+    return [f"{line}: {' '.join(names)}" for line, names in found if names]
+
+
+def private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+def foreign_privates(path):
+    """Private names of other folders that a file imports, or reaches for through a module."""
+    folder = ".".join(["mambair_cli", *path.relative_to(PACKAGE).parts[:-1]])
+    found = [
+        name
+        for name in imports(path)
+        if private(name.split(".")[-1]) and name.rpartition(".")[0].rpartition(".")[0] != folder
+    ]
+    tree = ast.parse(path.read_text("utf-8"))
+    ours = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level > 1
+        for alias in node.names
+    }
+    for node in ast.walk(tree):
+        through = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        if through and node.value.id in ours and private(node.attr):
+            found.append(f"{node.value.id}.{node.attr}")
+    return found
 
 
 def test_imports_are_read_right(tmp_path, monkeypatch):
@@ -117,6 +163,64 @@ def test_few_modules_lie_at_the_top():
     assert top == {"__init__", "__main__", "cli", "errors"}
 
 
+def test_private_names_of_others_are_found(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
+    path = tmp_path / "ops" / "scan.py"
+    path.parent.mkdir()
+    lines = [
+        "from .simd import _near",
+        "from ..images.io import _far",
+        "from ..images import io, _module",
+        "import numpy",
+        "io._reach; numpy._core; io.__name__; self._own",
+    ]
+    path.write_text("\n".join(lines))
+    assert foreign_privates(path) == [
+        "mambair_cli.images.io._far", "mambair_cli.images._module", "io._reach"
+    ]  # fmt: skip
+
+
+@every_module
+def test_what_is_private_stays_in_its_folder(path):
+    assert foreign_privates(path) == []
+
+
+LONGEST = 80
+# Programs for another compiler, written in one piece so that it keeps values in registers.
+KERNELS = {"scan_numba", "triton_kernels"}
+
+
+@every_module
+def test_no_function_is_long(path):
+    if path.stem in KERNELS:
+        return
+    functions = (
+        node
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    )
+    # Of the body: a command's signature has a line for each of its options.
+    lengths = {node.name: node.end_lineno - node.body[0].lineno + 1 for node in functions}
+    assert {name: length for name, length in lengths.items() if length > LONGEST} == {}
+
+
+def test_flags_are_found(tmp_path):
+    path = tmp_path / "some.py"
+    path.write_text(
+        '"""Like --this."""\ndef f(x):\n    """Or --that."""\n    print(f"{x}: give --tile, -m")\n'
+        '    return "a--b", "--", "try --memory-limit 4"'
+    )
+    assert flags(path) == ["4: --tile", "5: --memory-limit"]
+
+
+@every_module
+def test_only_commands_speak_of_flags(path):
+    """The core names the field, in backticks; `commands.terminal.as_flags` names the flag."""
+    # `bench/__main__.py` is a command line of its own.
+    if part_of(path) not in ("commands", "cli") and path.name != "__main__.py":
+        assert not flags(path)
+
+
 @pytest.mark.parametrize("name", ["mambair_cli", *(f"mambair_cli.{part}" for part in LIGHT)])
 def test_light_modules_import_nothing_heavy(name):
     program = f"import sys, {name}; print(*sys.modules)"
@@ -132,12 +236,13 @@ def test_the_package_imports_its_dependencies_and_nothing_else():
     distributions |= {"pillow_heif": "pillow-heif", "pillow_jxl": "pillow-jxl-plugin"}
     distributions |= {"mamba_ssm": "mamba-ssm", "yaml": "pyyaml"}
     imported = {name.split(".")[0] for path in MODULES for name in imports(path)}
+    # triton comes with torch for GPUs
     imported -= {
         "mambair_cli",
         "tomllib",
         "triton",
         *sys.stdlib_module_names,
-    }  # triton comes with torch for GPUs
+    }
     extras = PROJECT["project"]["optional-dependencies"]
     required = [
         PROJECT["project"]["dependencies"],
@@ -151,7 +256,8 @@ def test_the_package_imports_its_dependencies_and_nothing_else():
 
 
 def test_nothing_of_triton_is_imported_where_it_does_not_run():
-    program = "import sys; sys.modules |= dict.fromkeys(['triton', 'mamba_ssm'])\n"  # both fail to be imported
+    # both fail to be imported
+    program = "import sys; sys.modules |= dict.fromkeys(['triton', 'mamba_ssm'])\n"
     program += "from mambair_cli.ops import BACKENDS, resolve_backend\nfrom mambair_cli.commands.doctor import report\n"
     program += "report(); print(resolve_backend('auto', 'cpu').name, 'mambair_cli.ops.scan_triton' in sys.modules)"
     done = subprocess.run(
@@ -185,7 +291,8 @@ def test_every_module_has_its_tests(path):
     names["mambair_cli/archs/frame.py"] = "mambair"
     relative = path.relative_to(PACKAGE)
     if path.stem == "__init__" and path.parent != PACKAGE:
-        return  # only names what the folder offers
+        # only names what the folder offers
+        return
     name = names.get(path.relative_to(ROOT).as_posix(), path.stem.strip("_"))
     assert (ROOT / "tests" / relative.parent / f"test_{name}.py").is_file()
 
@@ -209,9 +316,8 @@ def test_the_changelog_begins_with_this_version():
 
 def test_what_ships():
     wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert wheel["force-include"] == {
-        "weights": "mambair_cli/weights"
-    }  # where `bundled_folder` looks first
+    # where `bundled_folder` looks first
+    assert wheel["force-include"] == {"weights": "mambair_cli/weights"}
     assert wheel["packages"] == ["mambair_cli"]
     assert PROJECT["project"]["scripts"] == {"mambair": "mambair_cli.cli:main"}
 

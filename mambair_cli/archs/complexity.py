@@ -62,8 +62,8 @@ def multiply_adds(model: nn.Module, width: int, height: int) -> Macs:
     all else and for biases. All of them, as fvcore counts: the same for convolutions and linear
     layers, 5 an element for LayerNorm, 1 for pooling, and what `scan_macs` says of the scans.
 
-    A module that calls its layers as functions, so that no hook sees them, or has work of its own, has
-    a method `macs(pixels) -> Macs`, which counts it whole.
+    A module that calls its layers as functions, so that no hook sees them, or has work of its own,
+    has a method `macs(pixels) -> Macs`, which counts it whole.
     """
     ghost = copy.deepcopy(model).eval().to("meta")
     found: list[Macs] = []

@@ -1,4 +1,4 @@
-"""The frame around the groups of MambaIR and MambaIRv2: SwinIR's, with the official tensor names."""
+"""The frame around the groups of MambaIR and MambaIRv2, SwinIR's, with official tensor names."""
 
 import math
 from collections import OrderedDict
@@ -109,10 +109,12 @@ class Frame(nn.Module):
         return (out + self.mean)[:, :, : s * H, : s * W]
 
     def start_simply(self) -> None:
-        """Set the outer layers so that the untrained net gives the input back, or enlarges it bilinearly.
+        """Set the outer layers so that the untrained net gives the input back, or enlarges it
+        bilinearly.
 
-        Training starts from there and learns faster. To enlarge, the first channels carry the image itself
-        through; only for `pixelshuffledirect` after one convolution, other upsamplers stay as they are.
+        Training starts from there and learns faster. To enlarge, the first channels carry the image
+        itself through; only for `pixelshuffledirect` after one convolution, other upsamplers stay
+        as they are.
         """
         channels, s = self.config.in_chans, self.config.upscale
         if self.config.upsampler == "":
@@ -123,8 +125,10 @@ class Frame(nn.Module):
         # Of the new pixels, in old ones.
         position = (torch.arange(s) + 0.5) / s - 0.5
         distance = (position[:, None] - torch.tensor([-1.0, 0.0, 1.0])).abs()
-        taps = (1 - distance).clamp(min=0)  # (s,3)
-        kernel = taps[:, None, :, None] * taps[None, :, None, :]  # (s,s,3,3)
+        # (s,3)
+        taps = (1 - distance).clamp(min=0)
+        # (s,s,3,3)
+        kernel = taps[:, None, :, None] * taps[None, :, None, :]
         tensors = dict(self.named_parameters())
         with torch.no_grad():
             for name in ("conv_first", "conv_after_body"):
@@ -145,7 +149,8 @@ def read_frame(state: Mapping[str, Tensor], mark: str) -> dict[str, Any]:
         state: tensors by name.
         mark: how the name of a tensor ends of which each block has one.
 
-    Raises ValueError where the groups are not numbered from 0 on, KeyError where `conv_first` is missing.
+    Raises ValueError where the groups are not numbered from 0 on, KeyError where `conv_first` is
+    missing.
     """
     positions = [
         key.split(".") for key in state if key.startswith("layers.") and key.endswith(mark)

@@ -1,4 +1,6 @@
-"""Layers that the networks share. Tokens are (B,H,W,C) contiguous, which is (B,C,H,W) in channels-last."""
+"""Layers that the networks share. Tokens are (B,H,W,C) contiguous, which is (B,C,H,W) in
+channels-last.
+"""
 
 import math
 from collections.abc import Mapping
@@ -46,7 +48,8 @@ class _OneDNNPointwise(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         tokens, weight = ctx.saved_tensors
         gradient = gradient.contiguous()
-        rows = gradient.flatten(0, 2)  # (BHW,M)
+        # (BHW,M)
+        rows = gradient.flatten(0, 2)
         bias = rows.sum(0) if ctx.needs_input_grad[2] else None
         return _onednn_pointwise(gradient, weight.t(), None), rows.t() @ tokens.flatten(0, 2), bias
 
@@ -54,7 +57,8 @@ class _OneDNNPointwise(torch.autograd.Function):
 def pointwise(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(B,H,W,C) @ weight (M,C) + bias (M) -> (B,H,W,M).
 
-    On a CPU as a 1x1 convolution by oneDNN, 1.1-1.7x faster than the BLAS behind F.linear; which follows autocast.
+    On a CPU as a 1x1 convolution by oneDNN, 1.1-1.7x faster than the BLAS behind F.linear; which
+    follows autocast.
     """
     on_cpu = tokens.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
     if _ONEDNN and on_cpu and tokens.dtype == torch.float32:
@@ -71,10 +75,11 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 
 class FullPrecisionConv(nn.Conv2d):
-    """A convolution in the precision of its weights also under autocast: the first and the last of a network.
+    """A convolution in the precision of its weights also under autocast: the first and the last of
+    a network.
 
-    Between them autocast computes convolutions and linear layers in half precision; sums, norms and the scan's states
-    stay in single (mixed precision: arXiv:1710.03740).
+    Between them autocast computes convolutions and linear layers in half precision; sums, norms and
+    the scan's states stay in single (mixed precision: arXiv:1710.03740).
     """
 
     def forward(self, image: Tensor) -> Tensor:
@@ -114,13 +119,17 @@ class Pointwise(nn.Conv2d):
 
 
 def _parities(image: Tensor) -> Tensor:
-    """(B,C,H,W) -> (4B,C,ceil(H/2),ceil(W/2)): rows and columns of equal parity, zeros where a side is odd."""
+    """(B,C,H,W) -> (4B,C,ceil(H/2),ceil(W/2)): rows and columns of equal parity, zeros where a side
+    is odd.
+    """
     image = F.pad(image, (0, image.shape[3] % 2, 0, image.shape[2] % 2))
     return torch.cat([image[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)])
 
 
 class _DilatedDepthwise(torch.autograd.Function):
-    """3x3 depthwise convolution of dilation 2, whose weight gradient PyTorch computes 20x too slowly."""
+    """3x3 depthwise convolution of dilation 2, whose weight gradient PyTorch computes 20x too
+    slowly.
+    """
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -129,9 +138,8 @@ class _DilatedDepthwise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        image, weight = (
-            x.to(gradient.dtype) for x in ctx.saved_tensors
-        )  # autocast ran the forward in that type
+        # autocast ran the forward in that type
+        image, weight = (x.to(gradient.dtype) for x in ctx.saved_tensors)
         back = F.conv2d(gradient, weight.flip(2, 3), padding=2, dilation=2, groups=len(weight))
         # With dilation 2 pixels of different parity never meet: four plain convolutions.
         options = ((1, 1), (1, 1), (1, 1), False, (0, 0), len(weight), (False, True, True))
@@ -188,7 +196,8 @@ class ChannelAttention(nn.Module):
 
 
 def pixel_shuffle(channels: int, scale: int) -> nn.Sequential:
-    """Convolutions that each multiply the channels and shuffle them to pixels: x2 as often as needed, or x3 once.
+    """Convolutions that each multiply the channels and shuffle them to pixels: x2 as often as
+    needed, or x3 once.
 
     Raises ValueError for a scale that they do not reach.
     """

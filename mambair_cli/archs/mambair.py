@@ -1,4 +1,5 @@
-"""MambaIR: A Simple Baseline for Image Restoration with State-Space Model (arXiv:2402.15648), section 3.
+"""MambaIR: A Simple Baseline for Image Restoration with State-Space Model (arXiv:2402.15648),
+section 3.
 
 All published forms, with the official tensor names. Attribute names are the checkpoint format.
 """
@@ -34,10 +35,10 @@ ConvBlock = Literal["classic", "light_a", "light_b", "light_c", "attention", "no
 class MambaIRConfig:
     """The shape of a MambaIR net.
 
-    `conv_block` is the convolutional half of a block: `classic`, or the light form of the paper's Table 3
-    (`light_a`), of the first release (`light_b`) or of the released weights (`light_c`). The ablations of Table 1
-    have its channel attention alone (`attention`), no such half (`none`), or an MLP in its place (`mlp`).
-    `limits` of a number's metadata are what a recipe may ask for.
+    `conv_block` is the convolutional half of a block: `classic`, or the light form of the paper's
+    Table 3 (`light_a`), of the first release (`light_b`) or of the released weights (`light_c`).
+    The ablations of Table 1 have its channel attention alone (`attention`), no such half (`none`),
+    or an MLP in its place (`mlp`). `limits` of a number's metadata are what a recipe may ask for.
     """
 
     embed_dim: int = field(default=180, metadata={"limits": (6, 1024)})
@@ -50,7 +51,8 @@ class MambaIRConfig:
     in_chans: int = field(default=3, metadata={"limits": (1, 3)})
     resi_connection: ResidualConv = "1conv"
     drop_path_rate: float = field(default=0.0, metadata={"limits": (0, 0.9)})
-    multiple: ClassVar[int] = 1  # sides that the net takes without padding
+    # sides that the net takes without padding
+    multiple: ClassVar[int] = 1
     padding: ClassVar[Padding] = "reflect"
 
     @property
@@ -172,7 +174,9 @@ class VSSBlock(Block):
         return fused.blend(v, attention.of_means(means), u, self.skip_scale2)
 
     def start_as_identity(self) -> None:
-        """Begin by giving the tokens on as they are: for a fresh block in a net that was trained without it."""
+        """Begin by giving the tokens on as they are: for a fresh block in a net that was trained
+        without it.
+        """
         layers: list[nn.Module] = [self.self_attention.out_proj]
         if self.has_conv_blk:
             convolutions = self.conv_blk.get_submodule("cab").children()
@@ -182,7 +186,7 @@ class VSSBlock(Block):
 
 
 class ResidualGroup(nn.Module):
-    """Residual State-Space Group, RSSG: blocks, a convolution, and the group's input (section 3.2)."""
+    """Residual State-Space Group, RSSG: blocks, a convolution, the group's input (section 3.2)."""
 
     def __init__(self, config: MambaIRConfig, drop_paths: list[float]):
         super().__init__()
@@ -229,7 +233,9 @@ def detect(state: Mapping[str, Tensor]) -> MambaIRConfig | None:
 
 
 def _conv_block_of(state: Mapping[str, Tensor], name: str, C: int) -> ConvBlock:
-    """The form of the convolutional half that has this name in a state dict. Raises ValueError where it has none."""
+    """The form of the convolutional half that has this name in a state dict. Raises ValueError
+    where it has none.
+    """
     if not any(key.startswith(f"{name}.") for key in state):
         return "none"
     if f"{name}.cab.0.attention.1.weight" in state:

@@ -1,4 +1,4 @@
-"""MambaIR's U-Net for real denoising (arXiv:2402.15648, section 4), with the official tensor names."""
+"""MambaIR's U-Net for real denoising (arXiv:2402.15648, section 4), with official tensor names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,8 +13,8 @@ from .unet import UNet, UNetConfig, read_shape
 class MambaIRUNetConfig(UNetConfig):
     """The shape of a net; as it stands, the one that was published last.
 
-    At each lower level a channel has `state_growth` times as many states. The first published one, of 2024-03 to 07,
-    has d_state 4, state_growth 2 and expand 2.
+    At each lower level a channel has `state_growth` times as many states. The first published one,
+    of 2024-03 to 07, has d_state 4, state_growth 2 and expand 2.
     """
 
     state_growth: int = field(default=1, metadata={"limits": (1, 4)})
@@ -36,7 +36,9 @@ class MambaIRUNet(UNet):
 
 
 def detect(state: Mapping[str, Tensor]) -> MambaIRUNetConfig | None:
-    """The configuration of a MambaIR U-Net's state dict, read off its tensors; None for another network's."""
+    """The configuration of a MambaIR U-Net's state dict, read off its tensors; None for another
+    network's.
+    """
     if not {"patch_embed.proj.weight", "encoder_level1.0.self_attention.A_logs"} <= state.keys():
         return None
     A_logs = "0.self_attention.A_logs"

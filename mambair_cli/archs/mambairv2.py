@@ -37,10 +37,10 @@ FeedForward = Literal["conv", "gated"]
 class MambaIRv2Config:
     """The shape of a MambaIRv2 net; as it stands, the base form.
 
-    `tokens` are the prompts of the pool and `inner_rank` that of their factors; `ffn` is the convolutional
-    feed-forward network of the base form or the gated one of the light form, with depthwise convolutions of
-    `kernel` pixels a side. Attention has `heads` and windows of `window` pixels a side.
-    `limits` of a number's metadata are what a recipe may ask for.
+    `tokens` are the prompts of the pool and `inner_rank` that of their factors; `ffn` is the
+    convolutional feed-forward network of the base form or the gated one of the light form, with
+    depthwise convolutions of `kernel` pixels a side. Attention has `heads` and windows of `window`
+    pixels a side. `limits` of a number's metadata are what a recipe may ask for.
     """
 
     embed_dim: int = field(default=174, metadata={"limits": (6, 1024)})
@@ -80,7 +80,7 @@ class MambaIRv2Config:
 
 
 def relative_positions(window: int) -> Tensor:
-    """(n,n) int64 for the n pixels of a window: which row of the bias table is for a pair of them."""
+    """(n,n) int64 for the n pixels of a window: which row of the bias table a pair has."""
     empty = torch.empty(window**2, window**2, dtype=torch.int64)
     # Without values the shape is all, and to compute there would import 900 modules first.
     if empty.is_meta:
@@ -105,7 +105,8 @@ class WindowAttention(nn.Module):
     def forward(self, qkv: Tensor, positions: Tensor, shifted: bool) -> Tensor:
         """(B,H,W,3C), `relative_positions` -> (B,H,W,C)."""
         bias = self.relative_position_bias_table[positions.flatten()]
-        bias = bias.t().unflatten(1, positions.shape)  # (h,n,n)
+        # (h,n,n)
+        bias = bias.t().unflatten(1, positions.shape)
         return self.proj(window_attention(qkv, bias, shifted, backend=self.backend))
 
 
@@ -163,7 +164,9 @@ class GatedFFN(nn.Module):
 
 
 class PromptedScan(SelectiveScan):
-    """Selective scan of a sequence whose output matrix C is the token's own plus a prompt (equation 6)."""
+    """Selective scan of a sequence whose output matrix C is the token's own plus a prompt (equation
+    6).
+    """
 
     def __init__(self, inner: int, d_state: int):
         super().__init__(1, inner, d_state, math.ceil(inner / 16))
@@ -171,14 +174,17 @@ class PromptedScan(SelectiveScan):
 
     def forward(self, tokens: Tensor, prompts: Tensor) -> Tensor:
         """(B,1,L,D), (B,1,L,N) -> (B,1,L,D)."""
-        x_dbl = pointwise(tokens, self.x_proj_weight[0]).to(prompts.dtype)  # (B,1,L,R+2N)
+        # (B,1,L,R+2N)
+        x_dbl = pointwise(tokens, self.x_proj_weight[0]).to(prompts.dtype)
         rest = x_dbl.shape[-1] - prompts.shape[-1]
         x_dbl = x_dbl + F.pad(prompts, (rest, 0))
         return self.selective_scan(tokens, x_dbl[..., None, :])
 
 
 class AttentiveScan(nn.Module):
-    """Attentive state-space module, ASSM (section 3.2): tokens are routed to prompts and scanned in their order."""
+    """Attentive state-space module, ASSM (section 3.2): tokens are routed to prompts and scanned in
+    their order.
+    """
 
     def __init__(self, config: MambaIRv2Config):
         super().__init__()
@@ -197,8 +203,8 @@ class AttentiveScan(nn.Module):
     def forward(self, tokens: Tensor, factor: Tensor, noise: torch.Generator | None) -> Tensor:
         """The tokens of each prompt one after the other, scanned, and back in their places.
 
-        The prompts themselves are added in image order, as the published net does: place t of the sequence gets that
-        of pixel t.
+        The prompts themselves are added in image order, as the published net does: place t of the
+        sequence gets that of pixel t.
 
         Args:
             tokens: (B,H,W,C).
@@ -213,7 +219,8 @@ class AttentiveScan(nn.Module):
         image = self.in_proj(to_image(tokens))
         x = to_tokens(image * torch.sigmoid(self.CPE(image))).flatten(1, 2)
         order = labels.sort(dim=1, stable=True).indices
-        y = self.selectiveScan(_rows(x, order)[:, None], prompts[:, None])  # (B,1,L,D)
+        # (B,1,L,D)
+        y = self.selectiveScan(_rows(x, order)[:, None], prompts[:, None])
         y = self.out_proj(self.out_norm(y))[:, 0]
         places = torch.arange(H * W, device=order.device).expand_as(order)
         back = torch.empty_like(order).scatter_(1, order, places)
@@ -224,12 +231,14 @@ class AttentiveScan(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The label of each token and its prompt: (B,H,W,C) -> (B,L), (B,L,N); in full precision.
 
-        In training labels are drawn by their probability and gradients go through to it (straight-through
-        Gumbel-softmax, arXiv:1611.01144).
+        In training labels are drawn by their probability and gradients go through to it
+        (straight-through Gumbel-softmax, arXiv:1611.01144).
         """
         with without_autocast(tokens.device):
-            prompts = self.embeddingB.weight @ factor  # (T,N)
-            logits = self.route(tokens.to(prompts.dtype)).flatten(1, 2)  # (B,L,T)
+            # (T,N)
+            prompts = self.embeddingB.weight @ factor
+            # (B,L,T)
+            logits = self.route(tokens.to(prompts.dtype)).flatten(1, 2)
             if self.training:
                 policy = F.gumbel_softmax(F.log_softmax(logits, -1), hard=True)
                 return policy.argmax(-1), policy @ prompts
@@ -255,7 +264,9 @@ def _rows(tokens: Tensor, order: Tensor) -> Tensor:
 
 
 class AttentiveLayer(Block):
-    """Window attention and attentive state-space module, each with a feed-forward network (section 3.1)."""
+    """Window attention and attentive state-space module, each with a feed-forward network (section
+    3.1).
+    """
 
     def __init__(self, config: MambaIRv2Config, shifted: bool):
         super().__init__()
@@ -296,7 +307,9 @@ class AttentiveLayer(Block):
         nn.init.zeros_(self.scale2)
 
     def macs(self, pixels: int) -> Macs:
-        """The multiply-adds on so many pixels, as the paper counts them: also T x N a pixel for its prompt."""
+        """The multiply-adds on so many pixels, as the paper counts them: also T x N a pixel for its
+        prompt.
+        """
         rank, states = self.embeddingA.weight.shape
         prompts = self.assm.embeddingB.num_embeddings * states
         attention = 2 * self.win_mhsa.window**2 * len(self.norm1.weight)
@@ -306,7 +319,9 @@ class AttentiveLayer(Block):
 
 
 class AttentiveGroup(nn.Module):
-    """Attentive state-space group, ASSG: layers, a convolution, and the group's input (section 3.1)."""
+    """Attentive state-space group, ASSG: layers, a convolution, and the group's input (section
+    3.1).
+    """
 
     def __init__(self, config: MambaIRv2Config, depth: int):
         super().__init__()
@@ -326,8 +341,9 @@ class MambaIRv2(Frame):
     """The network: the frame around groups of attentive layers.
 
     Attributes:
-        seed: of the noise that draws the labels of tokens at evaluation, anew for each call, in the way of the
-            published net. None: each token has its most probable label, and nothing is random.
+        seed: of the noise that draws the labels of tokens at evaluation, anew for each call, in the
+            way of the published net. None: each token has its most probable label, and nothing is
+            random.
 
     Raises as `Frame`.
     """
@@ -360,7 +376,8 @@ class MambaIRv2(Frame):
 
 
 def detect(state: Mapping[str, Tensor]) -> MambaIRv2Config | None:
-    """The configuration of a MambaIRv2 state dict, read off its tensors; None for another network's.
+    """The configuration of a MambaIRv2 state dict, read off its tensors; None for another
+    network's.
 
     Raises ValueError where the tensors are of this family but of no published form.
     """

@@ -29,18 +29,20 @@ def reset_scan(x_proj: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor
         for weight in (x_proj, dt_weight):
             weight.uniform_(-(weight.shape[2] ** -0.5), weight.shape[2] ** -0.5)
         steps = torch.empty_like(dt_bias).uniform_(math.log(1e-3), math.log(1e-1)).exp_()
-        dt_bias.copy_(steps + torch.log(-torch.expm1(-steps)))  # softplus gives `steps`
+        # softplus gives `steps`
+        dt_bias.copy_(steps + torch.log(-torch.expm1(-steps)))
         A_log.copy_(torch.log(torch.arange(1.0, A_log.shape[1] + 1)).expand_as(A_log))
 
 
 def scan_floats(width: int, inner: int, d_state: int, backend: str) -> int:
     """How many floats a scanning module of this shape holds for each pixel at its peak."""
     D, N, M = inner, d_state, -(-width // 16) + 2 * d_state
-    floats = 4 * D + 4 * M  # x, z, two planes, x_dbl
-    if backend in ("reference", "mamba-ssm"):  # sequences of x, dt, inputs, B, C; buffers of states
-        floats += (
-            2 * 4 * (5 * D + 4 * N) + 4 * 4 * N * D // 32
-        )  # twice, as measured: they are changed on the way
+    # x, z, two planes, x_dbl
+    floats = 4 * D + 4 * M
+    # sequences of x, dt, inputs, B, C; buffers of states
+    if backend in ("reference", "mamba-ssm"):
+        # twice, as measured: they are changed on the way
+        floats += 2 * 4 * (5 * D + 4 * N) + 4 * 4 * N * D // 32
     return floats
 
 
@@ -87,7 +89,8 @@ class SelectiveScan(nn.Module):
 
 
 class SpatialScan(SelectiveScan):
-    """What the modules share that scan an image: depthwise convolution, SiLU, scan in four directions.
+    """What the modules share that scan an image: depthwise convolution, SiLU, scan in four
+    directions.
 
     A module of this kind adds `conv2d`, 3x3 depthwise, and what stands before and after it.
 
@@ -106,7 +109,8 @@ class SpatialScan(SelectiveScan):
         """(B,H,W,D) -> (B,H,W,D)."""
         x = silu(to_tokens(self.conv2d(to_image(x))), backend=self.backend)
         x_dbl = pointwise(x, self.x_proj_weight.flatten(0, 1))
-        return self.selective_scan(x, x_dbl.unflatten(-1, (DIRECTIONS, -1)))  # (B,H,W,K,R+2N)
+        # (B,H,W,K,R+2N)
+        return self.selective_scan(x, x_dbl.unflatten(-1, (DIRECTIONS, -1)))
 
 
 class SS2D(SpatialScan):

@@ -1,4 +1,6 @@
-"""The U-Net around the blocks of MambaIR (real denoising) and VmambaIR: Restormer's, with the official tensor names."""
+"""The U-Net around the blocks of MambaIR (real denoising) and VmambaIR: Restormer's, with the
+official tensor names.
+"""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -37,9 +39,9 @@ def channels(share: float, width: int) -> int:
 class UNetConfig:
     """The shape of a U-Net: `dim` channels at full resolution, twice as many at each lower level.
 
-    `blocks` counts them on each level on the way down, `refinement` those after the last one. d_state, expand:
-    N and E of the scans. With an `upscale` above 1 the net enlarges. `limits` of a number's metadata are what a
-    recipe may ask for.
+    `blocks` counts them on each level on the way down, `refinement` those after the last one.
+    d_state, expand: N and E of the scans. With an `upscale` above 1 the net enlarges. `limits` of a
+    number's metadata are what a recipe may ask for.
     """
 
     dim: int = field(default=48, metadata={"limits": (4, 512)})
@@ -49,7 +51,8 @@ class UNetConfig:
     expand: float = field(default=1.5, metadata={"limits": (0.25, 8)})
     in_chans: int = field(default=3, metadata={"limits": (1, 3)})
     upscale: int = field(default=1, metadata={"limits": (1, 8)})
-    multiple: ClassVar[int] = 8  # sides that the net takes without padding
+    # sides that the net takes without padding
+    multiple: ClassVar[int] = 8
     padding: ClassVar[Padding] = "reflect"
 
     def inner(self, width: int) -> int:
@@ -61,19 +64,24 @@ class UNetConfig:
         return self.d_state
 
     def block_floats(self, width: int, backend: str) -> int:
-        """Estimate of the floats that a block of this width holds for each of its pixels at its peak."""
+        """Estimate of the floats that a block of this width holds for each of its pixels at its
+        peak.
+        """
         scan = scan_floats(width, self.inner(width), self.states(width), backend)
         return max(scan, 4 * width)
 
     def floats_per_pixel(self, backend: str) -> int:
         """Estimate of the floats that the net holds for each pixel of its input at its peak."""
-        width = 2 * self.dim  # of the blocks at full resolution on the way up
+        # of the blocks at full resolution on the way up
+        width = 2 * self.dim
         tail = 2 * width * self.upscale**2
         return 8 * width + max(self.block_floats(width, backend), tail)
 
 
 def read_shape(state: Mapping[str, Tensor], A_logs: str) -> dict[str, Any]:
-    """The fields of a UNetConfig, read off a state dict; `A_logs` is that tensor's name within a block."""
+    """The fields of a UNetConfig, read off a state dict; `A_logs` is that tensor's name within a
+    block.
+    """
     dim, in_chans = state["patch_embed.proj.weight"].shape[:2]
     named = {tuple(key.split(".")[:2]) for key in state}
     counts = {
@@ -86,7 +94,8 @@ def read_shape(state: Mapping[str, Tensor], A_logs: str) -> dict[str, Any]:
         "blocks": tuple(counts[level] for level in LEVELS),
         "refinement": counts["refinement"],
         "d_state": first.shape[1],
-        "expand": widest.shape[0] / 4 / (8 * dim),  # off the widest level: exact for the others too
+        # off the widest level: exact for the others too
+        "expand": widest.shape[0] / 4 / (8 * dim),
         "in_chans": in_chans,
         "upscale": scale_of_pixel_shuffle(state, "tail.0"),
     }
@@ -105,10 +114,12 @@ def _up(width: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Encoder of three levels, latent level, decoder with skip connections, refinement; plus the input image.
+    """Encoder of three levels, latent level, decoder with skip connections, refinement; plus the
+    input image.
 
-    Level 1 decodes at twice its width, as its skip connection is not reduced. Where the net enlarges, the
-    output convolution gives way to pixel shuffles (`tail`), and the input is enlarged by nearest neighbour.
+    Level 1 decodes at twice its width, as its skip connection is not reduced. Where the net
+    enlarges, the output convolution gives way to pixel shuffles (`tail`), and the input is enlarged
+    by nearest neighbour.
 
     Args:
         config: the shape.
@@ -160,7 +171,9 @@ class UNet(nn.Module):
             self.tail = nn.Sequential(pixel_shuffle(2 * C, config.upscale), last)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B,C,H,W) in [0,1] -> (B,C,sH,sW), s the upscale; not clipped. Sides are padded by reflection."""
+        """(B,C,H,W) in [0,1] -> (B,C,sH,sW), s the upscale; not clipped. Sides are padded by
+        reflection.
+        """
         s, (H, W) = self.config.upscale, image.shape[2:]
         image = padded(image, self.config.multiple, self.config.padding)
         image = image.contiguous(memory_format=torch.channels_last)
@@ -172,9 +185,8 @@ class UNet(nn.Module):
             (self.encoder_level3, self.down3_4),
         ):
             skips.append(level(tokens))
-            tokens = to_tokens(down(to_image(skips[-1]))).to(
-                image.dtype
-            )  # under autocast, half precision ends here
+            # under autocast, half precision ends here
+            tokens = to_tokens(down(to_image(skips[-1]))).to(image.dtype)
         tokens = self.latent(tokens)
         for up, reduce, level in (
             (self.up4_3, self.reduce_chan_level3, self.decoder_level3),
@@ -191,7 +203,9 @@ class UNet(nn.Module):
         return out[:, :, : s * H, : s * W]
 
     def start_simply(self) -> None:
-        """Zero the last convolution: the untrained net gives the input back, or its nearest-neighbour enlargement."""
+        """Zero the last convolution: the untrained net gives the input back, or its
+        nearest-neighbour enlargement.
+        """
         last = self.output if self.config.upscale == 1 else self.tail[1]
         for parameter in last.parameters():
             nn.init.zeros_(parameter)

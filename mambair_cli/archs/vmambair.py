@@ -1,6 +1,7 @@
 """VmambaIR: Visual State Space Model for Image Restoration (arXiv:2403.11423), section 3.
 
-Omni Selective Scan: over the pixels in four directions and over the channels in two. Official tensor names.
+Omni Selective Scan: over the pixels in four directions and over the channels in two. Official
+tensor names.
 """
 
 import math
@@ -19,15 +20,16 @@ from .layers import Block, LayerNorm, Pointwise, linear, to_image, to_tokens
 from .ss2d import SpatialScan, reset_scan
 from .unet import UNet, UNetConfig, channels, read_shape
 
-CHANNEL_RANK = 6  # of the channel scan's step sizes, where it has an inner width
+# of the channel scan's step sizes, where it has an inner width
+CHANNEL_RANK = 6
 
 
 @dataclass(frozen=True)
 class VmambaIRConfig(UNetConfig):
     """The shape of a VmambaIR net; the published deraining net as it stands.
 
-    `channel_inner` is the inner width of the channel scan, 1 for the form without convolutions around it.
-    `ffn_expand` is the width of the feed-forward network, in widths of the block.
+    `channel_inner` is the inner width of the channel scan, 1 for the form without convolutions
+    around it. `ffn_expand` is the width of the feed-forward network, in widths of the block.
     """
 
     blocks: tuple[int, int, int, int] = field(default=(3, 5, 7, 9), metadata={"limits": (1, 100)})
@@ -38,7 +40,9 @@ class VmambaIRConfig(UNetConfig):
 
     @property
     def adds_channels(self) -> bool:
-        """Whether the result c of the channel scan is added to y, as in the first deraining net; else y*c + y."""
+        """Whether the result c of the channel scan is added to y, as in the first deraining net;
+        else y*c + y.
+        """
         return self.channel_inner == 4 and self.upscale == 1
 
     def hidden(self, width: int) -> int:
@@ -46,7 +50,9 @@ class VmambaIRConfig(UNetConfig):
         return channels(self.ffn_expand, width)
 
     def block_floats(self, width: int, backend: str) -> int:
-        """Estimate of the floats that a block of this width holds for each of its pixels at its peak."""
+        """Estimate of the floats that a block of this width holds for each of its pixels at its
+        peak.
+        """
         return max(super().block_floats(width, backend), 5 * self.hidden(width))
 
 
@@ -90,9 +96,8 @@ class OmniSelectiveScan(SpatialScan):
         # (B,1,L,1), a sequence of length L = D
         x = means[:, None, :, None]
         if self.Dsc.shape[0] > 2:
-            x = F.linear(
-                x, self.conv_cin.weight.flatten(1), self.conv_cin.bias
-            )  # (B,1,L,inner width)
+            # (B,1,L,inner width)
+            x = F.linear(x, self.conv_cin.weight.flatten(1), self.conv_cin.bias)
         A_logs, Dsc = self.Ac_logs.chunk(2), self.Dsc.chunk(2)
         scans = []
         for k, sequence in enumerate((x, x.flip(2))):
@@ -119,7 +124,8 @@ class OmniSelectiveScan(SpatialScan):
 
     def macs(self, pixels: int) -> Macs:
         """The multiply-adds on so many pixels."""
-        length = self.dt_projs_bias.shape[1]  # D, of the sequence of channels
+        # D, of the sequence of channels
+        length = self.dt_projs_bias.shape[1]
         spatial = (self.in_conv, self.conv2d, self.out_norm[0], self.out_conv)
         found = layer_macs(spatial, pixels) + self.scan_macs(pixels)
         if self.Dsc.shape[0] > 2:
@@ -130,7 +136,9 @@ class OmniSelectiveScan(SpatialScan):
 
 
 class EFFN(nn.Module):
-    """Efficient feed-forward network: expand, depthwise convolution, GELU gate, project (section 3.4)."""
+    """Efficient feed-forward network: expand, depthwise convolution, GELU gate, project (section
+    3.4).
+    """
 
     def __init__(self, C: int, hidden: int):
         super().__init__()
@@ -140,7 +148,8 @@ class EFFN(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B,H,W,C) -> (B,H,W,C)."""
-        # One half of the channels after the other: both come out contiguous, which makes the gate twice as fast.
+        # One half of the channels after the other: both come out contiguous, which makes the gate
+        # twice as fast.
         gate, value = (
             F.conv2d(
                 to_image(self.project_in.half_of(tokens, i)), kernel, padding=1, groups=len(kernel)
@@ -155,7 +164,7 @@ class EFFN(nn.Module):
 
 
 class OSSBlock(Block):
-    """Omni Selective Scan and feed-forward network, each on the normalised input and added to it."""
+    """Omni Selective Scan and feed-forward network, each on the normalised input, added to it."""
 
     def __init__(self, C: int, config: VmambaIRConfig):
         super().__init__()
@@ -213,7 +222,7 @@ class VmambaIR(UNet):
 
 
 def detect(state: Mapping[str, Tensor]) -> VmambaIRConfig | None:
-    """The configuration of a VmambaIR state dict, read off its tensors; None for another network's."""
+    """The configuration of a VmambaIR state dict, by its tensors; None for another network's."""
     if not {"patch_embed.proj.weight", "encoder_level1.0.attn.Ac_logs"} <= state.keys():
         return None
     shape = read_shape(state, "attn.A_logs")

@@ -183,7 +183,7 @@ def _check_folder_name(output: str) -> None:
 
 def check_target(target: Path, size: tuple[int, int] | None = None) -> None:
     """As `check_writable`, but the folders of `target` may be missing."""
-    if target.parent.exists():
+    if target.parent.is_dir():
         check_writable(target, size)
         return
     nearest = next(folder for folder in target.parents if folder.exists())

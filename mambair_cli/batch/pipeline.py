@@ -213,7 +213,8 @@ class Batch:
 
         try:
             work(range(len(jobs)))
-            # Their runs have gone on meanwhile; one at a time, or two runs could wait for each other.
+            # Their runs have gone on meanwhile; one at a time, or two runs could wait for each
+            # other.
             for i in list(busy):
                 work([i], wait=True)
         finally:

@@ -17,8 +17,10 @@ from . import avif, exif, heif, jpeg, jxl, metadata, netpbm, pillow, png, radian
 from .image import Frames, Image, Stored
 from .samples import Samples, alpha_of_key, check_pixels, upright
 
-_RAW = re.compile(rb"IIRO|IIRS|MMOR|IIU\0|FUJIFILMCCD-RAW|....ftypcrx |FOVb|\0MRM", re.DOTALL)
-"""How camera raw files begin that look like no TIFF: Olympus, Panasonic, Fujifilm, Canon, ..."""
+_RAW = re.compile(
+    rb"II\*\0....CR|IIRO|IIRS|MMOR|IIU\0|FUJIFILMCCD-RAW|....ftypcrx |FOVb|\0MRM", re.DOTALL
+)
+"""How camera raw files begin that are more than TIFF: Canon, Olympus, Panasonic, Fujifilm, ..."""
 
 
 SEVERAL = "holds several frames or pages: only the first is read"
@@ -33,8 +35,11 @@ def decode(data: bytes, max_pixels: int, first_frame: bool = False) -> Image:
 
     first_frame: leave these out, with a note.
 
-    Raises ImageError (over max_pixels in all, not readable) and, for damaged files, nearly anything.
+    Raises ImageError (over max_pixels in all, not readable) and, for damaged files, nearly
+    anything.
     """
+    if _RAW.match(data):
+        raise ImageError(tiff.RAW)
     with pillow.quiet_libraries():
         if exif.is_tiff(data) and not first_frame:
             places = tiff.pages(data)
@@ -86,7 +91,7 @@ def _finished(stored: Stored) -> Image:
 def _read(data: bytes, max_pixels: int, first_frame: bool, is_page: bool = False) -> Stored:
     """Read what is stored; a page of several is not told that there are others."""
     tags = exif.parse(data) if exif.is_tiff(data) else None
-    if _RAW.match(data) or (tags and tiff.is_raw(data, tags)):
+    if tags and tiff.is_raw(tags):
         raise ImageError(tiff.RAW)
     if jxl.knows(data) and not jxl.INSTALLED:
         raise ImageError(jxl.NO_JXL)

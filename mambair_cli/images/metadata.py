@@ -53,7 +53,7 @@ def from_info(format: str, info: Mapping[Any, Any], turn: Any) -> dict[str, Any]
 
 
 def iptc_of(resources: bytes | None) -> bytes | None:
-    """Find IPTC among Photoshop's resources, as TIFF and JPEG hold them; None where there is none."""
+    """Find IPTC among Photoshop's resources, as TIFF and JPEG hold them; else None."""
     place = 0
     while resources and resources[place : place + 4] == b"8BIM":
         kind, length = struct.unpack_from(">HB", resources, place + 4)

@@ -54,7 +54,7 @@ def read_deep(data: bytes) -> Samples:
 
 
 def describe(data: bytes) -> tuple[list[str], dict[str, Any]]:
-    """Read what Pillow passes over: notes of what is lost, and colour tags as a field of `Image`."""
+    """Read what Pillow passes over: notes of what is lost, colour tags as a field of `Image`."""
     found: dict[bytes, bytes] = {}
     keywords, notes = set(), []
     for kind, body in chunks_of(data):

@@ -127,13 +127,13 @@ def straight(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def check_pixels(size: tuple[int, ...], max_pixels: int) -> None:
-    """Raise ImageError where an image of this (width, height) is too large, ValueError where empty."""
+    """Raise ImageError if an image of this (width, height) is too large, ValueError if empty."""
     width, height = size
     if width < 1 or height < 1:
         raise ValueError(f"{width}x{height} pixels")
     if width * height > max_pixels:
         raise ImageError(
-            f"{width}x{height} pixels are over the limit of {max_pixels} in all, which guards against"
+            f"{width}x{height} pixels are over the limit of {max_pixels} in all, a guard against"
             " files that fill the memory; raise it with `max_pixels`"
         )
 

@@ -73,9 +73,9 @@ def beginning_at(data: bytes, place: int) -> bytes:
     return head + data[len(head) :]
 
 
-def is_raw(data: bytes, tags: exif.Block) -> bool:
+def is_raw(tags: exif.Block) -> bool:
     """Tell whether a TIFF file is a camera raw, whose first picture is a small preview."""
-    if data[8:10] == b"CR" or exif.DNG_VERSION in tags.entries:
+    if exif.DNG_VERSION in tags.entries:
         return True
     is_preview = tags.numbers(exif.SUBFILE_TYPE)[:1] == (1,)
     return is_preview and exif.SUB_DIRECTORIES in tags.entries

@@ -1,8 +1,8 @@
 """Files of torch.save, read without unpickling: only plain values and tensors can come out.
 
 Python's pickles are programs, and even torch's own guarded reader can be made to crash, to hang or
-to take all memory. This one follows the few operations that torch.save writes, bounds how many there
-are, how deep they nest and how much they ask for, and calls nothing that a file names.
+to take all memory. This one follows the few operations that torch.save writes, bounds how many
+there are, how deep they nest and how much they ask for, and calls nothing that a file names.
 """
 
 import math

@@ -1,7 +1,9 @@
-"""Attention among the pixels of each window of an image, with a bias for pairs of them (Swin, arXiv:2103.14030).
+"""Attention among the pixels of each window of an image, with a bias for pairs of them (Swin,
+arXiv:2103.14030).
 
-Where the numba back end runs and no gradients are wanted, as a SIMD kernel that finds the pixels of a window where they
-lie; else by PyTorch's attention, which needs the windows laid out one after the other, twice.
+Where the numba back end runs and no gradients are wanted, as a SIMD kernel that finds the pixels of
+a window where they lie; else by PyTorch's attention, which needs the windows laid out one after the
+other, twice.
 """
 
 import math
@@ -35,13 +37,15 @@ def _(qkv, bias, shifted):  # type: ignore[no-untyped-def]
 
 
 def window_attention(qkv: Tensor, bias: Tensor, shifted: bool, *, backend: str = "auto") -> Tensor:
-    """Softmax attention of several heads within windows, scores scaled by the root of a head's channels.
+    """Softmax attention of several heads within windows, scores scaled by the root of a head's
+    channels.
 
-    In a shifted layer the windows lie half a window further down and to the right, cyclically; pixels that only
-    meet across an edge of the image do not see each other.
+    In a shifted layer the windows lie half a window further down and to the right, cyclically;
+    pixels that only meet across an edge of the image do not see each other.
 
     Args:
-        qkv: (B,H,W,3C), sides multiples of the window; queries, keys and values one after the other, of all heads.
+        qkv: (B,H,W,3C), sides multiples of the window; queries, keys and values one after the
+            other, of all heads.
         bias: (h,n,n), of queries and keys among the n pixels of a window, row by row.
         shifted: whether the layer is.
         backend: of the scan beside it: `auto` or a name.
@@ -62,8 +66,8 @@ def across_edges(side: int, device: torch.device | None = None) -> Tensor:
         device: of the result.
 
     Returns:
-        (4,n,n), APART between pixels that are no neighbours and 0 else: for windows inside, in the last column,
-        in the last row, and in both.
+        (4,n,n), APART between pixels that are no neighbours and 0 else: for windows inside, in the
+        last column, in the last row, and in both.
     """
     second = torch.arange(side, device=device) >= side // 2
     below, right = second.repeat_interleave(side), second.repeat(side)

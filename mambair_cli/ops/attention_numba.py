@@ -1,8 +1,9 @@
 """Kernel of `attention`: SIMD over the queries of a window, float32, without gradients, for CPUs.
 
-A block of 2 LANES queries at a time: its scores with all keys, four keys at once; their exponentials; the sums of values,
-six channels at once. Keys and values are broadcast, so no lane is idle whatever the number of channels is. A window's
-pixels are read and written where they lie. Arrays are flat.
+A block of 2 LANES queries at a time: its scores with all keys, four keys at once; their
+exponentials; the sums of values, six channels at once. Keys and values are broadcast, so no lane is
+idle whatever the number of channels is. A window's pixels are read and written where they lie.
+Arrays are flat.
 
 Names: n pixels of a window, d channels of a head, C of all heads.
 """
@@ -43,7 +44,9 @@ LOG2E = np.float32(1.4426950408889634)
 
 @inline
 def _pixels(window, H, W, side, shift, pixels):  # type: ignore[no-untyped-def]
-    """Write where the pixels of a window lie; returns whether it is in the last column, twice whether in the last row."""
+    """Write where the pixels of a window lie; returns whether it is in the last column, twice
+    whether in the last row.
+    """
     rows, columns = H // side, W // side
     image, y, x = window // (rows * columns), window // columns % rows, window % columns
     for i in range(side):
@@ -101,7 +104,9 @@ def _scores(queries, keys, bias, b0, apart, a0, edge, scores, n, d):  # type: ig
 
 @inline
 def _weights(scores, most0, most1, n):  # type: ignore[no-untyped-def]
-    """Replace scores by powers of 2 of how far they are below the largest; returns one over the sums."""
+    """Replace scores by powers of 2 of how far they are below the largest; returns one over the
+    sums.
+    """
     minus0, minus1 = mul(most0, splat(np.float32(-1))), mul(most1, splat(np.float32(-1)))
     total0, total1 = splat(np.float32(0)), splat(np.float32(0))
     for t in range(0, n * BLOCK, BLOCK):

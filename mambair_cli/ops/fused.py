@@ -1,10 +1,12 @@
-"""Runs of layers of the networks' blocks in one pass over the memory, on a CPU and without gradients.
+"""Runs of layers of the networks' blocks in one pass over the memory, on a CPU and without
+gradients.
 
-PyTorch's operations, one after the other, read and write each plane of the image about fifty times a block; these
-functions do the same with half of that. `takes` says where they can be used; the modules remain the definition.
+PyTorch's operations, one after the other, read and write each plane of the image about fifty times
+a block; these functions do the same with half of that. `takes` says where they can be used; the
+modules remain the definition.
 
-Tokens are (B,H,W,C) float32, contiguous. A `Linear` is the weight (M,C) and the bias (M) of a pointwise product, a `Norm`
-the weight (C) and the bias (C) of a layer norm.
+Tokens are (B,H,W,C) float32, contiguous. A `Linear` is the weight (M,C) and the bias (M) of a
+pointwise product, a `Norm` the weight (C) and the bias (C) of a layer norm.
 """
 
 from dataclasses import dataclass
@@ -105,28 +107,35 @@ def scan(
     from . import fused_numba, scan_numba
 
     B, H, W, C = tokens.shape
-    K, M, D = x_proj.shape
-    # Rows a multiple of 1 KiB apart would share few places in the caches, which walks along columns need.
+    K, _, D = x_proj.shape
+    R, N = parameters[0].shape[2], parameters[2].shape[1]
+    M, Np = scan_numba.record_length(R, N), N + N % 2
+    into_records = torch.zeros(K, M, D)
+    into_records[:, : R + N], into_records[:, R + Np : R + Np + N] = (
+        x_proj[:, : R + N],
+        x_proj[:, R + N :],
+    )
+    # Rows a multiple of 1 KiB apart would share few places in the caches, which walks along columns
+    # need.
     pitch = W + 1 if W * D % 256 == 0 else W
-    width = _up(K * M)
-    x, out, x_dbl = _plane(B, H, pitch, D), _plane(B, H, pitch, D), _plane(B, H, pitch, width)
+    x, out, records = (
+        _plane(B, H, pitch, D),
+        torch.empty(B, H, pitch, D),
+        torch.empty(K, B, H, pitch, M),
+    )
     enter, project = fused_numba._enter(), fused_numba._project()
     given = _flat(tokens), *map(_padded, norm), *_packed(into), _read_behind(x)
     fused_numba.run_rows(lambda i, j: enter(*given, EPS, W, pitch, C, D, i, j), B * H)
     arrays = (
         _read_behind(x),
         *_taps(*conv),
-        *_packed((x_proj.flatten(0, 1), None)),
+        *_packed((into_records.flatten(0, 1), None)),
         _flat(out),
-        _flat(x_dbl),
+        _flat(records),
     )
-    fused_numba.run_rows(lambda i, j: project(*arrays, H, W, pitch, D, width, i, j), B * H)
-    shape = torch.Size((B, H, W, D))
-    return Scanned(
-        scan_numba.forward_planes(
-            out, x_dbl, shape, pitch, (H * pitch * width, M, width), *parameters
-        )
-    )
+    apart = B * H * pitch * M
+    fused_numba.run_rows(lambda i, j: project(*arrays, H, W, pitch, D, M, apart, i, j), B * H)
+    return Scanned(scan_numba.forward_planes(out, records, torch.Size((B, H, W, D)), *parameters))
 
 
 def _leave(
@@ -144,19 +153,15 @@ def _leave(
 
     B, H, W, C = tokens.shape
     none = np.zeros(_up(max(C, D)), np.float32)
-    nones = none, none
-    norm1: tuple[Array, ...] = nones
-    gates: tuple[Array, ...] = nones
-    norm: tuple[Array, ...] = nones
+    nones: tuple[Array, ...] = none, none
+    norm1, gates, norm = nones, nones, nones
     if gate is not None:
         norm1, gates, norm = (
             tuple(map(_padded, gate[0])),
             _packed(gate[1]),
             tuple(map(_padded, gate[2])),
         )
-    S = 0
-    norm2: tuple[Array, ...] = nones
-    linear: tuple[Array, ...] = nones
+    S, norm2, linear = 0, nones, nones
     if then is not None:
         norm2 = tuple(map(_padded, then[0]))
         S = -1 if then[1] is None else len(then[1][0])
@@ -185,12 +190,13 @@ def leave(
     skip: Tensor,
     then: tuple[Norm, Linear | None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """u = product of the gated, normalised y + tokens * skip; then what follows on it.
+    """Product of the gated, normalised y + tokens * skip, called u; then what follows on it.
 
     Args:
         tokens: (B,H,W,C).
         scanned: y, of D channels.
-        gate: the norm and the product of the tokens that give the gate, whose SiLU y's norm, the third, is times.
+        gate: the norm and the product of the tokens that give the gate, whose SiLU y's norm, the
+            third, is times.
         out: from D to C channels.
         skip: (C).
         then: a norm of u, and a product of that to S channels or None.
@@ -203,7 +209,9 @@ def leave(
 
 
 def gate_means(tokens: Tensor, scanned: Scanned, gate: tuple[Norm, Linear, Norm]) -> Tensor:
-    """The first part of `leave`: the gated, normalised y in the first plane of `scanned`; its means (B,D)."""
+    """The first part of `leave`: the gated, normalised y in the first plane of `scanned`; its means
+    (B,D).
+    """
     B, H, W, _ = tokens.shape
     D = len(gate[1][0])
     sums = _leave(1, tokens, scanned, D, gate, None, None, None, None)[2]
@@ -283,7 +291,7 @@ def convolve(tokens: Tensor, conv: Linear, dilation: int) -> tuple[Tensor, Tenso
 
 
 def blend(v: Tensor, factors: Tensor, u: Tensor, skip: Tensor) -> Tensor:
-    """v * factors (B,C) + u * skip (C), in the memory of u."""
+    """The sum v * factors (B,C) + u * skip (C), in the memory of u."""
     from . import fused_numba
 
     B, H, W, C = u.shape

@@ -1,10 +1,13 @@
-"""Kernels of `fused`: whole runs of layers for a few pixels at a time, without gradients, float32, for CPUs.
+"""Kernels of `fused`: whole runs of layers for a few pixels at a time, without gradients, float32,
+for CPUs.
 
-What a layer gives the next one stays in the first-level cache; planes of the image go through memory once. A kernel
-takes rows first..last of the images on top of each other. It holds TILE pixels of a row in small buffers.
+What a layer gives the next one stays in the first-level cache; planes of the image go through
+memory once. A kernel takes rows first..last of the images on top of each other. It holds TILE
+pixels of a row in small buffers.
 
-Names: C channels of the network, D of the scan, S of what is convolved; Cp, Dp, Sp those rounded up to whole vectors.
-All arrays are flat. Rows of x, y and of the scan's inputs lie `pitch` pixels apart. Parameters are padded with zeros.
+Names: C channels of the network, D of the scan, S of what is convolved; Cp, Dp, Sp those rounded up
+to whole vectors. All arrays are flat. Rows of x, y and of the scan's inputs lie `pitch` pixels
+apart. Parameters are padded with zeros.
 """
 
 from collections.abc import Callable
@@ -34,7 +37,8 @@ from .simd import (
 )
 
 TILE = 16
-STRIP = 128  # columns that a convolution takes at a time: three of their rows stay in the second-level cache
+# columns that a convolution takes at a time: three of their rows stay in the second-level cache
+STRIP = 128
 WHOLE, UNTIL_GATE, FROM_GATE = 0, 1, 2
 NO_ACTIVATION, SILU, GELU, GELU_GATE = 0, 1, 2, 3
 
@@ -115,7 +119,9 @@ def _depthwise_edge(x, W, pitch, S, h, H, w, c, count, weight, Sp, step, total):
 
 @inline
 def _depthwise(x, H, W, pitch, S, Sp, h, w0, pixels, weight, bias, step, out):  # type: ignore[no-untyped-def]
-    """3x3 depthwise convolution of one image for pixels of its row h from w0 on; `step` is the dilation."""
+    """3x3 depthwise convolution of one image for pixels of its row h from w0 on; `step` is the
+    dilation.
+    """
     first, last = max(w0, step), min(w0 + pixels, W - step)
     if h < step or h >= H - step or last < first:
         first, last = w0 + pixels, w0 + pixels
@@ -158,7 +164,7 @@ def _activate(tile, Sp, pixels, kind):  # type: ignore[no-untyped-def]
 
 @kernel("f4[::1]," * 6 + "f4" + ",i8" * 6)
 def _enter(tokens, norm, norm_bias, matrix, bias, x, eps, W, pitch, C, D, first, last):  # type: ignore[no-untyped-def]
-    """x = layer norm of tokens, times a matrix."""
+    """Layer norm of tokens, times a matrix, to x."""
     Cp, Dp = _up(C), _up(D)
     tile, product = np.zeros(TILE * Cp, np.float32), np.empty(TILE * Dp, np.float32)
     for row in range(first, last):
@@ -170,26 +176,36 @@ def _enter(tokens, norm, norm_bias, matrix, bias, x, eps, W, pitch, C, D, first,
             _write(product, Dp, pixels, D, x, (row * pitch + w) * D)
 
 
-@kernel("f4[::1]," * 7 + "i8" + ",i8" * 6)
-def _project(x, weight, bias, matrix, none, out, x_dbl, H, W, pitch, D, M, first, last):  # type: ignore[no-untyped-def]
-    """out = SiLU of the depthwise convolution of x; x_dbl = out times a matrix, M values in whole vectors."""
-    Dp = _up(D)
-    tile, product = np.zeros(TILE * Dp, np.float32), np.empty(TILE * M, np.float32)
+@kernel("f4[::1]," * 7 + "i8" + ",i8" * 7)
+def _project(  # type: ignore[no-untyped-def]
+    x, weight, bias, matrix, none, out, records, H, W, pitch, D, M, apart, first, last
+):
+    """SiLU of the depthwise convolution of x, to out; that times a matrix, to records: M values for
+    each direction.
+
+    The records of a direction begin `apart` after those of the one before.
+    """
+    Dp, width = _up(D), 4 * M
+    tile, product = np.zeros(TILE * Dp, np.float32), np.empty(TILE * width, np.float32)
     for strip in range(0, W, STRIP):
         for row in range(first, last):
             image = row // H * H * pitch * D
             for w in range(strip, min(strip + STRIP, W), TILE):
-                pixels = min(TILE, W - w)
+                pixels, at = min(TILE, W - w), row * pitch + w
                 _depthwise(x[image:], H, W, pitch, D, Dp, row % H, w, pixels, weight, bias, 1, tile)
                 _activate(tile, Dp, pixels, SILU)
-                _write(tile, Dp, pixels, D, out, (row * pitch + w) * D)
-                multiply(tile, Dp, pixels, D, matrix, none, product, M, M // LANES)
-                _write(product, M, pixels, M, x_dbl, (row * pitch + w) * M)
+                _write(tile, Dp, pixels, D, out, at * D)
+                multiply(tile, Dp, pixels, D, matrix, none, product, width, width // LANES)
+                for t in range(pixels):
+                    for k in range(4):
+                        i, o = t * width + k * M, k * apart + (at + t) * M
+                        for j in range(0, M, LANES):
+                            store(records, o + j, load(product, i + j))
 
 
 @inline
 def _gate(y, second, at, pixels, D, Dp, norm, norm_bias, eps, z, v):  # type: ignore[no-untyped-def]
-    """v = layer norm of the sum of both planes of y, times SiLU(z)."""
+    """Layer norm of the sum of both planes of y, times SiLU(z), to v."""
     for t in range(pixels):
         for c in range(0, D, LANES):
             count, i = min(LANES, D - c), at + t * D + c
@@ -208,10 +224,11 @@ def _leave(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """What follows the scan, up to the first product of the block's second half, or a part of it.
 
-    v = layer norm of y times SiLU of the gate, which is a matrix times the layer norm of the tokens; then
-    u = v times a matrix + tokens * skip; then, where S is not 0, hidden = layer norm of u, times a matrix of S
-    outputs, or as it is where S is -1. UNTIL_GATE ends with v in y's first plane and the sums of its channels in each
-    row; FROM_GATE starts there with v * factors + offsets. y's second plane begins at `second`.
+    v = layer norm of y times SiLU of the gate, which is a matrix times the layer norm of the
+    tokens; then u = v times a matrix + tokens * skip; then, where S is not 0, hidden = layer norm
+    of u, times a matrix of S outputs, or as it is where S is -1. UNTIL_GATE ends with v in y's
+    first plane and the sums of its channels in each row; FROM_GATE starts there with v * factors +
+    offsets. y's second plane begins at `second`.
     """
     Cp, Dp, Sp = _up(C), _up(D), _up(max(S, 1))
     tile, normed = np.zeros(TILE * Cp, np.float32), np.zeros(TILE * Cp, np.float32)
@@ -279,7 +296,8 @@ def _feed(  # type: ignore[no-untyped-def]
     first,
     last,
 ):
-    """out = activation of the depthwise convolution of `hidden` (none without taps), times a matrix; + u * skip.
+    """Activation of the depthwise convolution of `hidden` (none without taps), times a matrix, + u
+    * skip, to out.
 
     With GELU_GATE the second half of the S channels is multiplied by the GELU of the first.
     """
@@ -324,7 +342,9 @@ def _feed(  # type: ignore[no-untyped-def]
 
 @kernel("f4[::1]," * 5 + "i8" + ",i8" * 5)
 def _convolve(x, weight, bias, out, sums, H, W, C, step, first, last):  # type: ignore[no-untyped-def]
-    """out = 3x3 depthwise convolution of x with dilation `step`; sums: of its channels in each row."""
+    """3x3 depthwise convolution of x with dilation `step`, to out, and in each row its channels'
+    sums.
+    """
     Cp = _up(C)
     tile = np.zeros(TILE * Cp, np.float32)
     for strip in range(0, W, STRIP):
@@ -339,7 +359,7 @@ def _convolve(x, weight, bias, out, sums, H, W, C, step, first, last):  # type: 
 
 @kernel("f4[::1]," * 5 + "i8" + ",i8" * 4)
 def _blend(v, factors, u, skip, out, H, W, C, first, last):  # type: ignore[no-untyped-def]
-    """out = v * factors of its image + u * skip."""
+    """The sum v * factors of its image + u * skip, to out."""
     Cp = _up(C)
     for row in range(first, last):
         f0 = row // H * Cp
@@ -359,6 +379,6 @@ def compile_kernels() -> None:
 
 
 def run_rows(work: Callable[[int, int], None], rows: int) -> None:
-    """work(first, last) for all rows, a share for each thread of torch."""
+    """Call work(first, last) for all rows, a share for each thread of torch."""
     threads = min(torch.get_num_threads(), rows)
     run_in_threads(work, [(rows * t // threads, rows * (t + 1) // threads) for t in range(threads)])

@@ -1,7 +1,7 @@
 """Steps of the networks that treat each pixel alone: layer norm, gate, SiLU.
 
-Where the numba back end runs and no gradients are wanted, as SIMD kernels in one pass over the memory,
-2-5x faster than PyTorch's chain of operations; else as that chain, which is the definition.
+Where the numba back end runs and no gradients are wanted, as SIMD kernels in one pass over the
+memory, 2-5x faster than PyTorch's chain of operations; else as that chain, which is the definition.
 """
 
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .scan import resolve_backend
 
-EPS = 1e-5  # of layer norm, added to the variance
+# of layer norm, added to the variance
+EPS = 1e-5
 
 
 # Defined by schema, as the scan is.

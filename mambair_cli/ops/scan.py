@@ -21,7 +21,8 @@ def ss2d_scan(
     For each direction, channel d and state n, along the sequence t:
     dt_t = softplus(dt_weight @ dts_t + dt_bias), h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t,
     y_t = sum_n C_t h_t + D x_t, with A = -exp(A_log) and h_0 = 0 (MambaIR, equations 1-3, with B
-    discretised as dt * B). Computed in float32, or in float64 for float64 input, also under autocast.
+    discretised as dt * B). Computed in float32, or in float64 for float64 input, also under
+    autocast.
 
     Args:
         x: (B,H,W,D), channels last.
@@ -36,7 +37,8 @@ def ss2d_scan(
         y (B,H,W,D) in x's dtype.
 
     Raises:
-        CallError: unknown back end. BackendError: a named one cannot run. ValueError: shapes do not fit.
+        CallError: unknown back end. BackendError: a named one cannot run. ValueError: shapes do not
+            fit.
     """
     K, channels, R = dt_weight.shape
     N = A_log.shape[-1]

@@ -1,7 +1,7 @@
 """`ss2d_scan` by the kernel of the package mamba-ssm, which the published networks run on.
 
-Its selective_scan_fn knows plain sequences only, so the directions are laid out in memory first and merged after it,
-as the published code does.
+Its selective_scan_fn knows plain sequences only, so the directions are laid out in memory first and
+merged after it, as the published code does.
 """
 
 import torch
@@ -33,10 +33,10 @@ def ss2d_scan(
     batch, H, W, channels = x.shape
     K, _, R = dt_weight.shape
     N = A_log.shape[1]
-    sequences = _directions(x.float().permute(0, 3, 1, 2)[:, None], K)  # (B,K,D,L)
-    dts, B, C = _directions(x_dbl.float().permute(0, 3, 4, 1, 2), K).split(
-        [R, N, N], 2
-    )  # (B,K,R or N,L)
+    # (B,K,D,L)
+    sequences = _directions(x.float().permute(0, 3, 1, 2)[:, None], K)
+    # (B,K,R or N,L)
+    dts, B, C = _directions(x_dbl.float().permute(0, 3, 4, 1, 2), K).split([R, N, N], 2)
     dt = torch.einsum("bkrl,kdr->bkdl", dts, dt_weight.float())
     y = selective_scan_fn(
         sequences.flatten(1, 2),

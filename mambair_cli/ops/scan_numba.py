@@ -1,9 +1,9 @@
 """The numba back end of `ss2d_scan`: SIMD over channels, forward and backward, float32, for CPUs.
 
-Design and measurements: channels lie on the vector lanes; a direction walks its sequence in chunks of
-CHUNK steps. For a chunk, the low-rank step sizes, B and C of all steps are copied to a small buffer
-that every channel block shares; softplus runs first; then two states at a time run along the chunk
-with state and decay rate in registers. Column directions step over rows of pixels: nothing is
+Design and measurements: channels lie on the vector lanes; a direction walks its sequence in chunks
+of CHUNK steps. For a chunk, the low-rank step sizes, B and C of all steps are copied to a small
+buffer that every channel block shares; softplus runs first; then two states at a time run along the
+chunk with state and decay rate in registers. Column directions step over rows of pixels: nothing is
 transposed. Directions k and k + 2 (forth and back) share an output plane, so that the plane of the
 rows and that of the columns can be written by two threads without a race.
 
@@ -12,6 +12,7 @@ R rank of the step size, K directions, M = R + 2N values per pixel and direction
 padded copy R + 2Np, L pixels. All arrays are flat: two-dimensional indexing costs up to 6x here.
 """
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -30,6 +31,8 @@ from .simd import (
     load,
     load_channels,
     mul,
+    multiply,
+    pack,
     prefetch,
     put,
     run_in_threads,
@@ -42,6 +45,10 @@ from .simd import (
 )
 
 CHUNK = 32
+# of a chunk that the forward scan takes at a time: what it holds has to stay in the nearest cache
+STEPS = 16
+# channels that are scanned together
+GROUP = 80
 LOG2E, LN2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
 
 
@@ -72,25 +79,33 @@ def _line_start(H, W, pitch, k, line):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _copy(source, i, target, j, count):  # type: ignore[no-untyped-def]
-    """Copy `count` values; what follows them in `target`, up to a whole vector, becomes zero."""
-    for n in range(0, count, LANES):
-        store(target, j + n, load_channels(source, i + n, min(LANES, count - n)))
-
-
-@inline
 def _gather(x_dbl, source, skip, steps, ahead, R, N, Rp, Np, buffer):  # type: ignore[no-untyped-def]
-    """Copy (dts, B, C) of a chunk's steps to `buffer`, with zeros in the padding of B and C."""
+    """Copy (dts, B, C) of a chunk's steps to `buffer`; the padding of B and C stays zero."""
     M = R + 2 * N
     target = 0
     for _ in range(steps):
-        _copy(x_dbl, source, buffer, target, R)
-        _copy(x_dbl, source + R, buffer, target + Rp, N)
-        _copy(x_dbl, source + R + N, buffer, target + Rp + Np, N)
+        for j in range(R):
+            put(buffer, target + j, scalar(x_dbl, source + j))
+        for j in range(N):
+            put(buffer, target + Rp + j, scalar(x_dbl, source + R + j))
+            put(buffer, target + Rp + Np + j, scalar(x_dbl, source + R + N + j))
         for j in range(0, M, 16):
             prefetch(x_dbl, source + ahead + j)
         source += skip
         target += Rp + 2 * Np
+
+
+@inline
+def _gather_records(records, source, skip, steps, ahead, M, buffer):  # type: ignore[no-untyped-def]
+    """Copy the records of M values, whole vectors, of a chunk's steps to `buffer`."""
+    target = 0
+    for _ in range(steps):
+        for j in range(0, M, LANES):
+            store(buffer, target + j, load(records, source + j))
+        for j in range(0, M, 16):
+            prefetch(records, source + ahead + j)
+        source += skip
+        target += M
 
 
 @inline
@@ -104,125 +119,116 @@ def _step_size(buffer, j, Rp, weight, w, Dp, bias, z0):  # type: ignore[no-untyp
 
 
 @inline
+def _inputs(x, p, ahead, step, steps, D, D_sum, c0, width, dt, dtx, out, y):  # type: ignore[no-untyped-def]
+    """Softplus of the step sizes of a chunk in dt; times x in dtx; D x in out. Asks for the next
+    chunk's x and y.
+    """
+    for t in range(steps):
+        for c in range(0, width, 16):
+            prefetch(x, p + ahead + c)
+            prefetch(y, p + ahead + c)
+        for c in range(0, width, LANES):
+            i = t * width + c
+            d = softplus(load(dt, i))
+            xv = load_channels(x, p + c, min(LANES, D - c0 - c))
+            store(dt, i, d)
+            store(dtx, i, mul(d, xv))
+            store(out, i, mul(load(D_sum, c0 + c), xv))
+        p += step
+
+
+@inline
+def _two_states(h, i, A2, a, Dp, buffer, j, M, Np, dt, dtx, out, c, width, steps):  # type: ignore[no-untyped-def]
+    """Two states of a channel block along a chunk; adds C h to out."""
+    h0, h1 = load(h, i), load(h, i + LANES)
+    a0, a1 = load(A2, a), load(A2, a + Dp)
+    for _ in range(steps):
+        d, u = load(dt, c), load(dtx, c)
+        h0 = fma(exp2_of_product(d, a0), h0, mul(u, splat(scalar(buffer, j))))
+        h1 = fma(exp2_of_product(d, a1), h1, mul(u, splat(scalar(buffer, j + 1))))
+        v = fma(h0, splat(scalar(buffer, j + Np)), load(out, c))
+        store(out, c, fma(h1, splat(scalar(buffer, j + Np + 1)), v))
+        j += M
+        c += width
+    store(h, i, h0)
+    store(h, i + LANES, h1)
+
+
+@inline
 def _forward_direction(  # type: ignore[no-untyped-def]
-    x,
-    x_dbl,
-    weight,
-    bias,
-    A2,
-    D_sum,
-    y,
-    states,
-    save,
-    H,
-    W,
-    pitch,
-    D,
-    Dp,
-    R,
-    N,
-    Rp,
-    Np,
-    xd_pixel,
-    k,
-    c0,
-    c1,
+    x, records, weight, bias, A2, D_sum, y, states, save, H, W, pitch, D, Dp, R, Np, M, k, c0, c1
 ):
     """Scan direction k for channels c0..c1 (whole blocks) of one image; k < 2 starts y, else adds."""
-    Mp = Rp + 2 * Np
-    h = np.zeros((c1 - c0) * Np, np.float32)
-    buffer = np.zeros(CHUNK * Mp + LANES, np.float32)
-    size = CHUNK * LANES
+    width = c1 - c0
+    h = np.zeros(width * Np, np.float32)
+    buffer = np.zeros(STEPS * M, np.float32)
+    size = STEPS * width
     dt, dtx, out = (
         np.empty(size, np.float32),
         np.empty(size, np.float32),
         np.empty(size, np.float32),
     )
+    skip = D_sum if k == 0 else np.zeros(Dp, np.float32)
     lines, total, stride = _walk(H, W, pitch, k)
-    zero = splat(np.float32(0))
-    chunk = 0
+    offset = c0 * Np
     for line in range(lines):
         start = _line_start(H, W, pitch, k, line)
-        for t0 in range(0, total, CHUNK):
-            steps = min(CHUNK, total - t0)
+        for t0 in range(0, total, STEPS):
+            steps = min(STEPS, total - t0)
             pixel = start + t0 * stride
-            ahead = stride * CHUNK
-            if t0 + CHUNK >= total and line + 1 < lines:
+            ahead = stride * STEPS
+            if t0 + STEPS >= total and line + 1 < lines:
                 ahead = _line_start(H, W, pitch, k, line + 1) - pixel
-            _gather(
-                x_dbl,
-                pixel * xd_pixel,
-                stride * xd_pixel,
-                steps,
-                ahead * xd_pixel,
-                R,
-                N,
-                Rp,
-                Np,
-                buffer,
-            )
-            if save:
-                offset = chunk * Dp * Np + c0 * Np
-                for j in range(0, (c1 - c0) * Np, LANES):
+            _gather_records(records, pixel * M, stride * M, steps, ahead * M, M, buffer)
+            if save and t0 % CHUNK == 0:
+                for j in range(0, width * Np, LANES):
                     store(states, offset + j, load(h, j))
-            chunk += 1
-            for c in range(c0, c1, LANES):
-                count = min(LANES, D - c)
-                p = pixel * D + c
-                skip = load(D_sum, c) if k == 0 else zero
-                for t in range(steps):
-                    store(
-                        dt,
-                        t * LANES,
-                        _step_size(
-                            buffer, t * Mp, Rp, weight, k * Rp * Dp + c, Dp, bias, k * Dp + c
-                        ),
-                    )
-                for t in range(steps):
-                    d = softplus(load(dt, t * LANES))
-                    xv = load_channels(x, p, count)
-                    store(dt, t * LANES, d)
-                    store(dtx, t * LANES, mul(d, xv))
-                    store(out, t * LANES, mul(skip, xv))
-                    prefetch(x, p + ahead * D)
-                    p += stride * D
+                offset += Dp * Np
+            multiply(buffer, M, steps, R, weight, bias, dt, width, width // LANES)
+            p = pixel * D + c0
+            _inputs(x, p, ahead * D, stride * D, steps, D, skip, c0, width, dt, dtx, out, y)
+            for c in range(0, width, LANES):
                 for n in range(0, Np, 2):
-                    h0 = load(h, ((c - c0) * Np) + n * LANES)
-                    h1 = load(h, ((c - c0) * Np) + (n + 1) * LANES)
-                    a0 = load(A2, (k * Np + n) * Dp + c)
-                    a1 = load(A2, (k * Np + n + 1) * Dp + c)
-                    j = Rp + n
-                    for t in range(steps):
-                        d = load(dt, t * LANES)
-                        u = load(dtx, t * LANES)
-                        h0 = fma(exp2_of_product(d, a0), h0, mul(u, splat(scalar(buffer, j))))
-                        h1 = fma(exp2_of_product(d, a1), h1, mul(u, splat(scalar(buffer, j + 1))))
-                        v = fma(h0, splat(scalar(buffer, j + Np)), load(out, t * LANES))
-                        store(out, t * LANES, fma(h1, splat(scalar(buffer, j + Np + 1)), v))
-                        j += Mp
-                    store(h, ((c - c0) * Np) + n * LANES, h0)
-                    store(h, ((c - c0) * Np) + (n + 1) * LANES, h1)
-                p = pixel * D + c
-                for t in range(steps):
-                    v = load(out, t * LANES)
-                    store_channels(y, p, add(v, load_channels(y, p, count)) if k >= 2 else v, count)
-                    prefetch(y, p + ahead * D)
-                    p += stride * D
+                    a = (k * Np + n) * Dp + c0 + c
+                    _two_states(
+                        h,
+                        c * Np + n * LANES,
+                        A2,
+                        a,
+                        Dp,
+                        buffer,
+                        R + n,
+                        M,
+                        Np,
+                        dt,
+                        dtx,
+                        out,
+                        c,
+                        width,
+                        steps,
+                    )
+            for t in range(steps):
+                for c in range(0, width, LANES):
+                    count = min(LANES, D - c0 - c)
+                    v = load(out, t * width + c)
+                    store_channels(
+                        y, p + c, add(v, load_channels(y, p + c, count)) if k >= 2 else v, count
+                    )
+                p += stride * D
 
 
-@kernel("f4[::1]," * 8 + "b1" + ",i8" * 15)
+@kernel("f4[::1]," * 8 + "b1" + ",i8" * 13)
 def _forward(  # type: ignore[no-untyped-def]
-    x, x_dbl, weight, bias, A2, D_sum, planes, states, save,
-    B, H, W, pitch, D, Dp, R, N, K, xd_image, xd_direction, xd_pixel, task, c0, c1
+    x, records, weight, bias, A2, D_sum, planes, states, save, B, H, W, pitch, D, Dp, R, N, K, M, task, c0, c1
 ):  # fmt: skip
     """One task: image task // 2 (task, if K is 1), rows or columns, channels c0..c1.
 
-    Rows of x and of the planes lie `pitch` pixels apart, the values of x_dbl for an image, a direction and a pixel
-    xd_image, xd_direction and xd_pixel.
+    The weights are those of `packed_weight`. Rows of x, of the records and of the planes lie
+    `pitch` pixels apart.
     """
     pairs = 2 if K == 4 else 1
     image, pair = task // pairs, task % pairs
-    area, Rp, Np = H * pitch * D, R + (R & 1), N + (N & 1)
+    area, Np = H * pitch * D, N + (N & 1)
     first = 0
     for k in range(K):
         length = _chunk_count(H, W, k) * Dp * Np
@@ -230,11 +236,11 @@ def _forward(  # type: ignore[no-untyped-def]
             begin = image * (states.size // B) + first if save else 0
             _forward_direction(
                 x[image * area : (image + 1) * area],
-                x_dbl[image * xd_image + k * xd_direction :],
-                weight, bias, A2, D_sum,
+                records[(k * B + image) * H * pitch * M :],
+                weight[(k * Dp + c0) * R :], bias[k * Dp + c0 :], A2, D_sum,
                 planes[(pair * B + image) * area : (pair * B + image + 1) * area],
                 states[begin : begin + length],
-                save, H, W, pitch, D, Dp, R, N, Rp, Np, xd_pixel, k, c0, c1,
+                save, H, W, pitch, D, Dp, R, Np, M, k, c0, c1,
             )  # fmt: skip
         first += length
 
@@ -266,7 +272,9 @@ def _backward_direction(  # type: ignore[no-untyped-def]
     c0,
     c1,
 ):
-    """Gradients of `_forward_direction`: chunks in reverse, states recomputed from each chunk's start."""
+    """Gradients of `_forward_direction`: chunks in reverse, states recomputed from each chunk's
+    start.
+    """
     M, Rp = R + 2 * N, R + (R & 1)
     Mp = Rp + 2 * Np
     gh = np.zeros((c1 - c0) * Np, np.float32)
@@ -421,7 +429,9 @@ def _backward(  # type: ignore[no-untyped-def]
     c0,
     c1,
 ):
-    """One task as in `_forward`; gweight, gbias, gA belong to the image, gx_dbl to the channel group."""
+    """One task as in `_forward`; gweight, gbias, gA belong to the image, gx_dbl to the channel
+    group.
+    """
     pairs = 2 if K == 4 else 1
     image, pair = task // pairs, task % pairs
     L, Rp, Np, M = H * W, R + (R & 1), N + (N & 1), R + 2 * N
@@ -449,9 +459,14 @@ def _channel_groups(tasks: int, Dp: int) -> int:
     return min(-(-torch.get_num_threads() // tasks), Dp // LANES)
 
 
+def _bounds(groups: int, Dp: int) -> list[int]:
+    """Where the channel groups begin, and the end."""
+    return [Dp // LANES * g // groups * LANES for g in range(groups + 1)]
+
+
 def _run(work: Callable[[int, int, int, int], None], tasks: int, groups: int, Dp: int) -> None:
     """Call work(task, c0, c1, group) for all tasks and channel groups."""
-    bounds = [Dp // LANES * g // groups * LANES for g in range(groups + 1)]
+    bounds = _bounds(groups, Dp)
     run_in_threads(
         work, [(t, bounds[g], bounds[g + 1], g) for t in range(tasks) for g in range(groups)]
     )
@@ -485,6 +500,17 @@ class _Parameters:
         self.bias = np.pad(_flat(dt_bias).reshape(K, channels), ((0, 0), (0, pad))).reshape(-1)
         self.D_sum = np.pad(_flat(D).reshape(K, channels).sum(0), (0, pad))
 
+    def packed_weight(self, groups: int) -> np.ndarray:
+        """The weights of the step sizes as `multiply` reads them, for each direction and channel
+        group.
+        """
+        weight, bounds = (
+            self.weight.reshape(self.K, self.Rp, self.Dp)[:, : self.R],
+            _bounds(groups, self.Dp),
+        )
+        parts = [pack(w[:, i:j].T, None)[0] for w in weight for i, j in itertools.pairwise(bounds)]
+        return np.concatenate(parts)
+
 
 def state_count(shape: tuple[int, ...], K: int, N: int) -> int:
     """Floats of the states at all chunk starts, for x of `shape` (B,H,W,D)."""
@@ -494,7 +520,9 @@ def state_count(shape: tuple[int, ...], K: int, N: int) -> int:
 
 
 def compile_forward() -> None:
-    """Compile the forward kernel, or load it from the cache. Raises whatever numba raises where it cannot."""
+    """Compile the forward kernel, or load it from the cache. Raises whatever numba raises where it
+    cannot.
+    """
     _forward()
 
 
@@ -507,58 +535,79 @@ def forward(
     D: Tensor,
     save: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The scan and, if `save`, the states at chunk starts that `backward` wants (else an empty tensor)."""
+    """The scan and, if `save`, the states at chunk starts that `backward` wants (else an empty
+    tensor).
+    """
     p = _Parameters(x.shape, dt_weight, dt_bias, A_log, D)
-    _, H, W, _ = p.shape
-    M = p.R + 2 * p.N
     states = torch.empty(state_count(p.shape, p.K, p.N) if save else 0)
     planes = torch.empty(p.pairs, *p.shape)
-    _forward_planes(
-        p, _flat(x), _flat(x_dbl), W, (H * W * p.K * M, M, p.K * M), planes, states, save
-    )
+    records = torch.zeros(p.K, *p.shape[:3], record_length(p.R, p.N))
+    parts = x_dbl.detach().permute(3, 0, 1, 2, 4).split([p.R + p.N, p.N], -1)
+    for part, at in zip(parts, (0, p.R + p.Np), strict=True):
+        records[..., at : at + part.shape[-1]] = part
+    _forward_planes(p, _flat(x), _flat(records), p.shape[2], planes, states, save)
     y = planes[0] if p.pairs == 1 else planes[0].add_(planes[1])
     return y.to(x.dtype), states
 
 
+def record_length(R: int, N: int) -> int:
+    """Values in the record of a pixel and a direction: R of the step size, N of B and of C, each to
+    an even number.
+    """
+    return -(-(R + 2 * (N + N % 2)) // LANES) * LANES
+
+
 def forward_planes(
-    x: Tensor, x_dbl: Tensor, shape: torch.Size, pitch: int, strides: tuple[int, int, int],
-    dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor,
-) -> Tensor:  # fmt: skip
-    """The scan of x (B,H,pitch,D), of whose rows the first W pixels count, as planes that are still to be added.
+    x: Tensor,
+    records: Tensor,
+    shape: torch.Size,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+) -> Tensor:
+    """The scan as planes that are still to be added.
 
     Args:
-        x: float32, contiguous.
-        x_dbl: float32, contiguous; for an image, a direction and a pixel of x its values lie `strides` apart.
+        x: (B,H,P,D), float32, contiguous; the first W pixels of a row count.
+        records: (K,B,H,P,M), float32, contiguous: dts, B and C, those two each with a zero behind
+            it where N is odd, and zeros up to the `record_length`.
         shape: (B,H,W,D).
-        pitch: pixels from one row to the next.
-        strides: see x_dbl.
-        dt_weight: of `ss2d_scan`, as the next three.
-        dt_bias: the same.
-        A_log: the same.
-        D: the same.
+        dt_weight: as the next three of `ss2d_scan`.
+        dt_bias: see dt_weight.
+        A_log: see dt_weight.
+        D: see dt_weight.
 
     Returns:
-        (2,B,H,pitch,D), rows and columns; (1,B,H,pitch,D) for one direction.
+        (2,B,H,P,D), rows and columns; (1,B,H,P,D) for one direction.
     """
     p = _Parameters(shape, dt_weight, dt_bias, A_log, D)
-    B, H, _, channels = shape
-    planes = torch.empty(p.pairs, B, H, pitch, channels)
-    _forward_planes(p, _flat(x), _flat(x_dbl), pitch, strides, planes, torch.empty(0), False)
+    planes = torch.empty(p.pairs, *x.shape)
+    _forward_planes(p, _flat(x), _flat(records), x.shape[2], planes, torch.empty(0), False)
     return planes
 
 
 def _forward_planes(
-    p: _Parameters, x: np.ndarray, x_dbl: np.ndarray, pitch: int, strides: tuple[int, int, int],
-    planes: Tensor, states: Tensor, save: bool,
-) -> None:  # fmt: skip
+    p: _Parameters,
+    x: np.ndarray,
+    records: np.ndarray,
+    pitch: int,
+    planes: Tensor,
+    states: Tensor,
+    save: bool,
+) -> None:
     B, H, W, channels = p.shape
+    M = record_length(p.R, p.N)
     run, planes_flat, states_flat = _forward(), planes.numpy().reshape(-1), states.numpy()
+    # The buffers of a chunk have to stay in the first-level cache.
+    groups = max(_channel_groups(B * p.pairs, p.Dp), -(-p.Dp // GROUP))
+    weight = p.packed_weight(groups)
 
     def work(task: int, c0: int, c1: int, group: int) -> None:
-        run(x, x_dbl, p.weight, p.bias, p.A2, p.D_sum, planes_flat, states_flat, save,
-            B, H, W, pitch, channels, p.Dp, p.R, p.N, p.K, *strides, task, c0, c1)  # fmt: skip
+        run(x, records, weight, p.bias, p.A2, p.D_sum, planes_flat, states_flat, save,
+            B, H, W, pitch, channels, p.Dp, p.R, p.N, p.K, M, task, c0, c1)  # fmt: skip
 
-    _run(work, B * p.pairs, _channel_groups(B * p.pairs, p.Dp), p.Dp)
+    _run(work, B * p.pairs, groups, p.Dp)
 
 
 def backward(

@@ -1,7 +1,9 @@
-"""`ss2d_scan` in plain PyTorch: the definition, and the same in a vectorised form that runs anywhere.
+"""`ss2d_scan` in plain PyTorch: the definition, and the same in a vectorised form that runs
+anywhere.
 
 Glossary (Mamba, section 2; MambaIR, section 3.2): x input, dt step size, A state matrix (diagonal,
-negative), B input matrix, C output matrix, h hidden state, N states a channel, R rank of dt, K directions.
+negative), B input matrix, C output matrix, h hidden state, N states a channel, R rank of dt, K
+directions.
 Directions: 0 row-major, 1 column-major, 2 and 3 the reverses of 0 and 1.
 """
 
@@ -37,7 +39,8 @@ def _parts(
     K, D, R = dt_weight.shape
     N = A_log.shape[1]
     dtype = torch.promote_types(x.dtype, torch.float32)
-    dts, B, C = _sequences(x_dbl.to(dtype), K).split([R, N, N], -1)  # (B,K,L,R), (B,K,L,N) twice
+    # (B,K,L,R), (B,K,L,N) twice
+    dts, B, C = _sequences(x_dbl.to(dtype), K).split([R, N, N], -1)
     dt = F.softplus(
         torch.einsum("bklr,kdr->bkld", dts, dt_weight.to(dtype)) + dt_bias.to(dtype)[:, None]
     )
@@ -51,7 +54,8 @@ def ss2d_scan_sequential(
     """The definition, one step after the other. Arguments and result as in `scan.ss2d_scan`."""
     K = dt_weight.shape[0]
     u, dt, A, B, C = _parts(x, x_dbl, dt_weight, dt_bias, A_log)
-    h = u.new_zeros(u.shape[0], K, u.shape[3], A.shape[2])  # (B,K,D,N)
+    # (B,K,D,N)
+    h = u.new_zeros(u.shape[0], K, u.shape[3], A.shape[2])
     y = []
     for dt_t, dtu_t, B_t, C_t in zip(*(v.unbind(2) for v in (dt, dt * u, B, C)), strict=True):
         h = torch.exp(dt_t[..., None] * A) * h + dtu_t[..., None] * B_t[:, :, None]
@@ -65,8 +69,9 @@ def ss2d_scan_vectorised(
 ) -> Tensor:
     """The same with all chunks of CHUNK steps advancing together; differentiable by autograd.
 
-    First every chunk runs from a zero state, then the chunks' end states are carried over the chunks,
-    then every chunk runs again from its true start. The tail is padded with steps of size 0.
+    First every chunk runs from a zero state, then the chunks' end states are carried over the
+    chunks, then every chunk runs again from its true start. The tail is padded with steps of size
+    0.
     """
     K = dt_weight.shape[0]
     u, dt, A, B, C = _parts(x, x_dbl, dt_weight, dt_bias, A_log)
@@ -74,12 +79,14 @@ def ss2d_scan_vectorised(
     T = min(CHUNK, L)
     G = -(-L // T)
 
-    def chunked(v: Tensor) -> Tensor:  # (B,K,L,M) -> (T,B,K,G,M)
+    # (B,K,L,M) -> (T,B,K,G,M)
+    def chunked(v: Tensor) -> Tensor:
         v = F.pad(v, (0, 0, 0, G * T - L))
         return v.view(batch, K, G, T, -1).permute(3, 0, 1, 2, 4).contiguous()
 
     steps, inputs, Bs, Cs = chunked(dt), chunked(dt * u), chunked(B), chunked(C)
-    rates = A.transpose(1, 2)[:, None].contiguous()  # (K,1,N,D)
+    # (K,1,N,D)
+    rates = A.transpose(1, 2)[:, None].contiguous()
 
     h = u.new_zeros(batch, K, G, A.shape[2], channels)
     if torch.is_grad_enabled():
@@ -90,7 +97,8 @@ def ss2d_scan_vectorised(
                 + inputs[t][..., None, :] * Bs[t][..., None]
             )
 
-    else:  # in place: twice as fast
+    # in place: twice as fast
+    else:
         decay, inflow = torch.empty_like(h), torch.empty_like(h)
 
         def step(h: Tensor, t: int) -> Tensor:
@@ -100,7 +108,8 @@ def ss2d_scan_vectorised(
 
     for t in range(T):
         h = step(h, t)
-    whole = torch.exp(steps.sum(0)[..., None, :] * rates)  # decay over a chunk
+    # decay over a chunk
+    whole = torch.exp(steps.sum(0)[..., None, :] * rates)
     start, state = [], torch.zeros_like(h[:, :, 0])
     for g in range(G):
         start.append(state)
@@ -109,5 +118,6 @@ def ss2d_scan_vectorised(
     for t in range(T):
         h = step(h, t)
         y.append((Cs[t][..., None, :] @ h)[..., 0, :])
-    out = torch.stack(y, 3).view(batch, K, G * T, channels)[:, :, :L]  # from (B,K,G,T,D)
+    # from (B,K,G,T,D)
+    out = torch.stack(y, 3).view(batch, K, G * T, channels)[:, :, :L]
     return _merge(out + D.to(u.dtype).view(K, 1, -1) * u, *x.shape[1:3]).to(x.dtype)

@@ -1,18 +1,22 @@
-"""`ss2d_scan` as Triton kernels, forward and backward, for NVIDIA and AMD GPUs; nothing needs to be built.
+"""`ss2d_scan` as Triton kernels, forward and backward, for NVIDIA and AMD GPUs; nothing needs to be
+built.
 
-A direction's sequence is cut into chunks of T steps that run side by side, in three passes (`triton_kernels`):
+A direction's sequence is cut into chunks of T steps that run side by side, in three passes
+(`triton_kernels`):
 
 1. every chunk from a zero state: what it ends with, and the sum of its step sizes (`chunk_ends`);
 2. carried over the chunks, since a state decays by exp(A * sum of dt) over a chunk (`carry`);
 3. every chunk again, from its true start (`outputs`).
 
-A lane is one channel or two (c and c + D/2) of one chunk and holds all their states in registers; lanes run over
-chunks and channels, so that any D fills the warps, and neighbouring lanes read neighbouring channels in every
-direction. Directions k and k + 2 cut the image into the same chunks: one program does both, and they meet in the
-cache. States, step sizes and exponentials are float32 for inputs of any precision.
+A lane is one channel or two (c and c + D/2) of one chunk and holds all their states in registers;
+lanes run over chunks and channels, so that any D fills the warps, and neighbouring lanes read
+neighbouring channels in every direction. Directions k and k + 2 cut the image into the same chunks:
+one program does both, and they meet in the cache. States, step sizes and exponentials are float32
+for inputs of any precision.
 
-The backward saves nothing but its inputs. It takes one direction after the other, with short chunks whose steps stay
-in registers; no two programs write to the same place, so that its results repeat bit for bit.
+The backward saves nothing but its inputs. It takes one direction after the other, with short chunks
+whose steps stay in registers; no two programs write to the same place, so that its results repeat
+bit for bit.
 """
 
 from functools import lru_cache
@@ -26,17 +30,25 @@ from torch import Tensor
 
 from .triton_kernels import carry, chunk_ends, gradients, outputs
 
-FORWARD_CHUNK = (8, 256)  # shortest and longest, in steps
-BACKWARD_CHUNK = 8  # steps, whose states the registers hold
-WARPS = 16  # of a processor, which hide each other's latency
-CARRY_WARPS, CARRY_AHEAD = 4, 16  # of a program, and chunks that are loaded at once
-HELD = 44  # numbers of a channel, 2N + R, up to which a lane has registers for two channels
-LARGEST_INDEX = 2**31  # from there on, of 64 bits
+# shortest and longest, in steps
+FORWARD_CHUNK = (8, 256)
+# steps, whose states the registers hold
+BACKWARD_CHUNK = 8
+# of a processor, which hide each other's latency
+WARPS = 16
+# of a program, and chunks that are loaded at once
+CARRY_WARPS, CARRY_AHEAD = 4, 16
+# numbers of a channel, 2N + R, up to which a lane has registers for two channels
+HELD = 44
+# from there on, of 64 bits
+LARGEST_INDEX = 2**31
 
 
 @lru_cache
 def _hardware(device: torch.device) -> tuple[int, int]:
-    """Processors of a GPU, and threads of a warp (64 on AMD's data centre GPUs); for Triton's interpreter, any."""
+    """Processors of a GPU, and threads of a warp (64 on AMD's data centre GPUs); for Triton's
+    interpreter, any.
+    """
     if device.type != "cuda":
         return 1, 64
     target = triton.runtime.driver.active.get_current_target()
@@ -52,7 +64,9 @@ def _chunk_length(lane_steps: int, processors: int, lanes: int) -> int:
 def _inputs(
     x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor
 ) -> list[Tensor]:
-    """As the kernels take them: contiguous; all but x float32, with R and N even; x_dbl as pairs of numbers."""
+    """As the kernels take them: contiguous; all but x float32, with R and N even; x_dbl as pairs of
+    numbers.
+    """
     R, N = dt_weight.shape[2], A_log.shape[1]
     x_dbl = x_dbl.float().contiguous()
     if R % 2 or N % 2:
@@ -92,7 +106,9 @@ def forward(
     D: Tensor,
     save: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Y (B,H,W,D) as `scan.ss2d_scan`; nothing is saved for the backward, so the second result is empty."""
+    """Y (B,H,W,D) as `scan.ss2d_scan`; nothing is saved for the backward, so the second result is
+    empty.
+    """
     dtype = x.dtype
     with torch.cuda.device_of(x):
         inputs = x, x_dbl, dt_weight, dt_bias, A_log = _inputs(x, x_dbl, dt_weight, dt_bias, A_log)
@@ -130,7 +146,9 @@ def state_count(*_: object) -> int:
 
 
 def _sequence(image: Tensor, columns: bool) -> Tensor:
-    """(B,H,W,...) -> (B,L,...), row-major or column-major, then zeros up to whole chunks of the backward."""
+    """(B,H,W,...) -> (B,L,...), row-major or column-major, then zeros up to whole chunks of the
+    backward.
+    """
     sequence = (image.transpose(1, 2) if columns else image).flatten(1, 2)
     missing = -sequence.shape[1] % BACKWARD_CHUNK
     return (
@@ -156,9 +174,11 @@ def _direction_gradients(
     A_log: Tensor,
     g_x: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x_dbl (B,L,R+2N), dt_weight (D,R), dt_bias (D) and A_log (D,N) of direction k alone.
+    """Gradients of x_dbl (B,L,R+2N), dt_weight (D,R), dt_bias (D) and A_log (D,N) of direction k
+    alone.
 
-    gy, x (B,L,D) and x_dbl lie in the order of direction k, or in the reverse of it; g_x (B,L,D) is added to.
+    gy, x (B,L,D) and x_dbl lie in the order of direction k, or in the reverse of it; g_x (B,L,D) is
+    added to.
     """
 
     def empty(*size: int) -> Tensor:
@@ -179,9 +199,10 @@ def _direction_gradients(
     g_x_dbl = empty(batch, L, R + 2 * N)
     arrays: tuple[Tensor, ...] = (x, x_dbl, dt_weight, dt_bias, A_log, gy, ends, sums, adjoints, dt)
     programs = triton.cdiv(chunks * channels, lanes)
+    # a sequence is an image of one row
     chunk_ends[programs, 1, batch](
         *arrays, 1, L, channels, T, chunks, k, **constants, PER_LANE=1, BACKWARD=True
-    )  # a sequence is an image of one row
+    )
     _carry_over(ends, sums, A_log, k, False)
     _carry_over(adjoints, sums, A_log, k, True)
     del constants["INDEX"]
@@ -237,7 +258,9 @@ def backward(
 
 
 def try_out() -> None:
-    """Run the forward on a few pixels of the current GPU; raises what keeps it from compiling or running."""
+    """Run the forward on a few pixels of the current GPU; raises what keeps it from compiling or
+    running.
+    """
     sizes = ((1, 1, 16, 2), (1, 1, 16, 1, 6), (1, 2, 2), (1, 2), (2, 2), (2,))
     x, x_dbl, dt_weight, dt_bias, A_log, D = (torch.zeros(size, device="cuda") for size in sizes)
     forward(x, x_dbl, dt_weight, dt_bias, A_log, D, False)

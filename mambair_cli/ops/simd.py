@@ -1,9 +1,10 @@
 """Vectors of float32 for numba kernels: explicit SIMD without a C compiler on the user's machine.
 
-The intrinsics emit a few LLVM instructions each on vectors of `LANES` floats; only what the kernels use
-is here. `kernel` compiles a function of them, `run_in_threads` runs it. `LANES` is 16 with AVX-512, 8
-with AVX, else 4 (SSE, NEON); the environment variable MAMBAIR_SIMD_LANES overrides it, and LLVM splits or
-widens as the processor needs. Pointers are an array and an element index; they need not be aligned.
+The intrinsics emit a few LLVM instructions each on vectors of `LANES` floats; only what the kernels
+use is here. `kernel` compiles a function of them, `run_in_threads` runs it. `LANES` is 16 with
+AVX-512, 8 with AVX, else 4 (SSE, NEON); the environment variable MAMBAIR_SIMD_LANES overrides it,
+and LLVM splits or widens as the processor needs. Pointers are an array and an element index; they
+need not be aligned.
 """
 
 import hashlib
@@ -54,8 +55,8 @@ _VEC, _IVEC = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
 _MASK = ir.VectorType(ir.IntType(1), LANES)
 _LOG2E = 1.4426950408889634
 
-# 2^f = 1 + f q(f) on [-1/2, 1/2], q of degree 4 with minimax coefficients: exact at f = 0, so that slow
-# decays stay slow; relative error of the whole at most 2e-7.
+# 2^f = 1 + f q(f) on [-1/2, 1/2], q of degree 4 with minimax coefficients: exact at f = 0, so that
+# slow decays stay slow; relative error of the whole at most 2e-7.
 _nodes = np.cos(np.pi * (np.arange(64) + 0.5) / 64)
 _fit = np.polynomial.chebyshev.chebfit(_nodes, np.expm1(_nodes / 2 * np.log(2)) / (_nodes / 2), 4)
 _EXP2 = [1.0, *(float(c) * 2**i for i, c in enumerate(np.polynomial.chebyshev.cheb2poly(_fit)))]
@@ -105,13 +106,23 @@ def _fma(b: Any, x: Any, y: Any, z: Any) -> Any:
 
 
 def _max(b: Any, x: Any, y: Any) -> Any:
-    """The larger one; x where it is not a number (one instruction on x86 in just this order of operands)."""
+    """The larger one; x where it is not a number (one instruction on x86 in just this order of
+    operands).
+    """
     return b.select(b.fcmp_ordered(">", y, x), y, x)
 
 
 def _polynomial(b: Any, c: list[float], x: Any) -> Any:
-    """c[0] + c[1] x + c[2] x^2 + ... (an even number of terms), as a polynomial of pairs in x^2: half the
-    chain of dependent operations of Horner's rule for one more multiplication.
+    """c[0] + c[1] x + c[2] x^2 + ... by Horner's rule: the fewest operations."""
+    total = _const(c[-1])
+    for low in c[-2::-1]:
+        total = _fma(b, total, x, _const(low))
+    return total
+
+
+def _polynomial_of_pairs(b: Any, c: list[float], x: Any) -> Any:
+    """The same of an even number of terms as a polynomial of pairs in x^2: half as long a chain of
+    operations that wait for each other, for one more multiplication.
     """
     pairs = [
         _fma(b, _const(high), x, _const(low)) for low, high in zip(c[::2], c[1::2], strict=True)
@@ -136,7 +147,9 @@ def _exp2(b: Any, x: Any) -> Any:
 
 
 def _exp2_of_product(b: Any, x: Any, y: Any) -> Any:
-    """2^(xy) for -2^22 <= xy <= 127, at most 2^-125 below -126: two operations less than `_exp2` of the product."""
+    """2^(xy) for -2^22 <= xy <= 127, at most 2^-125 below -126: two operations less than `_exp2` of
+    the product.
+    """
     shifted = _fma(b, x, y, _const(_MAGIC))
     whole = b.fsub(shifted, _const(_MAGIC))
     lowest = _const(_MAGIC_BITS - 126, _IVEC)
@@ -219,7 +232,7 @@ def softplus(typing_context, x):  # type: ignore[no-untyped-def]
 
     def build(ctx, b, sig, args):  # type: ignore[no-untyped-def]
         e = _exp_minus_abs(b, args[0])
-        return _fma(b, e, _polynomial(b, _LOG1P, e), _max(b, args[0], _const(0.0)))
+        return _fma(b, e, _polynomial_of_pairs(b, _LOG1P, e), _max(b, args[0], _const(0.0)))
 
     return vec(vec), build
 
@@ -238,7 +251,7 @@ def sigmoid(typing_context, x):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def silu(typing_context, x):  # type: ignore[no-untyped-def]
-    """x / (1 + exp(-x)); about 0 below -87."""
+    """The value x / (1 + exp(-x)); about 0 below -87."""
 
     def build(ctx, b, sig, args):  # type: ignore[no-untyped-def]
         lowest, highest = _const(-126 / _LOG2E), _const(126 / _LOG2E)
@@ -252,7 +265,7 @@ def silu(typing_context, x):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def gelu(typing_context, x):  # type: ignore[no-untyped-def]
-    """x times the normal distribution function of x, within 2e-7 of max(|x|, 1).
+    """The product of x and the normal distribution function of x, within 2e-7 of max(|x|, 1).
 
     As max(x, 0) - |x|/2 erfc(|x| / sqrt(2)), by formula 7.1.26 of Abramowitz and Stegun's handbook.
     """
@@ -357,14 +370,16 @@ def prefetch(typing_context, array, index):  # type: ignore[no-untyped-def]
 
     def build(ctx, b, sig, args):  # type: ignore[no-untyped-def]
         pointer = _address(ctx, b, sig.args[0], args[0], args[1], _I8)
-        hints = [ir.Constant(_I32, v) for v in (0, 3, 1)]  # read, keep in all levels, data
+        # read, keep in all levels, data
+        hints = [ir.Constant(_I32, v) for v in (0, 3, 1)]
         _call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, *hints])
         return ctx.get_dummy_value()
 
     return types.void(array, types.intp), build
 
 
-# A block of a matrix product: so many pixels and, at most, vectors of results as the registers hold.
+# A block of a matrix product: so many pixels and, at most, vectors of results as the registers
+# hold.
 BLOCK_PIXELS = 8 if LANES == 16 or platform.machine().lower() in ("aarch64", "arm64") else 4
 BLOCK_VECTORS = 3
 
@@ -428,7 +443,8 @@ def _block(vectors: int) -> Any:
 
 _block1, _block2, _block3 = _block(1), _block(2), _block(3)
 
-inline = njit(nogil=True, error_model="numpy")  # a function that kernels call
+# a function that kernels call
+inline = njit(nogil=True, error_model="numpy")
 
 
 @inline
@@ -448,9 +464,10 @@ def store_channels(array, index, value, count):  # type: ignore[no-untyped-def]
 
 @inline
 def multiply(x, stride, pixels, depth, matrix, bias, out, pitch, vectors):  # type: ignore[no-untyped-def]
-    """Out = x @ matrix + bias, for `pixels` pixels rounded up to BLOCK_PIXELS.
+    """Write x @ matrix + bias to out, for `pixels` pixels rounded up to BLOCK_PIXELS.
 
-    x: `depth` values for each pixel, `stride` apart. matrix, bias: as `pack` makes them, of `vectors` vectors.
+    x: `depth` values for each pixel, `stride` apart. matrix, bias: as `pack` makes them, of
+        `vectors` vectors.
     out: as many vectors for each pixel, `pitch` apart.
     """
     for v in range(0, vectors, BLOCK_VECTORS):
@@ -468,7 +485,9 @@ def multiply(x, stride, pixels, depth, matrix, bias, out, pitch, vectors):  # ty
 def pack(
     weight: NDArray[np.float32], bias: NDArray[np.float32] | None
 ) -> tuple[NDArray[np.float32], ...]:
-    """A matrix (outputs, inputs) and its bias (zeros for none) in the order in which `multiply` reads them, flat."""
+    """A matrix (outputs, inputs) and its bias (zeros for none) in the order in which `multiply`
+    reads them, flat.
+    """
     outputs, depth = weight.shape
     padded = np.zeros((-(-outputs // LANES) * LANES, depth), np.float32)
     padded[:outputs] = weight
@@ -481,10 +500,11 @@ def pack(
 
 
 def kernel(arguments: str) -> Callable[[Callable[..., None]], Callable[[], Any]]:
-    """Turn a function of these argument types into one that compiles it on the first call and returns it.
+    """Turn a function of these argument types into one that compiles it on the first call and
+    returns it.
 
-    Cached on disk where numba finds a writable folder. numba's cache knows only the file a function is in:
-    the name carries a digest of what else counts.
+    Cached on disk where numba finds a writable folder. numba's cache knows only the file a function
+    is in: the name carries a digest of what else counts.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[[], Any]:
@@ -497,7 +517,8 @@ def kernel(arguments: str) -> Callable[[Callable[..., None]], Callable[[], Any]]
                 return njit(f"void({arguments})", nogil=True, error_model="numpy", cache=True)(
                     function
                 )
-            except (RuntimeError, OSError) as error:  # no folder for the cache, a full disk
+            # no folder for the cache, a full disk
+            except (RuntimeError, OSError) as error:
                 log.info("compiling anew in each process: %s", error)
                 return njit(f"void({arguments})", nogil=True, error_model="numpy")(function)
 
@@ -517,5 +538,6 @@ def run_in_threads(work: Callable[..., None], calls: Sequence[tuple[int, ...]]) 
     if threads == 1 or len(calls) == 1:
         for call in calls:
             work(*call)
-    else:  # keyed by process: threads do not survive a fork
+    # keyed by process: threads do not survive a fork
+    else:
         list(_pool(os.getpid(), threads).map(lambda call: work(*call), calls))

@@ -1,14 +1,15 @@
 """The kernels of `scan_triton`, where the method is told.
 
-Arrays are flat and channels-last; D channels, N states, R the rank of dt, K directions, L = H * W pixels. X_DBL holds
-its numbers in pairs, as integers of 64 bits that one load fetches; so R and N are even.
+Arrays are flat and channels-last; D channels, N states, R the rank of dt, K directions, L = H * W
+pixels. X_DBL holds its numbers in pairs, as integers of 64 bits that one load fetches; so R and N
+are even.
 
-A program has BLOCK lanes, one a thread, of one warp (`carry`: of several); a lane reads back only what it wrote
-itself. What a lane holds of several channels, states or steps is a tuple of blocks rather than a block of two
-dimensions, which the compiler would spread over the lanes.
+A program has BLOCK lanes, one a thread, of one warp (`carry`: of several); a lane reads back only
+what it wrote itself. What a lane holds of several channels, states or steps is a tuple of blocks
+rather than a block of two dimensions, which the compiler would spread over the lanes.
 
-Sizes of the image and numbers of directions are not specialised: Triton would compile another binary wherever one of
-them is 1 or a multiple of 16, and none would be faster.
+Sizes of the image and numbers of directions are not specialised: Triton would compile another
+binary wherever one of them is 1 or a multiple of 16, and none would be faster.
 """
 
 import triton
@@ -19,7 +20,9 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def softplus(v):
-    """max(v,0) + log(1+e) with e = exp(-|v|); log(1+e) = e * a minimax polynomial on [0,1], relative error 3e-7."""
+    """max(v,0) + log(1+e) with e = exp(-|v|); log(1+e) = e * a minimax polynomial on [0,1],
+    relative error 3e-7.
+    """
     e = tl.exp2(-tl.abs(v) * LOG2E)
     p = e * -0.008539208663 + 0.04408963217
     p = p * e - 0.1076817135
@@ -33,7 +36,9 @@ def softplus(v):
 
 @triton.jit
 def softplus_slope(y):
-    """The derivative of softplus where it is y: 1 - exp(-y), which for small y is exact as a series only."""
+    """The derivative of softplus where it is y: 1 - exp(-y), which for small y is exact as a series
+    only.
+    """
     series = y * (1 - y * (0.5 - y * (1 / 6 - y * (1 / 24 - y * (1 / 120)))))
     return tl.where(y < 0.125, series, 1 - tl.exp2(-y * LOG2E))
 
@@ -62,12 +67,14 @@ def _lanes(chunks, D, BLOCK: tl.constexpr, PER_LANE: tl.constexpr):
 
 @triton.jit
 def _path(k, chunk, steps, T, H, W):
-    """Of direction k: the first pixel of a chunk of so many steps, what leads to the next, and what is added where
-    that is outside of the image. A walk over the end goes on at the start, so that any number of steps is safe.
+    """Of direction k: the first pixel of a chunk of so many steps, what leads to the next, and what
+    is added where that is outside of the image. A walk over the end goes on at the start, so that
+    any number of steps is safe.
     """
     columns = ((k % 2) == 1) & (H > 1)
     back = k >= 2
-    first = chunk * T + tl.where(back, steps - 1, 0)  # in row-major or column-major order
+    # in row-major or column-major order
+    first = chunk * T + tl.where(back, steps - 1, 0)
     pixel = tl.where(columns, (first % H) * W + first // H, first)
     step = tl.where(columns, W, 1)
     wrap = tl.where(columns, 1 - H * W, -H * W)
@@ -129,8 +136,9 @@ def chunk_ends(
 ):  # fmt: skip
     """ENDS (B,k,chunks,N,D): states after each chunk from zero. SUMS (B,k,chunks,D): sums of dt.
 
-    For the backward, whose chunks are whole, also DT (B,L,D): step sizes, and ADJOINTS, as ENDS: what each chunk hands
-    to the one before it, sum over its steps t of exp(A * sum of dt up to t) C_t gy_t.
+    For the backward, whose chunks are whole, also DT (B,L,D): step sizes, and ADJOINTS, as ENDS:
+    what each chunk hands to the one before it, sum over its steps t of exp(A * sum of dt up to t)
+    C_t gy_t.
     """
     k = tl.program_id(1) + first_k
     b = tl.program_id(2).to(tl.int64)
@@ -149,10 +157,11 @@ def chunk_ends(
         for _ in tl.static_range(N * PER_LANE):
             decayed = decayed + (tl.full([BLOCK], 1.0, tl.float32),)
         adjoint = _zeros(N * PER_LANE, BLOCK)
+    # states n and n + 1 of a channel side by side
     h, total = (
         _zeros(N * PER_LANE, BLOCK),
         _zeros(PER_LANE, BLOCK),
-    )  # states n and n + 1 of a channel side by side
+    )
     for t in range(T):
         x_dbl = X_DBL + pixel.to(INDEX) * (K * PAIRS)
         at = pixel.to(INDEX) * D
@@ -215,10 +224,13 @@ def carry(
     BLOCK: tl.constexpr,
     AHEAD: tl.constexpr,
 ):
-    """In place: what each chunk ends with from zero becomes what it starts with; against the direction if `flip`."""
+    """In place: what each chunk ends with from zero becomes what it starts with; against the
+    direction if `flip`.
+    """
     k = tl.program_id(1) + first_k
     b = tl.program_id(2).to(tl.int64)
-    lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # n * D + c
+    # n * D + c
+    lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = lane < N * D
     c = lane % D
     a_log = tl.load(A_LOG + (k * D + c) * N + lane // D, mask=inside, other=0.0)
@@ -228,9 +240,8 @@ def carry(
     state = tl.full([BLOCK], 0.0, tl.float32)
     for i in range(0, chunks, AHEAD):
         ends, decays = (), ()
-        for j in tl.static_range(
-            AHEAD
-        ):  # all loads before the first store, or each would wait for the last
+        # all loads before the first store, or each would wait for the last
+        for j in tl.static_range(AHEAD):
             used = inside & (i + j < chunks)
             chunk = place + tl.where(forth, i + j, chunks - 1 - i - j)
             ends = ends + (tl.load(ENDS + chunk * N * D + lane, mask=used, other=0.0),)
@@ -248,7 +259,9 @@ def outputs(
     N: tl.constexpr, R: tl.constexpr, K: tl.constexpr, PER_LANE: tl.constexpr, BLOCK: tl.constexpr,
     INDEX: tl.constexpr,
 ):  # fmt: skip
-    """Directions pair and pair + 2 (K = 1: the one) from the states in STARTS (B,K,chunks,N,D), added in Y (B,L,D)."""
+    """Directions pair and pair + 2 (K = 1: the one) from the states in STARTS (B,K,chunks,N,D),
+    added in Y (B,L,D).
+    """
     b = tl.program_id(1).to(tl.int64)
     L = H * W
     inside, chunk, c = _lanes(chunks, D, BLOCK, PER_LANE)
@@ -304,16 +317,19 @@ def gradients(
     N: tl.constexpr, R: tl.constexpr, K: tl.constexpr, D: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
     REVERSE: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of one direction, whose sequence lies in order (REVERSE: backwards) in memory; a chunk a program.
+    """Gradients of one direction, whose sequence lies in order (REVERSE: backwards) in memory; a
+    chunk a program.
 
-    With m_t the adjoint of h_t as step t hands it on to step t-1, and l_t = C_t gy_t + m_{t+1}: m_t = exp(dt_t A) l_t,
-    d/dB_t = sum over channels of l_t dt_t x_t, d/dC_t of gy_t h_t, d/dx_t = dt_t sum over states of l_t B_t,
-    d/d(dt_t) = sum over states of A m_t h_{t-1} + x_t l_t B_t, d/dA = sum over t of dt_t m_t h_{t-1}.
+    With m_t the adjoint of h_t as step t hands it on to step t-1, and l_t = C_t gy_t + m_{t+1}: m_t
+    = exp(dt_t A) l_t, d/dB_t = sum over channels of l_t dt_t x_t, d/dC_t of gy_t h_t, d/dx_t = dt_t
+    sum over states of l_t B_t, d/d(dt_t) = sum over states of A m_t h_{t-1} + x_t l_t B_t, d/dA =
+    sum over t of dt_t m_t h_{t-1}.
 
-    A pair of states runs through all channels before the next pair: what sums over channels, the gradients of B and C,
-    stays in the lanes until then and crosses them once; what sums over states is added up in G_STATE and G_DT (B,L,D).
-    At the end G_X (B,L,D) has grown by this direction's share, DT (B,L,D) holds the gradient before the softplus,
-    G_X_DBL (B,L,R+2N) that of B and C, and STARTS (B,chunks,N,D) each chunk's share of A_log's.
+    A pair of states runs through all channels before the next pair: what sums over channels, the
+    gradients of B and C, stays in the lanes until then and crosses them once; what sums over states
+    is added up in G_STATE and G_DT (B,L,D). At the end G_X (B,L,D) has grown by this direction's
+    share, DT (B,L,D) holds the gradient before the softplus, G_X_DBL (B,L,R+2N) that of B and C,
+    and STARTS (B,chunks,N,D) each chunk's share of A_log's.
     """
     program = tl.program_id(1).to(tl.int64) * chunks + tl.program_id(0)
     PAIRS: tl.constexpr = (R + 2 * N) // 2
@@ -321,7 +337,8 @@ def gradients(
     G_X_DBL += program * T * PAIRS * 2
     lanes = tl.arange(0, BLOCK)
     for n in range(0, N, 2):
-        g_B, g_C = _zeros(2 * T, BLOCK), _zeros(2 * T, BLOCK)  # of the steps from last to first
+        # of the steps from last to first
+        g_B, g_C = _zeros(2 * T, BLOCK), _zeros(2 * T, BLOCK)
         for first in range(0, D, BLOCK):
             inside = first + lanes < D
             c = tl.minimum(first + lanes, D - 1)

@@ -91,9 +91,8 @@ def judge(image: Image) -> Finding:
 def judge_noise(image: Image) -> Finding:
     """Which noise a photo holds; the level is the sigma of white noise.
 
-    Networks for white noise leave that of cameras in: the camera's own filters and JPEG make it
-    wider than a pixel. It cannot be told from texture; but who denoises a JPEG file in which there
-    is little white noise means the other kind.
+    The noise of cameras is wider than a pixel and cannot be told from texture; but who denoises a
+    JPEG file in which there is little white noise means that. One network removes both.
     """
     sigma = noise_sigma(image.pixels)
     if sigma is None:
@@ -101,7 +100,7 @@ def judge_noise(image: Image) -> Finding:
     level = round(sigma)
     if sigma < MIXED:
         if worse_quality(image) is not None:
-            return Finding(NOISE, "looks like a camera's noise", level, real=True)
+            return Finding(NOISE, "looks like a camera's noise", level)
         if sigma < FAINT:
             return Finding(CLEAN, "looks clean", level)
     return Finding(NOISE, "", level)

@@ -103,7 +103,9 @@ def test_back_end_that_runs(monkeypatch, backend, calls):
 )
 @pytest.mark.parametrize("backend", ["numba", "reference"])
 def test_half_precision(monkeypatch, backend, dtype, limit):
-    """Projections and convolution in half, the scan's parameters and state and the norm in single precision."""
+    """Projections and convolution in half, the scan's parameters and state and the norm in single
+    precision.
+    """
     module, tokens = module_and_tokens()
     module.backend = backend
     types, scan = [], ss2d.ss2d_scan

@@ -83,22 +83,22 @@ def scan_of_channels(module, y):
     for k, values in enumerate((y, y.flip(1))):
         h, out = torch.zeros(len(y), inner, N, dtype=y.dtype), []
         for value in values.unbind(1):
-            x = value[:, None]  # (B,1)
+            # (B,1)
+            x = value[:, None]
             if hasattr(module, "conv_cin"):
-                x = F.linear(
-                    x, module.conv_cin.weight.flatten(1), module.conv_cin.bias
-                )  # (B,inner)
+                # (B,inner)
+                x = F.linear(x, module.conv_cin.weight.flatten(1), module.conv_cin.bias)
             projected = x @ module.xc_proj_weight[k].T
             dts, B, C = projected.split([projected.shape[1] - 2 * N, N, N], 1)
-            dt = F.softplus(
-                dts @ module.dtc_projs_weight[k].T + module.dtc_projs_bias[k]
-            )  # (B,inner)
+            # (B,inner)
+            dt = F.softplus(dts @ module.dtc_projs_weight[k].T + module.dtc_projs_bias[k])
             A = -module.Ac_logs[k * inner : (k + 1) * inner].exp()
             h = torch.exp(dt[:, :, None] * A) * h + (dt * x)[:, :, None] * B[:, None]
             out.append((h * C[:, None]).sum(2) + module.Dsc[k * inner : (k + 1) * inner] * x)
         out = torch.stack(out, 1)
         scans.append(out.flip(1) if k else out)
-    c = scans[0] + scans[1]  # (B,L,inner)
+    # (B,L,inner)
+    c = scans[0] + scans[1]
     if hasattr(module, "conv_cout"):
         c = F.linear(c, module.conv_cout.weight.flatten(1), module.conv_cout.bias)
     return F.layer_norm(c[:, :, 0], (y.shape[1],), *module.channel_norm[0].parameters(), 1e-5)
@@ -157,10 +157,10 @@ def test_gradients_of_a_block(form, backend):
     use_backend(block, "auto")
     expected = gradients(block.double(), tokens.double(), target.double())
     for (name, _), a, b in zip(block.named_parameters(), found, expected, strict=True):
-        if not name.endswith("conv_cout.bias"):  # a layer norm takes it away again
-            assert (a - b).abs().max() < 1e-2 * b.abs().max(), (
-                name
-            )  # the mean of the channels is nearly zero
+        # a layer norm takes it away again
+        if not name.endswith("conv_cout.bias"):
+            # the mean of the channels is nearly zero
+            assert (a - b).abs().max() < 1e-2 * b.abs().max(), name
 
 
 @pytest.mark.parametrize("with_gradients", [True, False])

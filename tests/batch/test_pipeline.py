@@ -52,7 +52,8 @@ def test_a_bad_file_does_not_stop_the_others(monkeypatch, caplog):
     Path("in/cut.png").write_bytes(Path("in/a.png").read_bytes()[:400])
     Path("in/empty.png").touch()
     Path("out").mkdir()
-    Path("out/deep").touch()  # where a folder should be
+    # where a folder should be
+    Path("out/deep").touch()
     Path("in/fifo.jpg").mkdir()
     sick = {
         pixels_of(3).tobytes(): MemoryLimitError("does not fit"),
@@ -76,7 +77,7 @@ def test_a_bad_file_does_not_stop_the_others(monkeypatch, caplog):
         "empty.png": "in/empty.png: the file is empty",
         "gone.png": "in/gone.png: no such file",
         "memory.png": "does not fit",
-        "x.png": "out/deep: File exists",
+        "x.png": "out/deep is a file, not a folder",
     }.items():
         assert words in records[name].error
     assert [entry.exc_info[0] for entry in caplog.records] == [ValueError]
@@ -138,13 +139,15 @@ def small_disk():
 
 
 def test_a_small_disk(small_disk):
-    make(*(f"in/{i}.png" for i in range(12)), size=64)  # which become some 20 kB each
+    # which become some 20 kB each
+    make(*(f"in/{i}.png" for i in range(12)), size=64)
     fails(lambda: run(output="small/out"), ImageError, "stopped")
     done = [name for name, record in run.told.items() if record.status == "ok"]
     assert 2 <= len(done) < 12
     assert any("No space left on device" in (record.error or "") for record in run.told.values())
     found = files_in("small/out")
-    assert set(found) - set(done) <= {MANIFEST}  # nothing half-written
+    # nothing half-written
+    assert set(found) - set(done) <= {MANIFEST}
     for name in done:
         np.testing.assert_array_equal(
             read_image(Path("small/out", name)).pixels, doubled(read_image(Path("in", name)).pixels)
@@ -206,7 +209,8 @@ def test_names():
     assert set(statuses(run()).values()) == {"ok"}
     assert files_in() == sorted([MANIFEST, *NAMES, "long folder/" + "y" * 251 + ".png"])
     assert set(statuses(run()).values()) == {"skipped"}
-    records = run(suffix="_x2")  # too long for one of them
+    # too long for one of them
+    records = run(suffix="_x2")
     assert [name[0] for name, record in records.items() if record.status == "failed"] == ["y"]
     assert "File name too long" in records["y" * 251 + ".png"].error
 
@@ -250,7 +254,9 @@ def test_an_interrupt_ends_after_what_is_computed(monkeypatch, place):
 
 
 def stages(monkeypatch, read, write):
-    """Have `read` and `write` called by the threads that read and write, with the number of the file."""
+    """Have `read` and `write` called by the threads that read and write, with the number of the
+    file.
+    """
 
     def reading(path, **options):
         read(int(path.stem))

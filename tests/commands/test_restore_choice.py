@@ -147,7 +147,7 @@ def test_what_has_no_model_is_told_before_the_work(call, empty_folder, monkeypat
             "denoise in.png --noise loud",
             "--noise takes auto or real or a number from 0 to 255, not 'loud'",
         ),
-        ("denoise in.png --noise 25 -m mambair-denoise-25", "-m names another"),
+        ("denoise in.png --noise 25 -m mambair-denoise-25", "mambair-denoise-25 is another choice"),
         ("dejpeg in.png --jpeg 0", "--jpeg takes auto or a number from 1 to 100, not '0'"),
         (
             "upscale in.png --degradation rain",

@@ -60,7 +60,7 @@ UPSCALE = [  # options after `upscale photo.png -o out.png`; exit code, words of
     ("--device cuda:x", 2, "'cuda:x'"),
     ("--device cuda", 1, "'cuda'", "try --device cpu"),
     ("--device mps", 1, "'mps'", "try --device cpu"),
-    ("--backend mamba", 2, "--backend", "'mamba'", "'auto', 'numba'", "reference"),
+    ("--backend mamba", 2, "--backend", "'mamba'", "'auto'", "'numba'", "reference"),
     ("--nonsense", 2, "--nonsense", "mambair upscale --help"),
     ("extra.png", 2, "extra.png"),
 ]
@@ -88,7 +88,11 @@ def test_bad_options_of_upscale(call, bad, options, code, words):
     (f"upscale  {LONG}.png", 1, f"{LONG}.png", "too long"),
     ("upscale  photo.png  -o  none/out.gif", 2, "none/out.gif: unknown suffix '.gif'"),
     ("upscale  photo.png  -o  text.png/a/out.png", 2, "text.png is a file, not a folder"),
-    ("upscale  photo.png  -o  text.png/out.png", 2, "text.png/out.png: there is no folder"),
+    (
+        "upscale  photo.png  -o  text.png/out.png",
+        2,
+        "text.png/out.png: text.png is a file, not a folder",
+    ),
     ("upscale  empty  -o  out.png", 2, "out.png: looks like a file", "add a slash"),
     ("upscale  photo.png  --width  60  --exact", 2, "--exact needs both --width and --height"),
     ("upscale  photo.png  -o  photo.jpg/", 2, "photo.jpg: is a file", "name a folder"),

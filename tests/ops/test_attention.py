@@ -20,7 +20,9 @@ def inputs(heads, width, side, size=(2, 1, 3), dtype=torch.float32):
 
 
 def by_definition(qkv, bias, shifted):
-    """Window after window, in its pixels' places; labels tell pixels apart that an edge of the image parts."""
+    """Window after window, in its pixels' places; labels tell pixels apart that an edge of the
+    image parts.
+    """
     B, H, W, _ = qkv.shape
     heads, n, _ = bias.shape
     side, C = math.isqrt(n), qkv.shape[3] // 3

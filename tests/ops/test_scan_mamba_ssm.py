@@ -1,4 +1,6 @@
-"""The adapter over mamba-ssm: its layout with a stand-in for the kernel on the CPU, and the kernel itself on a GPU."""
+"""The adapter over mamba-ssm: its layout with a stand-in for the kernel on the CPU, and the kernel
+itself on a GPU.
+"""
 
 import importlib.util
 import sys
@@ -24,7 +26,8 @@ SHAPES = [
 def selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus):
     """What mamba_ssm documents of selective_scan_fn for B and C that vary along the sequence:
 
-    u, delta (B,D,L); A (D,N); B, C (B,G,N,L), of which group g serves channels gD/G to (g+1)D/G; D, delta_bias (D).
+    u, delta (B,D,L); A (D,N); B, C (B,G,N,L), of which group g serves channels gD/G to (g+1)D/G; D,
+    delta_bias (D).
     """
     batch, channels, L = u.shape
     groups, N = B.shape[1:3]
@@ -35,7 +38,8 @@ def selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus):
     assert all(v.dtype == torch.float32 for v in (u, delta, A, B, C, D, delta_bias))
     assert delta_softplus is True
     delta = F.softplus(delta + delta_bias[:, None])
-    B, C = (v.repeat_interleave(channels // groups, 1) for v in (B, C))  # (B,D,N,L)
+    # (B,D,N,L)
+    B, C = (v.repeat_interleave(channels // groups, 1) for v in (B, C))
     h, y = u.new_zeros(batch, channels, N), []
     for t in range(L):
         step = delta[:, :, t, None]

@@ -22,7 +22,8 @@ from mambair_cli.ops import resolve_backend, scan_numba, simd
 from mambair_cli.ops.scan_numba import CHUNK, state_count
 
 scan_numba_op = resolve_backend("numba", "cpu").scan
-MANY = simd.LANES * 3 + 5  # channels: whole vectors and a tail
+# channels: whole vectors and a tail
+MANY = simd.LANES * 3 + 5
 
 SHAPES = {
     "odd": {"H": 5, "W": 7},
@@ -85,7 +86,9 @@ def test_extreme_step_sizes(bias):
 
 
 def test_decays_that_underflow():
-    """Steps of any size: what is large forgets the past, what is small does nothing, and no NaN arises."""
+    """Steps of any size: what is large forgets the past, what is small does nothing, and no NaN
+    arises.
+    """
     inputs = scan_inputs(5, 37)
     inputs[1] = inputs[1] * 100
     found = y_and_gradients(scan_numba_op, inputs)
@@ -124,7 +127,8 @@ def test_non_contiguous_inputs_and_gradient():
     gy = gy.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0)
     y = scan_numba_op(*leaves)
     found = torch.autograd.grad(y, leaves, gy, retain_graph=True)
-    torch.testing.assert_close(found[5], expected[6])  # D's is a sum in the order of the memory
+    # D's is a sum in the order of the memory
+    torch.testing.assert_close(found[5], expected[6])
     assert_equal([y, *found[:5], expected[6]], expected)
 
     dense = torch.autograd.grad(y, leaves, torch.ones_like(y), retain_graph=True)
@@ -140,7 +144,8 @@ def test_threads_do_not_change_the_output(shape, set_threads):
     for threads in (2, 5):
         set_threads(threads)
         found = y_and_gradients(scan_numba_op, inputs)
-        # Only x_dbl's gradient is a sum over groups of channels, whose number depends on the threads.
+        # Only x_dbl's gradient is a sum over groups of channels, whose number depends on the
+        # threads.
         assert shared.errors([found[2]], [expected[2].double()])[0] < 1e-6
         assert_equal([*found[:2], expected[2], *found[3:]], expected)
 
@@ -261,8 +266,8 @@ def test_an_error_in_a_thread_is_not_swallowed(monkeypatch, set_threads):
 
 
 ARM = platform.machine().lower() in ("aarch64", "arm64")
-# What the environment asks for -> vector width and whether there are fused multiply-adds. All tests above
-# run at the width that fits this processor.
+# What the environment asks for -> vector width and whether there are fused multiply-adds. All tests
+# above run at the width that fits this processor.
 WIDTHS = [n for n in (4, 8, 16) if n != simd.LANES]
 SETTINGS = {f"width {n}": ({"MAMBAIR_SIMD_LANES": str(n)}, n, simd.HAS_FMA) for n in WIDTHS}
 SETTINGS["generic CPU"] = ({"NUMBA_CPU_NAME": "generic"}, 4, ARM)
@@ -270,11 +275,13 @@ SETTINGS["generic CPU"] = ({"NUMBA_CPU_NAME": "generic"}, 4, ARM)
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """Measures the back end in a process of its own. All of them share a cache folder: none may take
-    another's code from it."""
+    """Measures the back end in a process of its own. All of them share a cache folder: none may
+    take another's code from it.
+    """
     cache = tmp_path_factory.mktemp("numba_cache")
     base = {k: v for k, v in os.environ.items() if not k.startswith(("MAMBAIR_SIMD", "NUMBA_CPU"))}
-    # glibc fills new memory with 0x7f, the kernels' too: 3e38 where a float is read before it is written.
+    # glibc fills new memory with 0x7f, the kernels' too: 3e38 where a float is read before it is
+    # written.
     base |= {"NUMBA_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1", "MALLOC_PERTURB_": "128"}
 
     def measure(environment):
@@ -296,5 +303,6 @@ def test_vector_widths_and_the_cache(measured, environment, lanes, fma):
     assert found["finite"]
     assert found["forward"] <= FORWARD_ERROR
     assert found["gradients"] <= GRADIENT_ERROR
-    if environment == {"NUMBA_CPU_NAME": "generic"}:  # a second process finds all in the cache
+    # a second process finds all in the cache
+    if environment == {"NUMBA_CPU_NAME": "generic"}:
         assert measured(environment) == found | {"compiled": [0, 0], "from_cache": [1, 1]}

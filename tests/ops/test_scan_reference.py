@@ -27,14 +27,16 @@ def by_hand(x, C, dt, B=None, D=None):
     K = len(C)
     x = torch.tensor(x)[None, :, :, None]
     per_direction = torch.tensor([[0.0, b, c] for b, c in zip(B or [1 / dt] * K, C, strict=True)])
-    bias = torch.full((K, 1), math.log(math.expm1(dt)))  # softplus gives dt
+    # softplus gives dt
+    bias = torch.full((K, 1), math.log(math.expm1(dt)))
     x_dbl = per_direction.expand(*x.shape[:3], K, 3)
     return x, x_dbl, torch.ones(K, 1, 1), bias, torch.zeros(K, 1), torch.tensor(D or [0.0] * K)
 
 
 @pytest.mark.parametrize("scan", EVERY_SCAN)
 def test_one_pixel(scan):
-    # h = dt B x = 0.5 * 2 * B = B; sum of C h: 1*1 - 2*1 + 3*2 + 4*0.5 = 7; sum of D x: 0.25 * 2 = 0.5.
+    # h = dt B x = 0.5 * 2 * B = B; sum of C h: 1*1 - 2*1 + 3*2 + 4*0.5 = 7; sum of D x: 0.25 * 2 =
+    # 0.5.
     inputs = by_hand(
         [[2.0]], [1.0, -1.0, 2.0, 0.5], 0.5, [1.0, 2.0, 3.0, 4.0], [1.0, 0.0, -1.0, 0.25]
     )
@@ -65,7 +67,8 @@ def test_four_pixels(scan):
     image = [[1.0, 2.0], [3.0, 4.0]]
     y = scan(*by_hand(image, [1.0, 10.0, 100.0, 1000.0], math.log(2)))
     assert y.flatten().tolist() == pytest.approx([a, b, c, d], rel=1e-6)
-    y = scan(*by_hand(image, [1.0], math.log(2)))  # K = 1: row-major alone
+    # K = 1: row-major alone
+    y = scan(*by_hand(image, [1.0], math.log(2)))
     assert y.flatten().tolist() == pytest.approx(abcd, rel=1e-6)
 
 
@@ -128,7 +131,8 @@ def test_vectorised_is_sequential(H, W, K):
     inputs = scan_inputs(H, W, channels=5, N=3, R=2, K=K, batch=2, dtype=torch.float64)
     expected = y_and_gradients(ss2d_scan_sequential, inputs)
     assert all(e < 1e-12 for e in errors(y_and_gradients(ss2d_scan_vectorised, inputs), expected))
-    with torch.no_grad():  # computes in place
+    # computes in place
+    with torch.no_grad():
         assert errors([ss2d_scan_vectorised(*inputs)], expected[:1])[0] < 1e-12
 
 

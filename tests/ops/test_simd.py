@@ -10,11 +10,13 @@ from mambair_cli.ops import simd
 from mambair_cli.ops.simd import (
     LANES,
     add,
+    div,
     exp2,
     fma,
     lane_sum,
     load,
     load_first,
+    maximum,
     mul,
     prefetch,
     put,
@@ -39,11 +41,13 @@ def _functions(x, powers, pluses, sigmoids):
 
 
 @njit
-def _arithmetic(x, y, z, sums, products, fused, splats):
+def _arithmetic(x, y, z, sums, products, fused, splats, quotients, largest):
     store(sums, 0, add(load(x, 0), load(y, 0)))
     store(products, 0, mul(load(x, 0), load(y, 0)))
     store(fused, 0, fma(load(x, 0), load(y, 0), load(z, 0)))
     store(splats, 0, splat(scalar(x, 1)))
+    store(quotients, 0, div(load(x, 0), load(y, 0)))
+    store(largest, 0, maximum(load(x, 0), load(y, 0)))
 
 
 @njit
@@ -120,11 +124,14 @@ def test_not_a_number_stays_so():
 def test_arithmetic():
     random = np.random.default_rng(0)
     x, y, z = random.standard_normal((3, LANES), np.float32)
-    sums, products, fused, splats = (np.empty(LANES, np.float32) for _ in range(4))
-    _arithmetic(x, y, z, sums, products, fused, splats)
+    results = [np.empty(LANES, np.float32) for _ in range(6)]
+    sums, products, fused, splats, quotients, largest = results
+    _arithmetic(x, y, z, *results)
     assert np.array_equal(sums, x + y)
     assert np.array_equal(products, x * y)
     assert np.array_equal(splats, np.full(LANES, x[1]))
+    assert np.array_equal(quotients, x / y)
+    assert np.array_equal(largest, np.maximum(x, y))
     exact = x.astype(np.float64) * y + z
     assert np.allclose(fused, exact, rtol=0, atol=1e-6)
     if simd.HAS_FMA:

@@ -1,4 +1,6 @@
-"""The Triton kernels, compiled for several GPUs, none of which is needed for it; `test_scan_triton` runs them."""
+"""The Triton kernels, compiled for several GPUs, none of which is needed for it; `test_scan_triton`
+runs them.
+"""
 
 import os
 import re
@@ -24,10 +26,11 @@ TARGETS = {
     "sm_120": GPUTarget("cuda", 120, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
+# a thread: room for 16 warps a processor; for 2 wavefronts a SIMD unit
 REGISTERS = {
     "cuda": 128,
     "hip": 256,
-}  # a thread: room for 16 warps a processor; for 2 wavefronts a SIMD unit
+}
 TYPES = {
     torch.float32: "*fp32",
     torch.float16: "*fp16",
@@ -41,15 +44,16 @@ KERNELS = {"chunk_ends", "carry", "outputs", "gradients"}
 
 
 def launches(monkeypatch, target, H=4, W=8, dtype=torch.float32, **shape):
-    """All different kernels that forward and backward launch, as (function, types by name, constants, warps)."""
+    """All different kernels that forward and backward launch, as (function, types by name,
+    constants, warps).
+    """
     made = {}
 
     def record(function, *arguments, grid, warmup, num_warps, **constants):
         named = dict(zip(function.arg_names, arguments, strict=False))
         free = {param.name for param in function.params if not param.do_not_specialize}
-        constants |= {
-            k: v for k, v in named.items() if type(v) is int and v == 1 and k in free
-        }  # as Triton does
+        # as Triton does
+        constants |= {k: v for k, v in named.items() if type(v) is int and v == 1 and k in free}
         types = {
             k: TYPES[getattr(v, "dtype", type(v))] for k, v in named.items() if k not in constants
         }
@@ -70,7 +74,9 @@ def launches(monkeypatch, target, H=4, W=8, dtype=torch.float32, **shape):
 
 
 def registers_and_stack(function, types, constants, warps, target):
-    """Compiles for a GPU; registers of a thread, bytes of its stack: where registers do not suffice, or for arrays."""
+    """Compiles for a GPU; registers of a thread, bytes of its stack: where registers do not
+    suffice, or for arrays.
+    """
     place = {name: (function.arg_names.index(name),) for name in function.arg_names}
     source = ASTSource(
         fn=function,

@@ -110,7 +110,7 @@ def test_which_noise(name):
     assert (white.kind, white.real, white.words) == ("noisy", False, "")
     assert white.level == pytest.approx(25, abs=2)
     camera = judge_noise(Image(compressed(noisy(photo, 8, width=0.8), 80)))
-    assert (camera.real, camera.words) == (True, "looks like a camera's noise")
+    assert (camera.real, camera.words) == (False, "looks like a camera's noise")
 
 
 # What is left

@@ -1,4 +1,6 @@
-"""CUDA graphs without a GPU: a stand-in for them replays what a function noted while it was recorded."""
+"""CUDA graphs without a GPU: a stand-in for them replays what a function noted while it was
+recorded.
+"""
 
 import contextlib
 
@@ -51,7 +53,9 @@ def cuda(monkeypatch):
 
 
 def recordable(cuda):
-    """A function that multiplies, and the shapes that it was called with. While it is recorded nothing is computed."""
+    """A function that multiplies, and the shapes that it was called with. While it is recorded
+    nothing is computed.
+    """
     shapes = []
 
     def function(images, factor):
@@ -79,7 +83,8 @@ def test_a_shape_is_recorded_once_and_replayed(cuda):
     function, shapes = recordable(cuda)
     graphs = Graphs(function, 2)
     inputs = [torch.rand(2, 3) for _ in range(4)]
-    results = [graphs(v, 3.0) for v in inputs]  # all are kept, as the engine keeps the last
+    # all are kept, as the engine keeps the last
+    results = [graphs(v, 3.0) for v in inputs]
     for v, result in zip(inputs, results, strict=True):
         assert torch.equal(result, 3 * v)
     assert shapes == [(2, 3)] * (WARM_UP + 1)
@@ -95,12 +100,13 @@ def test_the_shapes_that_were_used_last_are_kept(cuda):
     for size in (1, 2, 1, 3, 1, 2):
         assert torch.equal(graphs(torch.ones(size), 2.0), torch.full((size,), 2.0))
     assert [key[0] for key in graphs._recorded] == [(1,), (2,)]
+    # 1 was in use when 3 came, so that 2 had to go
     assert shapes[:: WARM_UP + 1] == [
         (1,),
         (2,),
         (3,),
         (2,),
-    ]  # 1 was in use when 3 came, so that 2 had to go
+    ]
 
 
 def test_settings_and_types_are_told_apart(cuda):

@@ -32,7 +32,8 @@ def output_of(model, image):
     white = WHITE[image.dtype.name]
     pixels = torch.from_numpy(image.astype(np.float32) / np.float32(white))
     gray = pixels.ndim == 2
-    pixels = pixels[None] if gray else pixels.permute(2, 0, 1)  # (c,h,w)
+    # (c,h,w)
+    pixels = pixels[None] if gray else pixels.permute(2, 0, 1)
     with torch.no_grad():
         if model.config.in_chans == 1:
             out = torch.cat([model(channel[None, None])[0] for channel in pixels])
@@ -44,7 +45,9 @@ def output_of(model, image):
 
 
 def by_hand(model, image):
-    """What `restore` must return for a whole image: the module's output, clipped, in the image's type."""
+    """What `restore` must return for a whole image: the module's output, clipped, in the image's
+    type.
+    """
     white, out = WHITE[image.dtype.name], output_of(model, image).clip(0, 1)
     return (
         out
@@ -147,7 +150,8 @@ def test_floats_beyond_black_and_white_are_squeezed_and_stretched(tiny):
     result = tiny.restore(image)
     np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
     assert result.max() > 1.5
-    dim = as_type(SCENE, "float32") / 8  # what lies within stays as it is
+    # what lies within stays as it is
+    dim = as_type(SCENE, "float32") / 8
     np.testing.assert_allclose(tiny.restore(dim), by_hand(tiny.model, dim), rtol=0, atol=2e-5)
 
 
@@ -236,7 +240,8 @@ def test_the_model_is_a_plain_module(tiny):
     assert not any(module.training for module in model.modules())
     output = model(picture(6, 7, batch=2))
     assert output.shape == (2, 3, 12, 14)
-    output.mean().backward()  # also after `restore`
+    # also after `restore`
+    output.mean().backward()
     assert all(p.grad is not None for p in model.parameters())
     model.zero_grad(set_to_none=True)
 
@@ -248,10 +253,12 @@ def test_the_model_is_a_plain_module(tiny):
 def test_progress_rises_to_one(tile):
     r, shares = restorer(network("light_c"), tile=tile), []
     r.restore(SCENE, shares.append)
-    steps = 3 * len(r.plan(24, 32).boxes)  # a network of three blocks
+    # a network of three blocks
+    steps = 3 * len(r.plan(24, 32).boxes)
     assert shares == pytest.approx([(i + 1) / steps for i in range(steps)])
     assert shares[-1] == 1
-    r.restore(SCENE)  # reports to nobody
+    # reports to nobody
+    r.restore(SCENE)
     assert len(shares) == steps
 
 
@@ -273,7 +280,8 @@ def test_an_interrupted_restoration_leaves_no_hooks(monkeypatch):
         )
         with pytest.raises(ZeroDivisionError) as kept:
             r.restore(SCENE)
-    assert kept.value  # and with it the frames, in which the generator of the tiles still waits
+    # and with it the frames, in which the generator of the tiles still waits
+    assert kept.value
     assert not any(module._forward_hooks for module in r.model.modules())
     np.testing.assert_array_equal(
         r.restore(SCENE), restorer(network("light_c"), tile=16).restore(SCENE)
@@ -304,7 +312,8 @@ def test_half_precision_costs_less_than_a_hundredth_of_a_decibel(name, dtype, ne
 @pytest.mark.parametrize("name", [row.name for row in list_models() if row.bundled])
 def test_bundled_nets_stay_within_half_precision(name, caplog):
     load(name, tile="off", dtype="fp16").restore(read_image(DATA / "osprey.png").pixels)
-    assert not caplog.records  # no tile was computed again
+    # no tile was computed again
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

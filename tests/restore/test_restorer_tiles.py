@@ -104,7 +104,8 @@ def test_a_tile_of_the_size_of_the_image_changes_nothing(tiny):
 @pytest.mark.parametrize("tile", ["48", 48, np.int64(48)])
 def test_tiles_that_are_asked_for(tile):
     plan = restorer(Local(), tile=tile).plan(100, 40)
-    assert (plan.tile_height, plan.tile_width) == (39, 40)  # 3 * 39 - 2 * 8 = 101
+    # 3 * 39 - 2 * 8 = 101
+    assert (plan.tile_height, plan.tile_width) == (39, 40)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,9 @@ def test_wrong_tiles(tile, overlap, word):
 
 
 def batched(model, size, **options):
-    """A restorer that takes so many tiles at once, and begins a batch before it has the results of the last."""
+    """A restorer that takes so many tiles at once, and begins a batch before it has the results of
+    the last.
+    """
     r = restorer(model, **options)
     r.largest_batch, r.runner.ahead = size, 1
     return r
@@ -199,7 +202,8 @@ def test_a_batch_that_does_not_fit(monkeypatch, caplog):
     assert sum(count for count in counts if count <= 2) == tiles
     assert shares[-1] == 1
     counts.clear()
-    r.restore(image)  # it remembers
+    # it remembers
+    r.restore(image)
     assert max(counts) == 2
 
 
@@ -252,7 +256,8 @@ def test_a_large_image_gets_tiles_that_fit(monkeypatch, size, mebibytes):
     assert len(plan.boxes) > 1
     assert r.peak_memory(plan) <= MEMORY_SHARE * mebibytes * 2**20
     seen = len(plan.boxes) * plan.tile_height * plan.tile_width
-    assert size[0] * size[1] < seen < 1.5 * size[0] * size[1]  # none is needlessly small
+    # none is needlessly small
+    assert size[0] * size[1] < seen < 1.5 * size[0] * size[1]
 
 
 def test_a_result_counts_until_it_lies_on_disk(monkeypatch):
@@ -336,9 +341,8 @@ def test_a_tile_that_is_asked_for_is_taken_whatever_is_free(monkeypatch, tile):
 def test_larger_networks_are_estimated_larger(form, key, values, backend):
     models = [network(form, **{key: value}) for value in values]
     estimates = [restorer(model, backend=backend).bytes_per_pixel() for model in models]
-    assert estimates == sorted(
-        estimates
-    )  # some equal, as the larger of the scan and the tail counts
+    # some equal, as the larger of the scan and the tail counts
+    assert estimates == sorted(estimates)
     assert estimates[0] < estimates[-1]
 
 
@@ -367,7 +371,8 @@ def test_the_estimate_is_what_is_taken(tmp_path, form, backend):
     taken, estimate = map(
         float, subprocess.run(command, capture_output=True, check=True).stdout.split()
     )
-    assert taken < estimate / MEMORY_SHARE  # else `auto` would take more than is free
+    # else `auto` would take more than is free
+    assert taken < estimate / MEMORY_SHARE
     assert taken > estimate / 4
 
 
@@ -394,7 +399,9 @@ def raising(error):
 
 
 class Starving(Local):
-    """A network for which some inputs are too large; keeps the shapes of all, and the corners of the others."""
+    """A network for which some inputs are too large; keeps the shapes of all, and the corners of
+    the others.
+    """
 
     def __init__(self, limit, act=lambda: torch.empty(1 << 50)):
         super().__init__()
@@ -438,9 +445,11 @@ def test_running_out_of_memory_goes_on_in_smaller_tiles(monkeypatch, caplog, act
         r.restore(image), restorer(Local()).restore(image), rtol=0, atol=1e-6
     )
     assert sum(max(shape) > 40 for shape in model.shapes) == len(caplog.records) == 2
-    assert "going on with tiles of 26" in caplog.text  # half of the 53 that the tile of 64 became
+    # half of the 53 that the tile of 64 became
+    assert "going on with tiles of 26" in caplog.text
     model.shapes.clear()
-    r.restore(image)  # it remembers
+    # it remembers
+    r.restore(image)
     assert max(map(max, model.shapes)) <= 40
     assert len(caplog.records) == 2
 
@@ -519,7 +528,8 @@ def test_a_tile_that_half_precision_cannot_hold_is_computed_again(caplog):
     calls.clear()
     r.dtype = torch.bfloat16
     np.testing.assert_array_equal(r.restore(image, shares.append), expected)
-    assert calls.count(False) == 2  # the two tiles with something in them
+    # the two tiles with something in them
+    assert calls.count(False) == 2
     assert calls.count(True) == len(r.plan(64, 100).boxes)
     assert [record.getMessage() for record in caplog.records if "fp32" in record.getMessage()] == [
         "small gave NaN or infinite values in torch.bfloat16: these tiles are computed again in fp32"

@@ -12,7 +12,9 @@ from mambair_cli.restore.tiling import merge, plan
 
 @st.composite
 def calls(draw):
-    """Arguments of a `plan` that must succeed: sides are multiples, the tile is larger than the overlap."""
+    """Arguments of a `plan` that must succeed: sides are multiples, the tile is larger than the
+    overlap.
+    """
     multiple = draw(st.sampled_from([1, 2, 8]))
     overlap = draw(st.integers(0, 30))
     least = (-(-overlap // multiple) + 1) * multiple
@@ -78,13 +80,15 @@ def test_weights_sum_to_one_everywhere(call, scale):
 def test_a_plan_by_hand():
     p = plan(20, 40, tile=20, overlap=8)
     assert (p.tile_height, p.tops) == (20, (0,))
+    # 3 * 19 - 2 * 8 = 41: the steps are 10 and 11
     assert (p.tile_width, p.lefts) == (
         19,
         (0, 10, 21),
-    )  # 3 * 19 - 2 * 8 = 41: the steps are 10 and 11
+    )
     assert p.boxes == [(0, 0), (0, 10), (0, 21)]
     p = plan(64, 64, tile=50, overlap=10, multiple=8)
-    assert (p.tile_height, p.tops) == (40, (0, 24))  # 10 is two eights: they share 16
+    # 10 is two eights: they share 16
+    assert (p.tile_height, p.tops) == (40, (0, 24))
     assert p.boxes == [(0, 0), (0, 24), (24, 0), (24, 24)]
 
 
@@ -96,11 +100,14 @@ def test_weights_by_hand():
     np.testing.assert_allclose(right, [0, 0, *ramp, 1, 1, 1, 1, 1, 1], atol=1e-7)
     np.testing.assert_allclose(left, right[::-1], atol=1e-7)
     (_, left), (_, right) = plan(1, 16, tile=12, overlap=0).weights(2)
-    np.testing.assert_array_equal([left, right], np.ones((2, 16)))  # two tiles of 8, cut hard
+    # two tiles of 8, cut hard
+    np.testing.assert_array_equal([left, right], np.ones((2, 16)))
 
 
 def box_filter(image, radius, scale=1):
-    """An operator that looks `radius` pixels far, and mirrors the image at its borders; then enlarges."""
+    """An operator that looks `radius` pixels far, and mirrors the image at its borders; then
+    enlarges.
+    """
     side = 2 * radius + 1
     mean = cv2.blur(image, (side, side), borderType=cv2.BORDER_REFLECT)[..., None]
     return mean.repeat(scale, axis=0).repeat(scale, axis=1)
@@ -154,7 +161,8 @@ def test_pixels_without_weight_are_never_read():
     left, right = np.ones((1, 12, 1), np.float32), np.ones((1, 12, 1), np.float32)
     left[:, -2:] = right[:, :2] = np.nan
     np.testing.assert_allclose(merge(p, [left, right]), np.ones((1, 16, 1)), atol=1e-6)
-    left[:, -3] = np.nan  # the next pixel counts
+    # the next pixel counts
+    left[:, -3] = np.nan
     assert np.isnan(merge(p, [left, right])).any()
 
 

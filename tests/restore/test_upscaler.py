@@ -70,7 +70,7 @@ def test_a_network_that_does_not_enlarge(tmp_path):
     for task in ("denoise", "derain", "dejpeg"):  # the tensors are the same
         upscaler = Upscaler(Choice(task, str(path)), options)
         assert len(upscaler.chain(1)) == 1
-        fails(lambda u=upscaler: u.chain(1.5), CallError, "denoise.safetensors", "-m")
+        fails(lambda u=upscaler: u.chain(1.5), CallError, "denoise.safetensors", "`model`")
 
 
 def test_a_network_for_another_task(tmp_path):

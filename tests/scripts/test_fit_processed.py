@@ -1,4 +1,5 @@
 import csv
+import shutil
 
 import fit_processed
 import numpy as np
@@ -32,7 +33,11 @@ def test_the_table_is_written_for_every_trace(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fit_processed, "WEIGHTS", tmp_path / "processed.csv")
     monkeypatch.setattr(fit_processed, "downscale", lambda photo, factor: photo)
     monkeypatch.setattr(fit_processed, "process", lambda photo, generator: photo[:-2, :-2])
-    fit_processed.main([str(DATA)])
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("photo", "osprey", "dragonfly"):
+        shutil.copy(DATA / f"{name}.png", photos)
+    fit_processed.main([str(photos)])
     with (tmp_path / "processed.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["trace"] for row in rows] == [*NAMES, "bias"]

@@ -147,10 +147,8 @@ def test_validation_has_the_figure_of_the_benchmark(photos, tmp_path):
     network = Candidate(
         str(tmp_path / "run" / "model.safetensors"), benchmark.protocol, "whole", device="cpu"
     )
-    _, result = measure(benchmark, [network])["results"]
-    assert read_log(tmp_path / "run")[0]["psnr_y"] == pytest.approx(
-        result["mean"]["psnr"], abs=1e-9
-    )
+    (result,) = measure(benchmark, [network]).networks
+    assert read_log(tmp_path / "run")[0]["psnr_y"] == pytest.approx(result.mean["psnr"], abs=1e-9)
 
 
 def test_the_best_weights_are_kept(photos, tmp_path, monkeypatch):

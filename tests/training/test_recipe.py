@@ -539,8 +539,8 @@ def test_one_of_several_degradations(tmp_path):
 @pytest.mark.parametrize(
     ("degradation", "words"),
     [
-        (mixed(), "'mixed' needs a list `of` degradations, and nothing else"),
-        (mixed(NOISE) | {"sigma": [1, 2]}, "'mixed' needs a list `of` degradations"),
+        (mixed(), "'mixed' needs a list 'of' degradations, and nothing else"),
+        (mixed(NOISE) | {"sigma": [1, 2]}, "'mixed' needs a list 'of' degradations"),
         ({"kind": "mixed", "of": 3}, "'mixed' needs a list"),
         (mixed({"kind": "noise"}), "of, 1: share must be a number above 0, not None"),
         (mixed(NOISE, NOISE | {"share": -1}), "of, 2: share must be a number above 0, not -1"),

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +24,7 @@ from training import (
 
 from mambair_cli.errors import CallError, CheckpointError, TrainingError
 from mambair_cli.models.weights import read_state
+from mambair_cli.system.files import replacing
 from mambair_cli.training import checkpoints
 from mambair_cli.training import loop as module
 from mambair_cli.training.inputs import Settings
@@ -259,17 +259,17 @@ def test_a_new_run_starts_a_new_log(photos, tmp_path):
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last_ones(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "CHECKPOINT_SECONDS", -1)
-    write, written = Path.write_bytes, []
+    written = []
 
     def fail_half_way(path, content):
-        if "checkpoint" in path.name:
+        with replacing(path) as file:
             if len(written) == 3:
-                write(path, content[: len(content) // 2])
+                file.write(content[: len(content) // 2])
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            written.append(content)
-        return write(path, content)
+            file.write(content)
+        written.append(content)
 
-    monkeypatch.setattr(Path, "write_bytes", fail_half_way)
+    monkeypatch.setattr(checkpoints, "write_atomically", fail_half_way)
     with pytest.raises(TrainingError, match=r"cannot be written: .*No space left"):
         train(recipe(), photos, tmp_path)
     assert [path.read_bytes() for path in checkpoints.paths(tmp_path)] == written[::-1]
