@@ -81,6 +81,10 @@ class MambaIRv2Config:
 
 def relative_positions(window: int) -> Tensor:
     """(n,n) int64 for the n pixels of a window: which row of the bias table a pair has."""
+    empty = torch.empty(window**2, window**2, dtype=torch.int64)
+    # Without values the shape is all, and to compute there would import 900 modules first.
+    if empty.is_meta:
+        return empty
     side = torch.arange(window)
     y, x = (v.flatten() for v in torch.meshgrid(side, side, indexing="ij"))
     down, right = y[:, None] - y + window - 1, x[:, None] - x + window - 1
@@ -185,7 +189,9 @@ class AttentiveScan(nn.Module):
     def __init__(self, config: MambaIRv2Config):
         super().__init__()
         C, D, T = config.embed_dim, config.inner, config.tokens
-        self.embeddingB = nn.Embedding(T, config.inner_rank)
+        # With a weight of its own nothing is drawn twice.
+        prompts = torch.empty(T, config.inner_rank)
+        self.embeddingB = nn.Embedding(T, config.inner_rank, _weight=prompts)
         nn.init.uniform_(self.embeddingB.weight, -1 / T, 1 / T)
         self.route = nn.Sequential(Linear(C, C // 3), nn.GELU(), Linear(C // 3, T))
         self.in_proj = nn.Sequential(Pointwise(C, D))
@@ -278,7 +284,7 @@ class AttentiveLayer(Block):
         self.assm = AttentiveScan(config)
         self.convffn1 = feed_forward(C, config.inner, config.kernel)
         self.convffn2 = feed_forward(C, config.inner, config.kernel)
-        self.embeddingA = nn.Embedding(r, config.d_state)
+        self.embeddingA = nn.Embedding(r, config.d_state, _weight=torch.empty(r, config.d_state))
         nn.init.uniform_(self.embeddingA.weight, -1 / r, 1 / r)
 
     def forward(self, tokens: Tensor, positions: Tensor, noise: torch.Generator | None) -> Tensor:
