@@ -64,5 +64,13 @@ class CallError(MambairError):
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
     """The end of a message about an unknown word: a known word that is near, or `otherwise`."""
-    near = difflib.get_close_matches(word, known, 1)
-    return f"did you mean {near[0]!r}?" if near else otherwise
+    near = difflib.get_close_matches(word, known)
+    if not near:
+        return otherwise
+
+    def likeness(other: str) -> tuple[float, int]:
+        """The ratio, and of equals the one that begins alike for longer."""
+        matcher = difflib.SequenceMatcher(None, word, other)
+        return matcher.ratio(), matcher.get_matching_blocks()[0].size
+
+    return f"did you mean {max(near, key=likeness)!r}?"

@@ -76,7 +76,7 @@ class Model:
 
     @property
     def verified(self) -> bool:
-        """Whether someone of this project has held the file, so that its hash is known."""
+        """Whether the hash of its file is known, so that a download is compared with it."""
         return self.sha256 is not None
 
     @property

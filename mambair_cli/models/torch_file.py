@@ -80,6 +80,8 @@ def read_torch_file(path: Path) -> Any:
         if zipfile.is_zipfile(path):
             return _from_archive(path)
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            if data[:4] == b"PK\3\4":
+                raise CheckpointError(f"{path} is damaged: its end is missing; fetch it again")
             if data[:1] != b"\x80":
                 raise CheckpointError(
                     f"{path} is no checkpoint; name a .pth, .pt or .safetensors file"

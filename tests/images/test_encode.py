@@ -49,7 +49,7 @@ def test_depth_is_reduced_by_rounding_and_said(tmp_path, suffix, dtype):
         assert dtype in notes[0]
     lossy = (
         WHITE[back.dtype.name] * 0.03
-        if suffix in {".jpg", ".jpeg", ".webp", ".avif", ".heic", ".heif"}
+        if suffix in {".jpg", ".jpeg", ".webp", ".avif", ".heic", ".heif", ".jxl"}
         else 0.502
     )
     exact = pixels.astype(float) / WHITE[dtype] * WHITE[back.dtype.name]
