@@ -1,4 +1,4 @@
-"""What README shows works: its examples of Python run as they stand."""
+"""What the documents show works: their examples of Python run as they stand."""
 
 import re
 import shutil
@@ -10,8 +10,15 @@ import torch
 from calls import DATA, PHOTO
 from networks import network
 
-README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def examples(page):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
+
+
+EXAMPLES = examples("docs/python.md")
 
 
 @pytest.fixture
@@ -34,7 +41,7 @@ def size(path):
 def run(example):
     """Run it and return its variables."""
     variables = {}
-    exec(compile(example, "README.md", "exec"), variables)
+    exec(compile(example, "docs/python.md", "exec"), variables)
     return variables
 
 
@@ -42,6 +49,21 @@ def test_there_are_five():
     assert len(EXAMPLES) == 5
     assert all(len(example.splitlines()) <= 12 for example in EXAMPLES)
     assert DATA.is_dir()
+
+
+def test_readme_shows_the_first():
+    assert examples("README.md") == EXAMPLES[:1]
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)]+)\)", page.read_text("utf-8"))
+    for link in (link for link in links if not link.startswith(("http", "#"))):
+        assert (page.parent / link.partition("#")[0]).exists(), link
 
 
 def test_an_array(scene):

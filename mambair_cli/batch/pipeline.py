@@ -57,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Batch:
-    """Restores files one after the other, while others are read and written.
+    """Restores files one after the other while others are read and written.
 
     In memory are at any time: one image at work, one read ahead (unless that at work is large), and
     results for the writers of at most PIXELS_BEHIND pixels together, or a single larger one. Large
@@ -186,7 +186,7 @@ class Batch:
         busy: list[int] = []
 
         def claimed(order: Sequence[int], wait: bool) -> Iterator[int]:
-            """Those jobs that no other run is at, and none has finished meanwhile."""
+            """The jobs that no other run works on and that none has finished meanwhile."""
             for i in order:
                 target = jobs[i].target
                 if claims is None or self.manifest is None or target is None:

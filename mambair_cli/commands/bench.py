@@ -171,9 +171,7 @@ def bench(
     if context.invoked_subcommand:
         return
     if dataset is None:
-        raise CallError(
-            "give --dataset NAME or DIR, or one of the commands of mambair bench --help"
-        )
+        raise CallError("give --dataset NAME or DIR, or a command; see mambair bench --help")
     from ..bench.quality import page, report
     from ..bench.quality.candidates import Candidate
     from ..bench.quality.fetch_sets import fetch_set
@@ -214,13 +212,15 @@ def bench(
         )
         if html:
             html.write_text(page.build(found, benchmark, candidates, save, progress), "utf-8")
-    if csv:
-        csv.write_text(report.csv_rows(found), "utf-8")
-    if markdown:
-        markdown.write_text(report.markdown(found), "utf-8")
+    for path, text in ((csv, report.csv_rows), (markdown, report.markdown)):
+        if path:
+            path.write_text(text(found), "utf-8")
     _show(found, as_json, all_published)
-    bar = float("-inf") if fail_below is None else fail_below
-    if low := [r.name for r in found.networks if r.mean["psnr"] < bar]:
+    _fail_below(found, fail_below)
+
+
+def _fail_below(found: "Report", bar: float | None) -> None:
+    if bar is not None and (low := [r.name for r in found.networks if r.mean["psnr"] < bar]):
         say(f"below {bar:g} dB: {', '.join(low)}")
         raise typer.Exit(1)
 

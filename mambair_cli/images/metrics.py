@@ -19,7 +19,7 @@ SSIM_SIGMA = 1.5
 
 
 def to_y(rgb: Array) -> NDArray[np.float64]:
-    """BT.601 studio-range luma, as MATLAB's `rgb2ycbcr` computes it, but not rounded.
+    """Compute BT.601 studio-range luma as MATLAB's `rgb2ycbcr` does, but without rounding.
 
     Args:
         rgb: H x W x 3 in R, G, B order, or H x W (gray, taken as three equal channels); uint8 or
@@ -85,7 +85,7 @@ def ssim(a: Array, b: Array, *, border: int = 0) -> float:
 
 
 def _windowed(image: NDArray[np.float64]) -> NDArray[np.float64]:
-    """H x W: means under the Gaussian window, wherever it lies inside, (H - 10) x (W - 10)."""
+    """Mean under the Gaussian window wherever it fits: H x W -> (H - 10) x (W - 10)."""
     radius = SSIM_WINDOW // 2
     weights = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * SSIM_SIGMA**2))
     weights /= weights.sum()
@@ -118,7 +118,7 @@ def ssim_y(a: Array, b: Array, *, border: int) -> float:
 
 
 def scores(restored: Array, truth: Array, *, channel: str, border: int) -> tuple[float, float]:
-    """PSNR in dB and SSIM of two uint8 images, as a task's tables count them.
+    """Compute PSNR in dB and SSIM of two uint8 images as a task's tables count them.
 
     Args:
         restored: H x W x 3 (RGB) or H x W.
@@ -152,7 +152,7 @@ def _stored_y(image: Array) -> NDArray[np.float64]:
 def _within_border(
     a: Array, b: Array, border: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Both images in float64, `border` pixels cut off each side."""
+    """Return both images as float64, with `border` pixels cut off each side."""
     if a.shape != b.shape:
         raise ValueError(f"cannot compare images of the shapes {a.shape} and {b.shape}")
     if a.ndim not in (2, 3):

@@ -48,7 +48,7 @@ def _(x):  # type: ignore[no-untyped-def]
 
 
 def takes_kernels(x: Tensor, backend: str) -> bool:
-    """Whether kernels of the numba back end may read x, without gradients."""
+    """Whether the numba kernels can take x: on a CPU, and no gradients are wanted."""
     wanted = not torch.is_grad_enabled() and x.dtype == torch.float32 and x.is_contiguous()
     return wanted and resolve_backend(backend, x.device.type, x.dtype).name == "numba"
 
@@ -56,7 +56,7 @@ def takes_kernels(x: Tensor, backend: str) -> bool:
 def layer_norm(
     x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None = None, *, backend: str = "auto"
 ) -> Tensor:
-    """Layer norm over the last axis, times silu(gate) where given (VMamba's gated output).
+    """Normalise the last axis, and multiply by silu(gate) if there is one (VMamba's gate).
 
     Args:
         x: (...,C).
@@ -77,7 +77,7 @@ def layer_norm(
 
 
 def silu(x: Tensor, *, backend: str = "auto") -> Tensor:
-    """X * sigmoid(x); where no gradients are wanted in x's own memory."""
+    """Compute x * sigmoid(x), in the memory of x if no gradients are wanted."""
     if takes_kernels(x, backend):
         _silu_op(x)
         return x

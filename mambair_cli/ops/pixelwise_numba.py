@@ -29,7 +29,10 @@ from .simd import (
 
 @inline
 def _moments(x, p, C, inside, eps):  # type: ignore[no-untyped-def]
-    """Mean of C values from p on, and 1 / sqrt(variance + eps); `inside` is 1 up to C, then 0."""
+    """Return the mean of C values from p on, and 1 / sqrt(variance + eps).
+
+    `inside` is 1 up to C, then 0.
+    """
     total, squares = splat(np.float32(0)), splat(np.float32(0))
     for c in range(0, C, LANES):
         total = add(total, load_channels(x, p + c, min(LANES, C - c)))
@@ -43,7 +46,7 @@ def _moments(x, p, C, inside, eps):  # type: ignore[no-untyped-def]
 
 @kernel("f4[::1]," * 5 + "b1,f4,i8,i8,i8")
 def _layer_norm(x, z, weight, bias, out, gated, eps, C, first, last):  # type: ignore[no-untyped-def]
-    """Pixels first..last: layer norm of x, times silu(z) where gated."""
+    """Normalise pixels first..last of x, and multiply by silu(z) if gated."""
     inside = np.zeros(weight.size, np.float32)
     inside[:C] = 1
     for pixel in range(first, last):
@@ -88,7 +91,7 @@ def _padded(parameter: Tensor) -> NDArray[np.float32]:
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, eps: float) -> Tensor:
-    """`pixelwise.layer_norm` of contiguous float32 tensors."""
+    """Do what `pixelwise.layer_norm` does, for contiguous float32 tensors."""
     out, run, C = torch.empty_like(x), _layer_norm(), x.shape[-1]
     arrays = (
         _flat(x),
@@ -102,6 +105,6 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, eps
 
 
 def silu_(x: Tensor) -> None:
-    """X * sigmoid(x) in place, of a contiguous float32 tensor."""
+    """Compute x * sigmoid(x) in place, for a contiguous float32 tensor."""
     run, array = _silu(), _flat(x)
     _split(lambda i, j: run(array, i, j), array.size)

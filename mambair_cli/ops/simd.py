@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def _target_features() -> set[str]:
-    """The features numba compiles for: the host's, unless NUMBA_CPU_FEATURES says otherwise."""
+    """Return the features that numba compiles for: the host's, unless NUMBA_CPU_FEATURES says otherwise."""
     wanted = vars(config)["CPU_FEATURES"]
     if wanted is not None:
         return {f[1:] for f in wanted.split(",") if f.startswith("+")}
@@ -106,14 +106,14 @@ def _fma(b: Any, x: Any, y: Any, z: Any) -> Any:
 
 
 def _max(b: Any, x: Any, y: Any) -> Any:
-    """The larger one; x where it is not a number (one instruction on x86 in just this order of
+    """Return the larger number; x if it is NaN (one instruction on x86 in just this order of
     operands).
     """
     return b.select(b.fcmp_ordered(">", y, x), y, x)
 
 
 def _polynomial(b: Any, c: list[float], x: Any) -> Any:
-    """c[0] + c[1] x + c[2] x^2 + ... by Horner's rule: the fewest operations."""
+    """Compute c[0] + c[1] x + c[2] x^2 + ... by Horner's rule: the fewest operations."""
     total = _const(c[-1])
     for low in c[-2::-1]:
         total = _fma(b, total, x, _const(low))
@@ -121,8 +121,9 @@ def _polynomial(b: Any, c: list[float], x: Any) -> Any:
 
 
 def _polynomial_of_pairs(b: Any, c: list[float], x: Any) -> Any:
-    """The same of an even number of terms as a polynomial of pairs in x^2: half as long a chain of
-    operations that wait for each other, for one more multiplication.
+    """Compute the same with an even number of terms, as a polynomial of pairs in x^2.
+
+    Half as many operations wait for each other, for one more multiplication.
     """
     pairs = [
         _fma(b, _const(high), x, _const(low)) for low, high in zip(c[::2], c[1::2], strict=True)
@@ -134,21 +135,22 @@ def _polynomial_of_pairs(b: Any, c: list[float], x: Any) -> Any:
 
 
 def _scaled(b: Any, shifted: Any, f: Any) -> Any:
-    """2^f times the power of two whose exponent stands in the low bits of `shifted`."""
+    """Multiply 2^f by the power of two whose exponent is in the low bits of `shifted`."""
     power = b.shl(b.bitcast(shifted, _IVEC), _const(23, _IVEC))
     return b.bitcast(b.add(b.bitcast(_polynomial(b, _EXP2, f), _IVEC), power), _VEC)
 
 
 def _exp2(b: Any, x: Any) -> Any:
-    """2^x for x <= 127, 2^-126 below -126."""
+    """Compute 2^x for x <= 127; 2^-126 below -126."""
     x = _max(b, x, _const(-126.0))
     shifted = b.fadd(x, _const(_MAGIC))
     return _scaled(b, shifted, b.fsub(x, b.fsub(shifted, _const(_MAGIC))))
 
 
 def _exp2_of_product(b: Any, x: Any, y: Any) -> Any:
-    """2^(xy) for -2^22 <= xy <= 127, at most 2^-125 below -126: two operations less than `_exp2` of
-    the product.
+    """Compute 2^(xy) for -2^22 <= xy <= 127; at most 2^-125 below -126.
+
+    It takes two operations less than `_exp2` of the product.
     """
     shifted = _fma(b, x, y, _const(_MAGIC))
     whole = b.fsub(shifted, _const(_MAGIC))
@@ -159,7 +161,7 @@ def _exp2_of_product(b: Any, x: Any, y: Any) -> Any:
 
 
 def _exp_minus_abs(b: Any, x: Any) -> Any:
-    """exp(-|x|)."""
+    """Compute exp(-|x|)."""
     absolute = _call(b, f"llvm.fabs.v{LANES}f32", _VEC, [x])
     limit = _const(126 / _LOG2E)
     absolute = b.select(b.fcmp_ordered("<", limit, absolute), limit, absolute)
@@ -172,7 +174,7 @@ def _address(ctx: Any, b: Any, array_type: Any, array: Any, index: Any, kind: An
 
 
 def _first(b: Any, count: Any) -> Any:
-    """Mask of the first `count` lanes."""
+    """Make a mask of the first `count` lanes."""
     return b.icmp_signed(
         "<", ir.Constant(_IVEC, list(range(LANES))), _splat(b, b.trunc(count, _I32), _IVEC)
     )
@@ -180,55 +182,55 @@ def _first(b: Any, count: Any) -> Any:
 
 @intrinsic
 def splat(typing_context, x):  # type: ignore[no-untyped-def]
-    """All lanes x."""
+    """Make a vector whose lanes are all x."""
     return vec(types.float32), lambda ctx, b, sig, args: _splat(b, args[0])
 
 
 @intrinsic
 def mul(typing_context, x, y):  # type: ignore[no-untyped-def]
-    """X * y."""
+    """Multiply lane by lane."""
     return vec(vec, vec), lambda ctx, b, sig, args: b.fmul(*args)
 
 
 @intrinsic
 def add(typing_context, x, y):  # type: ignore[no-untyped-def]
-    """X + y."""
+    """Add lane by lane."""
     return vec(vec, vec), lambda ctx, b, sig, args: b.fadd(*args)
 
 
 @intrinsic
 def div(typing_context, x, y):  # type: ignore[no-untyped-def]
-    """x / y."""
+    """Divide lane by lane."""
     return vec(vec, vec), lambda ctx, b, sig, args: b.fdiv(*args)
 
 
 @intrinsic
 def maximum(typing_context, x, y):  # type: ignore[no-untyped-def]
-    """The larger one; x where y is not a number."""
+    """Return the larger of x and y in each lane; x where y is NaN."""
     return vec(vec, vec), lambda ctx, b, sig, args: _max(b, *args)
 
 
 @intrinsic
 def fma(typing_context, x, y, z):  # type: ignore[no-untyped-def]
-    """X * y + z."""
+    """Compute x * y + z lane by lane, rounded once where the processor can."""
     return vec(vec, vec, vec), lambda ctx, b, sig, args: _fma(b, *args)
 
 
 @intrinsic
 def exp2(typing_context, x):  # type: ignore[no-untyped-def]
-    """2 to the power x, for x <= 127; 2^-126 below -126."""
+    """Compute 2 to the power x, for x <= 127; 2^-126 below -126."""
     return vec(vec), lambda ctx, b, sig, args: _exp2(b, args[0])
 
 
 @intrinsic
 def exp2_of_product(typing_context, x, y):  # type: ignore[no-untyped-def]
-    """2 to the power xy, for -2^22 <= xy <= 127; at most 2^-125 below -126."""
+    """Compute 2 to the power xy, for -2^22 <= xy <= 127; at most 2^-125 below -126."""
     return vec(vec, vec), lambda ctx, b, sig, args: _exp2_of_product(b, *args)
 
 
 @intrinsic
 def softplus(typing_context, x):  # type: ignore[no-untyped-def]
-    """log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|))."""
+    """Compute log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|))."""
 
     def build(ctx, b, sig, args):  # type: ignore[no-untyped-def]
         e = _exp_minus_abs(b, args[0])
@@ -239,7 +241,7 @@ def softplus(typing_context, x):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def sigmoid(typing_context, x):  # type: ignore[no-untyped-def]
-    """1 / (1 + exp(-x))."""
+    """Compute 1 / (1 + exp(-x))."""
 
     def build(ctx, b, sig, args):  # type: ignore[no-untyped-def]
         e = _exp_minus_abs(b, args[0])
@@ -251,7 +253,7 @@ def sigmoid(typing_context, x):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def silu(typing_context, x):  # type: ignore[no-untyped-def]
-    """The value x / (1 + exp(-x)); about 0 below -87."""
+    """Compute x / (1 + exp(-x)); about 0 below -87."""
 
     def build(ctx, b, sig, args):  # type: ignore[no-untyped-def]
         lowest, highest = _const(-126 / _LOG2E), _const(126 / _LOG2E)
@@ -265,7 +267,7 @@ def silu(typing_context, x):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def gelu(typing_context, x):  # type: ignore[no-untyped-def]
-    """The product of x and the normal distribution function of x, within 2e-7 of max(|x|, 1).
+    """Multiply x by the normal distribution function of x, within 2e-7 of max(|x|, 1).
 
     As max(x, 0) - |x|/2 erfc(|x| / sqrt(2)), by formula 7.1.26 of Abramowitz and Stegun's handbook.
     """
@@ -286,7 +288,7 @@ def gelu(typing_context, x):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def lane_sum(typing_context, x):  # type: ignore[no-untyped-def]
-    """Sum of the lanes."""
+    """Sum the lanes."""
 
     def build(ctx, b, sig, args):  # type: ignore[no-untyped-def]
         name = f"llvm.vector.reduce.fadd.v{LANES}f32"
@@ -299,7 +301,7 @@ def lane_sum(typing_context, x):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def load(typing_context, array, index):  # type: ignore[no-untyped-def]
-    """LANES elements of array from index."""
+    """Load LANES elements of array from index on."""
 
     def build(ctx, b, sig, args):  # type: ignore[no-untyped-def]
         return b.load(_address(ctx, b, sig.args[0], args[0], args[1], _VEC), align=4)
@@ -309,7 +311,7 @@ def load(typing_context, array, index):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def store(typing_context, array, index, value):  # type: ignore[no-untyped-def]
-    """Write value to array from index."""
+    """Write value to array from index on."""
 
     def build(ctx, b, sig, args):  # type: ignore[no-untyped-def]
         b.store(args[2], _address(ctx, b, sig.args[0], args[0], args[1], _VEC), align=4)
@@ -320,7 +322,7 @@ def store(typing_context, array, index, value):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def load_first(typing_context, array, index, count):  # type: ignore[no-untyped-def]
-    """The first `count` lanes of array from index, zeros in the others."""
+    """Load the first `count` lanes of array from index on, and zeros in the others."""
 
     def build(ctx, b, sig, args):  # type: ignore[no-untyped-def]
         pointer = _address(ctx, b, sig.args[0], args[0], args[1], _VEC)
@@ -332,7 +334,7 @@ def load_first(typing_context, array, index, count):  # type: ignore[no-untyped-
 
 @intrinsic
 def store_first(typing_context, array, index, value, count):  # type: ignore[no-untyped-def]
-    """Write the first `count` lanes of value to array from index."""
+    """Write the first `count` lanes of value to array from index on."""
 
     def build(ctx, b, sig, args):  # type: ignore[no-untyped-def]
         pointer = _address(ctx, b, sig.args[0], args[0], args[1], _VEC)
@@ -345,7 +347,7 @@ def store_first(typing_context, array, index, value, count):  # type: ignore[no-
 
 @intrinsic
 def scalar(typing_context, array, index):  # type: ignore[no-untyped-def]
-    """array[index] without wraparound of negative indices."""
+    """Read array[index] without wraparound of negative indices."""
 
     def build(ctx, b, sig, args):  # type: ignore[no-untyped-def]
         return b.load(_address(ctx, b, sig.args[0], args[0], args[1], _F32))
@@ -355,7 +357,7 @@ def scalar(typing_context, array, index):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def put(typing_context, array, index, value):  # type: ignore[no-untyped-def]
-    """array[index] = value without wraparound of negative indices."""
+    """Set array[index] = value without wraparound of negative indices."""
 
     def build(ctx, b, sig, args):  # type: ignore[no-untyped-def]
         b.store(args[2], _address(ctx, b, sig.args[0], args[0], args[1], _F32))
@@ -449,13 +451,13 @@ inline = njit(nogil=True, error_model="numpy")
 
 @inline
 def load_channels(array, index, count):  # type: ignore[no-untyped-def]
-    """`load_first`, without the mask where all lanes are wanted."""
+    """Do as `load_first`, without the mask if all lanes are wanted."""
     return load(array, index) if count == LANES else load_first(array, index, count)
 
 
 @inline
 def store_channels(array, index, value, count):  # type: ignore[no-untyped-def]
-    """`store_first`, without the mask where all lanes are wanted."""
+    """Do as `store_first`, without the mask if all lanes are wanted."""
     if count == LANES:
         store(array, index, value)
     else:
@@ -485,9 +487,7 @@ def multiply(x, stride, pixels, depth, matrix, bias, out, pitch, vectors):  # ty
 def pack(
     weight: NDArray[np.float32], bias: NDArray[np.float32] | None
 ) -> tuple[NDArray[np.float32], ...]:
-    """A matrix (outputs, inputs) and its bias (zeros for none) in the order in which `multiply`
-    reads them, flat.
-    """
+    """Lay a matrix (outputs, inputs) and its bias (None: zeros) out flat, as `multiply` reads them."""
     outputs, depth = weight.shape
     padded = np.zeros((-(-outputs // LANES) * LANES, depth), np.float32)
     padded[:outputs] = weight
@@ -533,7 +533,7 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
 
 
 def run_in_threads(work: Callable[..., None], calls: Sequence[tuple[int, ...]]) -> None:
-    """work(*call) for all calls, on as many threads as torch uses."""
+    """Call work(*call) for all calls, on as many threads as torch uses."""
     threads = torch.get_num_threads()
     if threads == 1 or len(calls) == 1:
         for call in calls:

@@ -20,8 +20,9 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def softplus(v):
-    """max(v,0) + log(1+e) with e = exp(-|v|); log(1+e) = e * a minimax polynomial on [0,1],
-    relative error 3e-7.
+    """Compute softplus as max(v,0) + log(1+e) with e = exp(-|v|).
+
+    log(1+e) is e times a minimax polynomial on [0,1], with a relative error of 3e-7.
     """
     e = tl.exp2(-tl.abs(v) * LOG2E)
     p = e * -0.008539208663 + 0.04408963217
@@ -36,8 +37,9 @@ def softplus(v):
 
 @triton.jit
 def softplus_slope(y):
-    """The derivative of softplus where it is y: 1 - exp(-y), which for small y is exact as a series
-    only.
+    """Compute the derivative of softplus where its value is y: 1 - exp(-y).
+
+    For small y only the series is exact.
     """
     series = y * (1 - y * (0.5 - y * (1 / 6 - y * (1 / 24 - y * (1 / 120)))))
     return tl.where(y < 0.125, series, 1 - tl.exp2(-y * LOG2E))
@@ -45,7 +47,7 @@ def softplus_slope(y):
 
 @triton.jit
 def _pair(pairs):
-    """Two neighbouring float32 by one load of 64 bits."""
+    """Load two neighbouring float32 at once, as 64 bits."""
     both = tl.load(pairs)
     return both.to(tl.int32).to(tl.float32, bitcast=True), (both >> 32).to(tl.int32).to(
         tl.float32, bitcast=True
@@ -54,7 +56,7 @@ def _pair(pairs):
 
 @triton.jit
 def _lanes(chunks, D, BLOCK: tl.constexpr, PER_LANE: tl.constexpr):
-    """Of each lane: whether it has work, its chunk and its PER_LANE channels."""
+    """Return for each lane whether it has work, its chunk and its PER_LANE channels."""
     lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     groups = D // PER_LANE
     inside = lane < chunks * groups
@@ -67,9 +69,10 @@ def _lanes(chunks, D, BLOCK: tl.constexpr, PER_LANE: tl.constexpr):
 
 @triton.jit
 def _path(k, chunk, steps, T, H, W):
-    """Of direction k: the first pixel of a chunk of so many steps, what leads to the next, and what
-    is added where that is outside of the image. A walk over the end goes on at the start, so that
-    any number of steps is safe.
+    """Return the path of direction k through a chunk of so many steps.
+
+    It is the first pixel, what leads from one to the next, and what is added if that lies outside
+    the image. A walk over the end goes on at the start, so any number of steps is safe.
     """
     columns = ((k % 2) == 1) & (H > 1)
     back = k >= 2
@@ -91,7 +94,7 @@ def _next(pixel, step, wrap, L):
 def _parameters(
     DT_WEIGHT, DT_BIAS, A_LOG, k, c, D, N: tl.constexpr, R: tl.constexpr, PER_LANE: tl.constexpr
 ):
-    """Rows of dt_weight, dt_bias and A * log2(e) of a lane's channels."""
+    """Load the rows of dt_weight, dt_bias and A * log2(e) for a lane's channels."""
     weight, bias, rate = (), (), ()
     for p in tl.static_range(PER_LANE):
         row = k * D + c[p]
@@ -105,7 +108,10 @@ def _parameters(
 
 @triton.jit
 def _step_sizes(dts, weight, bias, inside, R: tl.constexpr, PER_LANE: tl.constexpr):
-    """Dt of a lane's channels; 0, which leaves a state as it is, beyond the end of a chunk."""
+    """Compute the step sizes of a lane's channels.
+
+    Beyond the end of a chunk they are 0, which leaves a state as it is.
+    """
     total = bias
     for r in tl.static_range(0, R, 2):
         first, second = _pair(dts + r // 2)
@@ -134,7 +140,7 @@ def chunk_ends(
     N: tl.constexpr, R: tl.constexpr, K: tl.constexpr, PER_LANE: tl.constexpr, BLOCK: tl.constexpr,
     INDEX: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
-    """ENDS (B,k,chunks,N,D): states after each chunk from zero. SUMS (B,k,chunks,D): sums of dt.
+    """Compute ENDS (B,k,chunks,N,D): states after each chunk from zero. SUMS (B,k,chunks,D): sums of dt.
 
     For the backward, whose chunks are whole, also DT (B,L,D): step sizes, and ADJOINTS, as ENDS:
     what each chunk hands to the one before it, sum over its steps t of exp(A * sum of dt up to t)
@@ -224,8 +230,9 @@ def carry(
     BLOCK: tl.constexpr,
     AHEAD: tl.constexpr,
 ):
-    """In place: what each chunk ends with from zero becomes what it starts with; against the
-    direction if `flip`.
+    """Turn in place what each chunk ends with, from zero, into what it starts with.
+
+    The chunks are walked against the direction if `flip`.
     """
     k = tl.program_id(1) + first_k
     b = tl.program_id(2).to(tl.int64)
@@ -259,8 +266,9 @@ def outputs(
     N: tl.constexpr, R: tl.constexpr, K: tl.constexpr, PER_LANE: tl.constexpr, BLOCK: tl.constexpr,
     INDEX: tl.constexpr,
 ):  # fmt: skip
-    """Directions pair and pair + 2 (K = 1: the one) from the states in STARTS (B,K,chunks,N,D),
-    added in Y (B,L,D).
+    """Add up directions pair and pair + 2 (K = 1: the one direction) in Y (B,L,D).
+
+    They start from the states in STARTS (B,K,chunks,N,D).
     """
     b = tl.program_id(1).to(tl.int64)
     L = H * W
@@ -317,8 +325,9 @@ def gradients(
     N: tl.constexpr, R: tl.constexpr, K: tl.constexpr, D: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
     REVERSE: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of one direction, whose sequence lies in order (REVERSE: backwards) in memory; a
-    chunk a program.
+    """Compute the gradients of one direction, one chunk in each program.
+
+    Its sequence lies in order in memory (REVERSE: backwards).
 
     With m_t the adjoint of h_t as step t hands it on to step t-1, and l_t = C_t gy_t + m_{t+1}: m_t
     = exp(dt_t A) l_t, d/dB_t = sum over channels of l_t dt_t x_t, d/dC_t of gy_t h_t, d/dx_t = dt_t

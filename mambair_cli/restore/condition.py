@@ -61,11 +61,11 @@ class Finding:
 
 
 UNKNOWN = Finding()
-"""Of an image that nobody looked at, or that is too small to tell."""
+"""For an image that nobody looked at, or that is too small to judge."""
 
 
 def judge(image: Image) -> Finding:
-    """What a photo that is to be enlarged has suffered, the worst first; takes about 0.2 s."""
+    """Find what a photo to be enlarged has suffered, the worst first; takes about 0.2 s."""
     sigma = noise_sigma(image.pixels)
     if sigma is None:
         return Finding()
@@ -89,7 +89,7 @@ def judge(image: Image) -> Finding:
 
 
 def judge_noise(image: Image) -> Finding:
-    """Which noise a photo holds; the level is the sigma of white noise.
+    """Find which noise a photo holds; the level is the sigma of white noise.
 
     The noise of cameras is wider than a pixel and cannot be told from texture; but who denoises a
     JPEG file in which there is little white noise means that. One network removes both.
@@ -107,17 +107,17 @@ def judge_noise(image: Image) -> Finding:
 
 
 def judge_jpeg(image: Image) -> Finding:
-    """At which quality a photo was compressed."""
+    """Find the quality at which a photo was compressed."""
     quality = worse_quality(image)
     return Finding(CLEAN if quality is None else JPEG, "", quality)
 
 
 JUDGES = {"upscale": judge, "denoise": judge_noise, "dejpeg": judge_jpeg}
-"""What looks at the inputs of a task, where networks differ."""
+"""The judge of each task whose networks are for different photos."""
 
 
 def worse_quality(image: Image) -> int | None:
-    """The lower one of the JPEG quality that a file states and the one that its pixels show."""
+    """Return the lower of the JPEG quality that a file states and that its pixels show."""
     stated = stored_quality(image.quantization) if image.quantization else None
     seen = jpeg_quality(image.pixels)
     known = [quality for quality in (stated, seen) if quality is not None]
@@ -125,14 +125,14 @@ def worse_quality(image: Image) -> int | None:
 
 
 def advice(result: Image, scale: float, task: str, real: bool, name: str) -> str | None:
-    """What is left in a result, and what would help; None if nothing is, or nothing would.
+    """Say what is left in a result and what would help; None if there is nothing to say.
 
     Args:
-        result: with the pixels of the result.
+        result: what the networks made.
         scale: how many times larger it is than its input.
-        task: that was done, a name of TASKS.
+        task: what was done, a name of TASKS.
         real: whether a network for real photos did it.
-        name: of the file of the result, as in the command.
+        name: the file of the result, as in the command.
     """
     pixels = result.pixels
     if scale > 1:

@@ -251,7 +251,7 @@ class Restorer:
         return max(1, min(most, fitting))
 
     def _start(self, batch: "_Batch", counter: Counter) -> "_Batch":
-        """Let the network begin with a batch, unless it is larger than what fits into memory."""
+        """Start the network on a batch, unless the batch does not fit into memory."""
         count, height, width, _ = batch.crops.shape
         if count > self.largest_batch or max(height, width) > self.largest_tile:
             return batch
@@ -288,7 +288,7 @@ class Restorer:
         return batch
 
     def _finish(self, batch: "_Batch", counter: Counter) -> Array:
-        """What the network made of a batch, (n,sh,sw,c).
+        """Wait for the network's result for a batch, (n,sh,sw,c).
 
         A batch that did not fit into memory is computed part by part.
         """
@@ -327,7 +327,7 @@ class Restorer:
         return tiling.merge(tiles, results, self.scale)[None]
 
     def _in_full_precision(self, batch: "_Batch", index: int, counter: Counter) -> Array:
-        """One tile of a batch, whose result is not finite, computed again in float32: (sh,sw,c)."""
+        """Compute one tile of a batch again in float32, if its result is not finite: (sh,sw,c)."""
         place, (height, width) = batch.places[index], batch.crops.shape[1:3]
         if batch.dtype == torch.float32:
             raise RestorationError(
@@ -414,7 +414,7 @@ def load_restorer(
 
 
 def _value_range(image: Array, squeeze: bool = True) -> tuple[float, float]:
-    """The value that becomes 0 for the network, and how far above it the one lies that becomes 1.
+    """Return the value that becomes 0 for the network, and its distance to the one that becomes 1.
 
     Raises:
         ValueError: this is no image.
@@ -450,12 +450,12 @@ def _parse_tile(tile: str | int, overlap: int) -> str | int:
 
 
 def _computed_pixels(tiles: tiling.TilePlan) -> int:
-    """Pixels of the input that all tiles hold together; those that they share count twice."""
+    """Count the pixels of all tiles; those that two tiles share count twice."""
     return len(tiles.boxes) * tiles.tile_height * tiles.tile_width
 
 
 def _sides(length: int, least: int) -> list[int]:
-    """Sides of tiles to try, from the whole length down to the least."""
+    """List the sides of tiles to try, from the whole length down to the least."""
     sides = [length]
     while sides[-1] > least:
         sides.append(max(least, int(0.8 * sides[-1])))
@@ -493,7 +493,7 @@ class _Batch:
 
 
 def _crop(image: Array, tiles: tiling.TilePlan, place: tuple[int, int], padding: Padding) -> Array:
-    """One tile, (tile_height,tile_width,c) float32; mirrored where it reaches beyond the image."""
+    """Cut out one tile, (tile_height,tile_width,c) float32, mirrored beyond the image."""
     top, left = place
     crop = image[top : top + tiles.tile_height, left : left + tiles.tile_width]
     crop = crop.reshape(*crop.shape[:2], -1).astype(np.float32)

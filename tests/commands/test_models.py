@@ -117,15 +117,17 @@ def test_the_list_has_imported_models(call, home, net):
         assert "my-other" in works(call("models", "list", "--task", task))
 
 
-def test_the_tables_of_readme():
-    """`mambair models list --markdown` printed what README has between its markers."""
-    readme = (ROOT / "README.md").read_text("utf-8")
+def test_the_tables_of_the_page():
+    """`mambair models list --markdown` printed what docs/models.md has between its markers."""
+    page = (ROOT / "docs" / "models.md").read_text("utf-8")
     block = re.search(
-        "<!-- mambair models list --markdown -->\n\n(.*?)\n\n<!-- end -->", readme, re.DOTALL
+        "<!-- mambair models list --markdown -->\n\n(.*?)\n\n<!-- end -->", page, re.DOTALL
     )
-    assert block, "README has no place for the tables"
+    assert block, "docs/models.md has no place for the tables"
     tables = "\n\n".join("\n".join(module._markdown(TASKS[task])) for task in TASKS)
-    assert block[1] == tables, "write the output of `mambair models list --markdown` into README"
+    assert block[1] == tables, (
+        "write the output of `mambair models list --markdown` into docs/models.md"
+    )
 
 
 def test_the_tables(call, home):

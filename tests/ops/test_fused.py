@@ -2,12 +2,6 @@
 PyTorch.
 """
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,13 +9,12 @@ from networks import FORMS, network, picture
 
 from mambair_cli.archs.layers import to_image, to_tokens
 from mambair_cli.archs.mambairv2 import MambaIRv2Config
-from mambair_cli.ops import fused, fused_numba, simd
+from mambair_cli.ops import fused
 
 LIMIT = 5e-6
 BLOCKS = ("classic", "light_a", "light_b", "light_c", "attention", "none", "mlp")
 # Window attention is no part of these kernels, so MambaIRv2 runs as modules.
 FUSED = [form for form, config in FORMS.items() if not isinstance(config, MambaIRv2Config)]
-WIDTHS = [lanes for lanes in (4, 8, 16) if lanes != simd.LANES]
 
 
 @pytest.fixture(autouse=True)
@@ -193,54 +186,6 @@ def test_feed(hidden, out, activation, convolved):
     )
     found = fused.feed(x, conv, activation, into, u, skip)
     torch.testing.assert_close(found, expected + u * skip, rtol=1e-4, atol=1e-4)
-
-
-def test_more_rows_than_threads_and_less():
-    done = []
-    for rows in (1, 2, 7):
-        fused_numba.run_rows(lambda first, last: done.append((first, last)), rows)
-    assert sorted(row for first, last in done for row in range(first, last)) == [
-        0,
-        0,
-        0,
-        1,
-        1,
-        2,
-        3,
-        4,
-        5,
-        6,
-    ]
-
-
-_IN_ANOTHER_WIDTH = """
-import json
-import torch
-from mambair_cli.ops import simd
-from networks import network, picture
-from test_fused import both, difference
-found = [difference(*both(network(form), picture(9, 21))) for form in ("light_c", "classic", "derain")]
-print(json.dumps([simd.LANES, simd.BLOCK_PIXELS, max(found)]))
-"""
-
-
-@pytest.mark.parametrize("lanes", WIDTHS)
-def test_other_vector_widths(lanes):
-    here = str(Path(__file__).parent)
-    environment = os.environ | {
-        "MAMBAIR_SIMD_LANES": str(lanes),
-        "PYTHONPATH": os.pathsep.join([here, str(Path(__file__).parent), *sys.path]),
-    }
-    ran = subprocess.run(
-        [sys.executable, "-c", _IN_ANOTHER_WIDTH],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    width, _, error = json.loads(ran.stdout)
-    assert width == lanes
-    assert error < LIMIT
 
 
 def test_odd_numbers_of_states_and_ranks():

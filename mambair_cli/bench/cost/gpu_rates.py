@@ -23,7 +23,7 @@ COPIED = 2**28
 
 @triton.jit
 def exponentials(OUT, repeats, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Repeat x = 2^-x."""
+    """Compute x = 2^-x again and again."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     x = i * 1e-6
     for _ in range(repeats):
@@ -33,7 +33,7 @@ def exponentials(OUT, repeats, BLOCK: tl.constexpr):  # type: ignore[no-untyped-
 
 @triton.jit
 def multiply_adds(OUT, repeats, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Repeat x = a x + a."""
+    """Compute x = a x + a again and again."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     x, factor = i * 1e-6, 0.5 + repeats * 1e-9
     for _ in range(repeats):
@@ -48,7 +48,7 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def measure_rates() -> Rates:
-    """The rates of the current GPU."""
+    """Measure the rates of the current GPU."""
     source = torch.ones(COPIED, device="cuda")
     target = torch.empty_like(source)
     copied = 2 * source.nbytes / seconds(lambda: target.copy_(source))

@@ -162,7 +162,7 @@ def _measure_all(
     scorer: "_Scorer",
     progress: Callable[[float, str], None],
 ) -> tuple[dict[str, list[ImageRow]], list[str], float]:
-    """Rows by the names of baseline and networks, `hash_of` the truths, seconds in networks now."""
+    """Measure all images: rows by the name of each result, a hash of each truth, and seconds."""
     protocol, hashes, network = benchmark.protocol, list[str](), 0.0
     futures: dict[str, list[Future[ImageRow]]] = {protocol.baseline: []}
     futures |= {candidate.name: [] for candidate in candidates}
@@ -196,14 +196,14 @@ def _measure_all(
 def _report(
     progress: Callable[[float, str], None], label: str, start: float, length: float, share: float
 ) -> None:
-    """Tell the share of the whole that a share of a part makes."""
+    """Turn the progress of one part into progress of the whole."""
     progress(start + length * share, label)
 
 
 def _prefetch(
     pool: ThreadPoolExecutor, make: Callable[[A], B], items: Iterable[A], ahead: int
 ) -> Iterator[B]:
-    """What `make` gives for each item, in order, up to `ahead` of them made in advance."""
+    """Make something of each item, in order, with up to `ahead` of them made in advance."""
     waiting: deque[Future[B]] = deque()
     for item in items:
         waiting.append(pool.submit(make, item))
@@ -228,7 +228,7 @@ class _Scorer:
         self.cache, self.fresh, self.save, self.code = cache, fresh, save, code_digest()
 
     def key(self, sample: Sample, settings: Mapping[str, Any]) -> str:
-        """Of a result: what it was computed from and how."""
+        """The key of a result: what it was computed from, and how."""
         protocol = self.protocol
         how = [protocol.task, protocol.scale, protocol.channel, protocol.border, *self.distances]
         return key_of(code=self.code, data=sample.digest, how=how, **settings)
@@ -243,7 +243,7 @@ class _Scorer:
         return replace(ImageRow.from_json(found), image=image)
 
     def baseline(self, sample: Sample) -> ImageRow:
-        """The row of what the networks have to beat."""
+        """Measure what the networks have to beat."""
         name = self.protocol.baseline
         key = self.key(sample, {"model": name})
         if found := self.finished(key, name, sample.name):
@@ -254,7 +254,7 @@ class _Scorer:
     def result(
         self, pool: ThreadPoolExecutor, candidate: Candidate, sample: Sample, report: Progress
     ) -> tuple[Future[ImageRow], float]:
-        """A network's row for an image, measured in the pool, and the seconds it took now."""
+        """Restore an image and measure it in the pool: its row, and the seconds it took now."""
         key = self.key(sample, candidate.settings(sample.input))
         if found := self.finished(key, candidate.name, sample.name):
             future: Future[ImageRow] = Future()
@@ -273,7 +273,7 @@ class _Scorer:
         seconds: float | None = None,
         peak: int | None = None,
     ) -> ImageRow:
-        """Measure, keep and save one result; its row."""
+        """Measure, keep and save one result, and return its row."""
         height, width = sample.truth.shape[:2]
         decibels, similarity = scores(
             restored, sample.truth, channel=self.protocol.channel, border=self.protocol.border

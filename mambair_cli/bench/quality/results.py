@@ -34,7 +34,7 @@ class ImageRow:
     peak_memory: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Scores stand beside the other fields; those of a network only where one ran."""
+        """The fields as JSON, the scores among them; those of a network only where one ran."""
         facts = {"image": self.image, "width": self.width, "height": self.height, **self.scores}
         if self.seconds is not None:
             facts |= {"seconds": self.seconds, "peak_memory": self.peak_memory}
@@ -42,7 +42,10 @@ class ImageRow:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> "ImageRow":
-        """What `to_json` gave; null stands for an infinite score. Raises KeyError, TypeError."""
+        """Build a row from what `to_json` gave; null stands for an infinite score.
+
+        Raises KeyError, TypeError.
+        """
         own = cls.__dataclass_fields__
         scores = {
             name: math.inf if value is None else float(value)
@@ -94,7 +97,7 @@ class Result:
 
     @property
     def metrics(self) -> list[str]:
-        """What was measured."""
+        """The names of the scores."""
         return list(self.images[0].scores)
 
     @property
@@ -109,21 +112,21 @@ class Result:
 
     @property
     def seconds(self) -> float:
-        """That the network took for all images."""
+        """Seconds that the network took for all images."""
         return sum(row.seconds or 0.0 for row in self.images)
 
     @property
     def megapixels_per_second(self) -> float:
-        """Of the result."""
+        """Megapixels of the results that the network makes in a second."""
         return sum(row.width * row.height for row in self.images) / 1e6 / self.seconds
 
     @property
     def peak_memory(self) -> int:
-        """The largest of all images, in bytes."""
+        """The largest peak of memory of all images, in bytes."""
         return max(row.peak_memory or 0 for row in self.images)
 
     def to_json(self) -> dict[str, Any]:
-        """All of these by their names; what a network costs only where one ran."""
+        """The fields as JSON; what a network costs only where one ran."""
         facts: dict[str, Any] = {"name": self.name, "mean": self.mean, "interval": self.interval}
         facts["images"] = [row.to_json() for row in self.images]
         if self.network:
@@ -137,7 +140,7 @@ class Result:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> "Result":
-        """What `to_json` gave. Raises KeyError, TypeError."""
+        """Build a result from what `to_json` gave. Raises KeyError, TypeError."""
         fields = Network.__dataclass_fields__
         network = Network(**{key: facts[key] for key in fields}) if "sha256" in facts else None
         rows = tuple(ImageRow.from_json(row) for row in facts["images"])
@@ -196,7 +199,7 @@ class Report:
 
     @property
     def networks(self) -> Sequence[Result]:
-        """The results of networks."""
+        """The results of the networks, without the baseline."""
         return self.results[1:]
 
     def to_json(self) -> dict[str, Any]:
@@ -208,7 +211,7 @@ class Report:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> "Report":
-        """What `to_json` gave. Raises KeyError, TypeError where something is missing or other."""
+        """Build a report from what `to_json` gave. Raises KeyError or TypeError."""
         values = {key: facts[key] for key in cls.__dataclass_fields__}
         values["results"] = tuple(Result.from_json(result) for result in facts["results"])
         values["published"] = tuple(Published(**row) for row in facts["published"])
