@@ -39,6 +39,11 @@ def to_y(rgb: Array) -> NDArray[np.float64]:
     return 16 + (65.481 * image[..., 0] + 128.553 * image[..., 1] + 24.966 * image[..., 2]) / 255
 
 
+def y_in_8_bits(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Compute the luma of `to_y`, rounded (halves up): H x W of an image of 8 bits."""
+    return (to_y(rgb) + 0.5).astype(np.uint8)
+
+
 def psnr(a: Array, b: Array, *, border: int = 0) -> float:
     """Measure PSNR in dB over all pixels and channels; infinite if the images are equal.
 

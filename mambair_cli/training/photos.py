@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import CallError, ImageError
 from ..images.folders import Pixels, image_size, list_images, read_rgb
-from ..images.metrics import to_y
+from ..images.metrics import y_in_8_bits
 from ..images.resize import downscale, modcrop
 
 
@@ -133,7 +133,7 @@ def _size(image: Pixels) -> str:
 
 
 def _in_channels(image: Pixels, channels: int) -> Pixels:
-    return image if channels == 3 else (to_y(image) + 0.5).astype(np.uint8)[:, :, None]
+    return image if channels == 3 else y_in_8_bits(image)[:, :, None]
 
 
 class Photos:

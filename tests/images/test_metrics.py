@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from mambair_cli.images.metrics import psnr, psnr_y, scores, ssim, ssim_y, to_y
+from mambair_cli.images.metrics import psnr, psnr_y, scores, ssim, ssim_y, to_y, y_in_8_bits
 
 
 def noise(*shape, seed=0):
@@ -31,6 +31,14 @@ def test_luma_of_known_colours(colour, luma):
 def test_gray_counts_as_three_equal_channels():
     gray = noise(5, 6)
     np.testing.assert_allclose(to_y(gray), to_y(np.stack([gray] * 3, axis=-1)), rtol=0, atol=1e-9)
+
+
+def test_luma_in_8_bits_is_rounded():
+    # 16 + 219 / 255 * v is 16.86, 17.72 and 235
+    pixels = np.array([[0, 1, 2, 255]], np.uint8)
+    y = y_in_8_bits(np.stack([pixels] * 3, axis=-1))
+    assert y.dtype == np.uint8
+    assert y.tolist() == [[16, 17, 18, 235]]
 
 
 def test_psnr_by_hand():

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...images.samples import to_uint8
 from ...models.catalog import bundled_models
 from ..cost.swinir import INSTALL, NEEDED
 
@@ -149,8 +150,8 @@ def _load_torch(build: Callable[[], Any], threads: int) -> Enlarge:
     def enlarge(image: Pixels) -> Pixels:
         planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
         with torch.inference_mode():
-            out = model(planes.float() / 255)[0].clamp(0, 1)
-        return np.asarray((out * 255 + 0.5).byte().permute(1, 2, 0).numpy())
+            out = model(planes.float() / 255)[0]
+        return to_uint8(out.permute(1, 2, 0).numpy())
 
     return enlarge
 
@@ -223,7 +224,7 @@ def _load_ncnn(net: NcnnNet, file: str, threads: int) -> Enlarge:
         result = np.array(out)
         if not np.isfinite(result).all():
             raise ValueError("NaN or infinite values in the result")
-        return (result.transpose(1, 2, 0).clip(0, 1) * 255 + 0.5).astype(np.uint8)
+        return to_uint8(result.transpose(1, 2, 0))
 
     return enlarge
 

@@ -10,6 +10,7 @@ from ...archs.complexity import complexity
 from ...errors import CallError, MemoryLimitError
 from ...images.folders import Pixels
 from ...images.resize import bicubic
+from ...images.samples import to_uint8
 from ...models.catalog import model_named
 from ...models.fetch import find_checkpoint
 from ...restore.restorer import Progress, load_restorer
@@ -115,7 +116,7 @@ class Candidate:
         else:
             result = self._restore(image, progress)
         if result.dtype != np.uint8:
-            result = (result * 255 + 0.5).astype(np.uint8)
+            result = to_uint8(result)
         return result if result.shape[:2] == size else bicubic(result, *size)
 
     def _restore(self, image: Array, progress: Progress) -> Array:

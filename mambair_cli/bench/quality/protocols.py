@@ -11,8 +11,9 @@ from ...degradations.jpeg import compress
 from ...degradations.noise import published_noise
 from ...errors import CallError
 from ...images.folders import Pixels
-from ...images.metrics import to_y
+from ...images.metrics import y_in_8_bits
 from ...images.resize import bicubic, downscale
+from ...images.samples import to_uint8
 from ...models.choice import find_models
 from ...models.tasks import TASKS
 from .sets import DataSet
@@ -71,12 +72,12 @@ class Protocol:
             return truth
         if (truth == truth[:, :, :1]).all():
             return truth[:, :, 0]
-        return (to_y(truth) + 0.5).astype(np.uint8)
+        return y_in_8_bits(truth)
 
     def enlarge(self, image: Array, size: tuple[int, ...]) -> Pixels:
         """The baseline: the input as pixels of the truth's (height, width)."""
         if image.dtype != np.uint8:
-            image = (image.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+            image = to_uint8(image)
         return image if image.shape[:2] == size else bicubic(image, *size)
 
 
