@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import TrainingError
+from ..system.runtime import flushed_denormals
 from .config import TrainConfig
 from .inputs import Folders, Settings
 from .state import Run
@@ -21,6 +22,7 @@ class Stopped(KeyboardInterrupt):
     """SIGINT or SIGTERM came; the state of the run and its weights so far are saved."""
 
 
+@flushed_denormals()
 def train(
     config: TrainConfig,
     folders: Folders,

@@ -1,8 +1,10 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
 from mambair_cli.system import runtime
 
@@ -80,3 +82,20 @@ def test_keeping_memory_is_harmless_elsewhere(monkeypatch):
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setattr(runtime.ctypes, "CDLL", None)  # must not be called
     runtime.keep_freed_memory()
+
+
+def test_denormals_are_flushed_here_and_in_new_threads_and_only_meanwhile():
+    small = torch.tensor([2e-38])
+
+    def halved():
+        return (small * 0.25).item()
+
+    def halved_in_a_thread():
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(halved).result()
+
+    assert halved() > 0
+    with runtime.flushed_denormals():
+        assert halved() == halved_in_a_thread() == 0
+    assert halved() > 0
+    assert halved_in_a_thread() > 0
