@@ -4,14 +4,13 @@ Nothing heavy is imported here, so the help is instant.
 """
 
 import io
-import logging
 import sys
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from . import __version__
-from .commands import bench, doctor, models, restore, train
+from .commands import bench, compare, doctor, help, models, restore, train
 from .commands.terminal import say
 from .errors import MambairError
 from .models.tasks import TASKS
@@ -24,19 +23,33 @@ SETTINGS = {
 UsageError: Any = typer.BadParameter.__base__
 """Click's, wherever this version of Typer keeps it."""
 
+EXAMPLES = "\n".join(
+    (
+        "mambair upscale photo.jpg",
+        "mambair denoise holiday/ -o better/",
+        "mambair compare photo.jpg photo_x4.jpg -o page.html",
+        "mambair help upscale",
+    )
+)
+
 app = typer.Typer(
+    cls=help.Group,
     help="Make a bad photograph better with state-space networks.",
+    epilog=EXAMPLES,
     context_settings=SETTINGS,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(models.app, name="models")
 app.add_typer(bench.app, name="bench")
-app.command("train")(train.train)
-app.command("doctor")(doctor.doctor)
-for _task in TASKS.values():
-    app.command(_task.name)(restore.command(_task))
+for _name, _function, _examples in (
+    ("compare", compare.compare, compare.EXAMPLES),
+    ("train", train.train, train.EXAMPLES),
+    ("doctor", doctor.doctor, doctor.EXAMPLES),
+    *((task.name, restore.command(task), restore.examples_of(task)) for task in TASKS.values()),
+):
+    app.command(_name, cls=help.Command, epilog=_examples)(_function)
+app.command("help", cls=help.Command, hidden=True)(help.show_help)
 
 
 def main() -> None:
@@ -75,12 +88,7 @@ def _fail(message: str, code: int) -> NoReturn:
 @app.callback(invoke_without_command=True)
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Say what is decided and why.")
-    ] = False,
 ) -> None:
-    if verbose:
-        logging.basicConfig(level=logging.INFO, format="mambair: %(message)s")
     if version:
         print(f"mambair {__version__}")
         raise typer.Exit

@@ -36,6 +36,7 @@ LAYERS = (
     {"degradations", "models"},
     {"restore"},
     {"batch", "training"},
+    {"pages"},
     {"bench"},
     {"commands"},
     {"cli"},
@@ -328,7 +329,7 @@ def test_the_wheel(tmp_path):
     expected = {path.relative_to(ROOT).as_posix() for path in MODULES}
     expected |= {
         path.relative_to(ROOT).as_posix()
-        for kind in ("csv", "html", "toml")
+        for kind in ("css", "csv", "html", "js", "toml")
         for path in PACKAGE.rglob(f"*.{kind}")
     }
     expected |= {f"mambair_cli/weights/{path.name}" for path in (ROOT / "weights").iterdir()}

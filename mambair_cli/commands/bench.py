@@ -11,6 +11,7 @@ import typer
 from ..errors import CallError
 from ..models.catalog import list_models
 from .figure import app as figure
+from .help import Command, Group
 from .terminal import (
     Backend,
     BackendNames,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from ..bench.cost.rows import Row
     from ..bench.quality.results import Report
 
-app = typer.Typer(help="Measure quality and speed.", invoke_without_command=True)
+app = typer.Typer(cls=Group, help="Measure quality and speed.", invoke_without_command=True)
 app.add_typer(figure, name="figure")
 
 
@@ -248,7 +249,7 @@ def _check_folders(*files: Path | None) -> None:
             raise CallError(f"{file}: there is no folder {folder}; create it first")
 
 
-@app.command("download")
+@app.command("download", cls=Command)
 def bench_download(
     name: Annotated[str, typer.Argument(metavar="NAME")], offline: Offline = False
 ) -> None:
@@ -261,7 +262,7 @@ def bench_download(
     print(folder)
 
 
-@app.command("compare")
+@app.command("compare", cls=Command)
 def bench_compare(
     first: Annotated[Path, typer.Argument(metavar="A.json")],
     second: Annotated[Path, typer.Argument(metavar="B.json")],
@@ -279,7 +280,7 @@ def bench_compare(
         print(f"time x{comparison.seconds:.2f}, peak memory x{comparison.peak_memory:.2f}")
 
 
-@app.command("speed")
+@app.command("speed", cls=Command)
 def bench_speed(
     model: Annotated[
         list[str] | None,
@@ -307,7 +308,7 @@ def bench_speed(
         print_table(*speed_table(rows))
 
 
-@app.command("scan")
+@app.command("scan", cls=Command)
 def bench_scan(
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     quick: Annotated[
@@ -322,7 +323,7 @@ def bench_scan(
     _print_bars(rows, as_json)
 
 
-@app.command("tiling")
+@app.command("tiling", cls=Command)
 def bench_tiling(
     image: Annotated[Path, typer.Argument(metavar="IMAGE")],
     model: Annotated[str, typer.Option("--model", "-m")] = "tiny-x4",
@@ -338,7 +339,7 @@ def bench_tiling(
         print_table(*seams_table(rows))
 
 
-@app.command("memory")
+@app.command("memory", cls=Command)
 def bench_memory(
     model: Annotated[str, typer.Option("--model", "-m")] = "tiny-x4", as_json: Json = False
 ) -> None:
@@ -358,7 +359,7 @@ def _upscale_command(source: Path, target: Path, weights: Path, limit: int) -> l
     return [*command, "-s", "2", "-m", str(weights), "--memory-limit", str(limit)]
 
 
-@app.command("train")
+@app.command("train", cls=Command)
 def bench_train(
     quick: Annotated[
         bool, typer.Option("--quick", help="Smaller patches and fewer repetitions.")
@@ -380,7 +381,7 @@ def _print_bars(rows: "Sequence[Row]", as_json: bool) -> None:
         print_table(*bars_table(rows))
 
 
-@app.command("peers")
+@app.command("peers", cls=Command)
 def bench_peers(
     dataset: Annotated[str, typer.Option(metavar="NAME|DIR", help="For the quality.")] = "Set5",
     data_root: DataRoot = None,

@@ -28,6 +28,9 @@ PACKAGES = (
 )
 
 
+EXAMPLES = "mambair doctor\nmambair doctor --json"
+
+
 def doctor(as_json: Json = False) -> None:
     """Show what this installation can use, and what to install to make it faster."""
     facts = report()

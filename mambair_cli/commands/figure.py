@@ -9,12 +9,14 @@ import typer
 
 from ..errors import CallError
 from ..models.choice import find_models
+from .help import Command, Group
 from .terminal import Backend, BackendNames, Device, Offline, progress_bar, say
 
 if TYPE_CHECKING:
     from ..restore.restorer import Restorer
 
 app = typer.Typer(
+    cls=Group,
     help="Draw the figures of the papers (needs matplotlib, of the extra bench).",
     no_args_is_help=True,
 )
@@ -32,7 +34,7 @@ At = Annotated[
 ]
 
 
-@app.command("erf")
+@app.command("erf", cls=Command)
 def figure_erf(
     output: Output,
     dataset: Annotated[
@@ -70,7 +72,7 @@ def figure_erf(
         print(f"{name}: {', '.join(parts)}")
 
 
-@app.command("complexity")
+@app.command("complexity", cls=Command)
 def figure_complexity(
     output: Output, device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu"
 ) -> None:
@@ -87,7 +89,7 @@ def figure_complexity(
         print(f"{cost.method}, {cost.side}x{cost.side}: {macs}, {took}")
 
 
-@app.command("lam")
+@app.command("lam", cls=Command)
 def figure_lam(
     image: Truth,
     output: Output,
@@ -126,7 +128,7 @@ def figure_lam(
         print(f"{name}: diffusion index {lam.diffusion_index(attributed):.2f}")
 
 
-@app.command("visual")
+@app.command("visual", cls=Command)
 def figure_visual(
     image: Truth,
     output: Output,

@@ -12,9 +12,11 @@ from ..models.cache import Record, cached_file, list_records, models_folder
 from ..models.catalog import Model, list_models, model_named
 from ..models.published import BASELINES, Score, published_scores
 from ..models.tasks import TASKS, Task
+from .help import Command, Group
 from .terminal import Json, Offline, print_json, print_table, progress_bar, say
 
 app = typer.Typer(
+    cls=Group,
     help="Which models there are, what each is for, and which are on this machine.",
     no_args_is_help=True,
 )
@@ -23,7 +25,7 @@ Name = Annotated[
 ]
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def models_list(
     task: Annotated[
         str | None, typer.Option(help=f"Only the models of one task: {', '.join(TASKS)}.")
@@ -51,7 +53,7 @@ def models_list(
         print_table(("name", "task", "scale", "params", "for", "score", "file"), rows)
 
 
-@app.command("info")
+@app.command("info", cls=Command)
 def models_info(
     name: Annotated[str, typer.Argument(metavar="NAME|FILE", show_default=False)],
     as_json: Json = False,
@@ -75,7 +77,7 @@ def models_info(
     print_table(("", ""), [(key, _text(value)) for key, value in known.items()])
 
 
-@app.command("pull")
+@app.command("pull", cls=Command)
 def models_pull(name: Name, offline: Offline = False) -> None:
     """Download a model, unless it is here; an interrupted download goes on where it stopped."""
     model = model_named(name)
@@ -87,7 +89,7 @@ def models_pull(name: Name, offline: Offline = False) -> None:
     print(path)
 
 
-@app.command("verify")
+@app.command("verify", cls=Command)
 def models_verify(as_json: Json = False) -> None:
     """Check the files of all models that are here: their hashes, and whether they load."""
     from ..models.fetch import verify
@@ -103,7 +105,7 @@ def models_verify(as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command("path")
+@app.command("path", cls=Command)
 def models_path(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False)] = None,
 ) -> None:
@@ -121,7 +123,7 @@ def models_path(
     print(path)
 
 
-@app.command("convert")
+@app.command("convert", cls=Command)
 def models_convert(
     source: Annotated[Path, typer.Argument(metavar="FILE", show_default=False)],
     target: Annotated[Path, typer.Argument(metavar="OUT.safetensors", show_default=False)],
@@ -133,7 +135,7 @@ def models_convert(
     print(target)
 
 
-@app.command("import")
+@app.command("import", cls=Command)
 def models_import(
     source: Annotated[Path, typer.Argument(metavar="FILE", show_default=False)],
     name: Annotated[str, typer.Option(help="A new name, or that of the model whose file this is.")],
@@ -144,7 +146,7 @@ def models_import(
     print(import_file(source, name, tell=say))
 
 
-@app.command("remove")
+@app.command("remove", cls=Command)
 def models_remove(name: Name) -> None:
     """Delete a fetched or imported file."""
     from ..models.fetch import remove

@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -15,11 +15,15 @@ import typer
 
 from ..batch.rates import duration
 from ..batch.restore_files import Outcome, Plan, Request, plan_files, restore_files
-from ..errors import MambairError
+from ..errors import CallError, MambairError
 from ..models.choice import check_task
 from ..models.tasks import MAX_SCALE, Task
 from ..restore.options import Options
+from .compare import check_page
+from .compare import write as write_compare
+from .help import ADVANCED, COMMON, MODEL, OUTPUT, SIZE, SPEED
 from .models import fetch
+from .run_log import run_log
 from .terminal import (
     Backend,
     Choices,
@@ -27,6 +31,7 @@ from .terminal import (
     Dtype,
     Json,
     Offline,
+    Quiet,
     announce,
     as_flags,
     ignore,
@@ -66,100 +71,206 @@ Width = Annotated[
     int | None,
     typer.Option(
         min=1,
+        metavar="N",
         help="Width of the results in pixels, instead of --scale. Alone it keeps the aspect ratio.",
+        rich_help_panel=SIZE,
     ),
 ]
 Height = Annotated[
     int | None,
     typer.Option(
         min=1,
+        metavar="N",
         help="Height of the results in pixels. With --width, the results fit inside of both.",
+        rich_help_panel=SIZE,
     ),
 ]
 Exact = Annotated[
     bool,
     typer.Option(
-        "--exact", help="With --width and --height: exactly that size, even if it distorts."
+        "--exact",
+        help="With --width and --height: exactly that size, even if it distorts.",
+        rich_help_panel=SIZE,
     ),
 ]
 ModelName = Annotated[
     str | None,
     typer.Option(
-        "--model", "-m", help="A model's name (see mambair models list) or a checkpoint file."
+        "--model",
+        "-m",
+        metavar="NAME|FILE",
+        help="A model's name (see mambair models list) or a checkpoint file. Default: a bundled"
+        " one that fits.",
+        rich_help_panel=MODEL,
     ),
 ]
 Globs = Annotated[
     list[str] | None,
     typer.Option(
         "--glob",
+        metavar="PATTERN",
         help="In folders, take only files that match, such as '*.jpg' or 'trip/*'; repeatable.",
+        rich_help_panel=ADVANCED,
     ),
 ]
 Overwrite = Annotated[
     bool,
-    typer.Option("--overwrite", help="In a folder, also redo what is finished."),
+    typer.Option(
+        "--overwrite", help="In a folder, also redo what is finished.", rich_help_panel=OUTPUT
+    ),
 ]
 Format = Annotated[
     str | None,
     typer.Option(
-        help="File format of the results: png, jpg, webp, tiff, ... Default: the input's, or png."
+        metavar="FORMAT",
+        help="File format of the results: png, jpg, webp, tiff, avif, heic ... Default: the"
+        " input's, or png.",
+        rich_help_panel=OUTPUT,
     ),
 ]
 Quality = Annotated[
     int | None,
-    typer.Option(min=1, max=100, help="Quality of JPEG and other lossy formats. Default: 95."),
+    typer.Option(
+        min=1,
+        max=100,
+        metavar="N",
+        help="Quality of JPEG and other lossy formats. Default: 95.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
-Suffix = Annotated[str | None, typer.Option(help="Added to the names of the results.")]
+Suffix = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="Added to the names of the results.", rich_help_panel=OUTPUT),
+]
 Tile = Annotated[
     str,
     typer.Option(
-        help="Work in tiles: auto (as memory allows), off, or the largest side in pixels."
+        metavar="auto|off|N",
+        help="Work in tiles: as memory allows, not at all, or of at most N pixels a side.",
+        rich_help_panel=SPEED,
     ),
 ]
 TileOverlap = Annotated[
-    int, typer.Option(min=0, help="Pixels of the input that neighbouring tiles share.")
+    int,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Pixels of the input that neighbouring tiles share.",
+        rich_help_panel=SPEED,
+    ),
 ]
 MemoryLimit = Annotated[
     int | None,
-    typer.Option(parser=parse_bytes, metavar="SIZE", help="Use at most this much, such as 4GB."),
+    typer.Option(
+        parser=parse_bytes,
+        metavar="SIZE",
+        help="Use at most this much, such as 4GB. Default: what is free.",
+        rich_help_panel=SPEED,
+    ),
 ]
 MaxPixels = Annotated[
     int | None,
-    typer.Option(min=1, help="Refuse larger inputs. Default: 536,870,912.", show_default=False),
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Refuse larger inputs. Default: 536,870,912.",
+        show_default=False,
+        rich_help_panel=ADVANCED,
+    ),
 ]
 KeepTimes = Annotated[
     bool,
-    typer.Option("--keep-times", help="Give results the times and permissions of their inputs."),
+    typer.Option(
+        "--keep-times",
+        help="Give results the times and permissions of their inputs.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 FirstFrame = Annotated[
     bool,
     typer.Option(
-        "--first-frame", help="Of animations and documents, restore only the first frame or page."
+        "--first-frame",
+        help="Of animations and documents, restore only the first frame or page.",
+        rich_help_panel=ADVANCED,
     ),
 ]
 Ensemble = Annotated[
     bool,
     typer.Option(
-        "--ensemble", help="Average over eight flips and turns: better, and 8 times slower."
+        "--ensemble",
+        help="Average over eight flips and turns: better, and 8 times slower.",
+        rich_help_panel=MODEL,
     ),
 ]
-Alpha = Annotated[AlphaNames, typer.Option(help="What enlarges transparency.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")
+Alpha = Annotated[
+    AlphaNames, typer.Option(help="What enlarges transparency.", rich_help_panel=ADVANCED)
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no advice.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Say what would be done, and write nothing.", rich_help_panel=COMMON
+    ),
+]
+Compare = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PAGE.html",
+        help="Write a page that shows before and after with a slider.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Log = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Append a line of JSON for each file, with its time, for runs that nobody watches.",
+        rich_help_panel=ADVANCED,
+    ),
+]
+
+
+def examples_of(task: Task) -> str:
+    """The examples at the end of the help of a task's command."""
+    option = f" --{task.option} {task.settings[-1]}" if task.settings else ""
+    more = "photo.jpg -s 2 -o large.png" if task.scale > 1 else "photo.jpg -o better.png"
+    return "\n".join(
+        (
+            f"mambair {task.name} photo.jpg",
+            f"mambair {task.name} {more}",
+            f"mambair {task.name} holiday/ -o better/ --compare page.html",
+            f"mambair {task.name} photo.jpg{option or ' --ensemble'}",
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How a run is told.
+
+    Attributes:
+        quiet: no progress bar and no advice.
+        as_json: one JSON object instead of words.
+        compare: a page that shows before and after.
+        log: a file to which a line of JSON is appended for each file.
+    """
+
+    quiet: bool = False
+    as_json: bool = False
+    compare: Path | None = None
+    log: Path | None = None
 
 
 def command(task: Task) -> Callable[..., None]:
     """The command of a task, with the options that make sense for it."""
 
     def restore(**given: Any) -> None:
-        quiet, as_json = given.pop("quiet"), given.pop("as_json")
+        shown = Shown(**{f.name: given.pop(f.name) for f in fields(Shown)})
         del given["offline"]
         options = Options(**{f.name: given.pop(f.name) for f in fields(Options) if f.name in given})
         inputs, globs = tuple(given.pop("inputs")), tuple(given.pop("globs") or ())
-        request = Request(task, inputs, globs=globs, options=options, advice=not quiet, **given)
-        _restore(request, quiet, as_json)
+        advice = not shown.quiet
+        request = Request(task, inputs, globs=globs, options=options, advice=advice, **given)
+        _restore(request, shown)
 
     restore.__doc__ = task.summary
     restore.__signature__ = inspect.Signature(_parameters(task))  # type: ignore[attr-defined]
@@ -167,41 +278,42 @@ def command(task: Task) -> Callable[..., None]:
 
 
 def _parameters(task: Task) -> list[inspect.Parameter]:
-    """The options of a task's command, in the order of its help."""
+    """The options of a task's command; each panel of the help keeps their order."""
     annotations: dict[str, Any] = {"inputs": Inputs, "output": _output(task)}
     if task.scale > 1:
-        annotations |= {"scale": _scale(task), "width": Width, "height": Height}
-        annotations["exact"] = Exact
-    annotations["model"] = ModelName
-    if task.option:
-        annotations["setting"] = Annotated[
-            str | None, typer.Option(f"--{task.option}", help=task.option_help)
-        ]
+        annotations["scale"] = _scale(task)
+    annotations |= {"dry_run": DryRun, "quiet": Quiet, "as_json": Json}
+    if task.scale > 1:
+        annotations |= {"width": Width, "height": Height, "exact": Exact}
     annotations |= {
-        "globs": Globs,
-        "overwrite": Overwrite,
         "format": Format,
         "quality": Quality,
         "suffix": Suffix,
+        "overwrite": Overwrite,
+        "keep_times": KeepTimes,
+        "compare": Compare,
+        "model": ModelName,
+    }
+    if task.option:
+        annotations["setting"] = _setting(task)
+    annotations |= {
+        "ensemble": Ensemble,
+        "device": Device,
+        "memory_limit": MemoryLimit,
         "tile": Tile,
         "tile_overlap": TileOverlap,
-        "memory_limit": MemoryLimit,
-        "max_pixels": MaxPixels,
-        "keep_times": KeepTimes,
-        "first_frame": FirstFrame,
-        "ensemble": Ensemble,
-        "alpha": Alpha,
-        "device": Device,
-        "backend": Backend,
         "dtype": Dtype,
-        "dry_run": DryRun,
+        "backend": Backend,
+        "globs": Globs,
+        "first_frame": FirstFrame,
+        "alpha": Alpha,
+        "max_pixels": MaxPixels,
+        "log": Log,
         "offline": Offline,
-        "quiet": Quiet,
-        "as_json": Json,
     }
     known: dict[str, Field[Any]] = {f.name: f for f in (*fields(Request), *fields(Options))}
     defaults = {name: known[name].default if name in known else False for name in annotations}
-    defaults |= {"inputs": MISSING, "globs": None}
+    defaults |= {"inputs": MISSING, "globs": None, "compare": None, "log": None}
     return [
         inspect.Parameter(
             name,
@@ -216,19 +328,37 @@ def _parameters(task: Task) -> list[inspect.Parameter]:
 def _output(task: Task) -> Any:
     suffix = task.suffix.format(scale=task.scale)
     where = "A file (- for stdout) for one photo, else a folder."
-    default = f"Default: beside the photo, with {suffix} after its name."
-    return Annotated[str | None, typer.Option("--output", "-o", help=f"{where} {default}")]
+    text = f"{where} Default: beside the photo, with {suffix} after its name."
+    option = typer.Option("--output", "-o", metavar="PATH", help=text, rich_help_panel=COMMON)
+    return Annotated[str | None, option]
 
 
 def _scale(task: Task) -> Any:
     text = f"How many times larger, such as 2 or 1.5. Default: the model's, or {task.scale}."
-    return Annotated[float | None, typer.Option("--scale", "-s", min=1, max=MAX_SCALE, help=text)]
+    option = typer.Option(
+        *("--scale", "-s"), min=1, max=MAX_SCALE, metavar="N", help=text, rich_help_panel=COMMON
+    )
+    return Annotated[float | None, option]
 
 
-def _restore(request: Request, quiet: bool, as_json: bool) -> None:
+def _setting(task: Task) -> Any:
+    """What chooses among the task's models: words, or also a number."""
+    words = {word.upper(): word for word in task.settings}
+    kind = str if task.level else Choices(f"{task.option.title()}Names", words)
+    metavar = "|".join([*task.settings, "N"]) if task.level else None
+    option = typer.Option(
+        f"--{task.option}", help=task.option_help, metavar=metavar, rich_help_panel=MODEL
+    )
+    return Annotated[kind | None, option]  # type: ignore[valid-type]
+
+
+def _restore(request: Request, shown: Shown) -> None:
     """Do what a request asks for, and show what came of it."""
     started = time.perf_counter()
+    quiet, as_json = shown.quiet, shown.as_json
     silent = as_json or quiet
+    if shown.compare:
+        _check_compare(request, shown.compare)
     if not silent:
         announce(f"{request.task.name} {_named(request.inputs)}")
     plan = plan_files(request, say)
@@ -236,9 +366,7 @@ def _restore(request: Request, quiet: bool, as_json: bool) -> None:
         check_task(request.task.name, plan.row.name, plan.row.task, plan.row.scale)
         if not request.dry_run:
             fetch(plan.row, silent)
-    note = ignore if quiet else say
-    with progress_bar(silent) as progress:
-        outcome = restore_files(plan, done=_tell, progress=progress, note=note, started=started)
+    outcome = _run(plan, shown, silent, started)
     if outcome.better:
         log.info("%s", _hint(outcome.better))
     if request.dry_run and not outcome.stopped:
@@ -250,11 +378,49 @@ def _restore(request: Request, quiet: bool, as_json: bool) -> None:
         if as_json and not plan.folder and isinstance(outcome.stopped, MambairError):
             _print_failure(plan, outcome, stream)
         raise outcome.stopped
-    if any(record.error for record in outcome.records):
-        raise typer.Exit(1)
     # Under torchrun, one process has the records.
-    if outcome.records and not (plan.folder or request.dry_run):
+    failed = any(record.error for record in outcome.records)
+    if outcome.records and not (plan.folder or request.dry_run or failed):
         _print_result(plan, outcome, as_json, stream)
+    if shown.compare:
+        _write_page(shown.compare, outcome, silent)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _run(plan: Plan, shown: Shown, silent: bool, started: float) -> Outcome:
+    """Restore the files of a plan, tell of each, and keep a log."""
+    note = ignore if shown.quiet else say
+    with run_log(shown.log) as write, progress_bar(silent) as progress:
+        write("start", {"task": plan.request.task.name, "files": len(plan.jobs)})
+
+        def done(record: "Record") -> None:
+            _tell(record)
+            write("file", _public(record))
+
+        outcome = restore_files(plan, done=done, progress=progress, note=note, started=started)
+        stopped = outcome.stopped
+        why = (str(stopped) or "interrupted") if stopped else None
+        write("end", _counts(outcome) | {"seconds": outcome.seconds, "stopped": why})
+    return outcome
+
+
+def _check_compare(request: Request, page: Path) -> None:
+    """Raise CallError where there will be nothing to compare."""
+    check_page(page)
+    if "-" in (*request.inputs, request.output):
+        raise CallError("--compare shows files; name files instead of -")
+    if request.dry_run:
+        raise CallError("--compare needs results, which --dry-run does not make")
+
+
+def _write_page(page: Path, outcome: Outcome, quiet: bool) -> None:
+    from ..pages.compare import Scene
+
+    done = [record for record in outcome.records if record.status in ("ok", "skipped")]
+    scenes = [Scene(Path(record.input), (Path(record.output),)) for record in done]
+    if scenes:
+        write_compare(page, sorted(scenes, key=lambda scene: scene.before), quiet)
 
 
 def _named(inputs: Sequence[str]) -> str:
@@ -280,8 +446,8 @@ def _facts(plan: Plan, outcome: Outcome) -> dict[str, Any]:
 
 def _how(outcome: Outcome, measured: str) -> str:
     """By which models, where, in what time."""
-    where = f"{outcome.backend} on {outcome.device}, {outcome.seconds:.1f} s"
-    return f"{', '.join(outcome.models)}{measured}, {where}"
+    models = f"{', '.join(outcome.models)}{measured}, " if outcome.models else ""
+    return f"{models}{outcome.backend} on {outcome.device}, {outcome.seconds:.1f} s"
 
 
 def _hint(better: Mapping[str, Any]) -> str:
@@ -342,26 +508,33 @@ def _print_failure(plan: Plan, outcome: Outcome, stream: TextIO) -> None:
     print_json(_public(record) | _facts(plan, outcome), stream)
 
 
+def _counts(outcome: Outcome) -> dict[str, int]:
+    """How many files ended how."""
+    found = Counter(record.status for record in outcome.records)
+    counts = {status: found[status] for status in ("ok", "skipped", "failed")}
+    return counts | {"not_tried": outcome.total - len(outcome.records)}
+
+
 def _print_summary(plan: Plan, folder: Path, outcome: Outcome, as_json: bool) -> None:
-    groups = {
-        status: [record for record in outcome.records if record.status == status]
-        for status in ("ok", "skipped", "failed")
-    }
-    not_tried = outcome.total - len(outcome.records)
+    counts = _counts(outcome)
     if as_json:
-        counts = {status: len(group) for status, group in groups.items()}
         files = [_public(record) for record in outcome.records]
-        counts |= {"not_tried": not_tried, "passed_over": plan.passed_over}
-        facts = {"output": str(folder), **counts, **_facts(plan, outcome)}
-        print_json(facts | {"files": files})
+        facts = {"output": str(folder), **counts, "passed_over": plan.passed_over}
+        print_json(facts | _facts(plan, outcome) | {"files": files})
         return
-    rows = [(status, *_sums(group)) for status, group in groups.items()]
-    if not_tried:
-        rows.append(("not tried", str(not_tried), "", ""))
-    if plan.passed_over:
-        rows.append(("not images", str(plan.passed_over), "", ""))
-    print_table(("", "files", "seconds", "megapixels"), rows)
-    print(f"{folder}: {_how(outcome, _levels(plan.request.task, outcome.records))}")
+    words = {
+        "restored": counts["ok"],
+        "skipped as finished": counts["skipped"],
+        "failed": counts["failed"],
+        "not tried": counts["not_tried"],
+        "not images": plan.passed_over,
+    }
+    told = [f"{count} {what}" for what, count in words.items() if count]
+    done = [record for record in outcome.records if record.status == "ok"]
+    sizes = [record.size_out for record in done if record.size_out]
+    size = f", {sum(width * height for width, height in sizes) / 1e6:.1f} megapixels"
+    how = _how(outcome, _levels(plan.request.task, outcome.records))
+    print(f"{folder}: {', '.join(told)}{size if sizes else ''}; {how}")
     for line in _story(outcome.records):
         print(line)
 
@@ -389,14 +562,6 @@ def _story(records: Sequence["Record"]) -> Iterator[str]:
         results = "1 result" if len(left) == 1 else f"{len(left)} results"
         text = as_flags(f"{left[0].left}")
         yield f"{results} may need more, such as {left[0].output}: it {text}"
-
-
-def _sums(group: Sequence["Record"]) -> tuple[str, str, str]:
-    """How many files, their seconds, and the megapixels of their results."""
-    sizes = [record.size_out for record in group if record.size_out]
-    megapixels = sum(width * height for width, height in sizes) / 1e6
-    seconds = sum(record.seconds for record in group)
-    return str(len(group)), f"{seconds:.1f}", f"{megapixels:.1f}"
 
 
 def _levels(task: Task, records: Sequence["Record"]) -> str:

@@ -12,6 +12,8 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
+from .help import ADVANCED, COMMON, SPEED
+
 
 class Choices(str, Enum):
     """The values that an option takes, which its help lists. Each member is its own string."""
@@ -43,14 +45,41 @@ class DtypeNames(Choices):
     BF16 = "bf16"
 
 
-Device = Annotated[str, typer.Option(help="Where to run: auto, cpu, cuda, cuda:N or mps.")]
-Backend = Annotated[BackendNames, typer.Option(help="What computes the selective scan.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="DEVICE",
+        help="Where to run: auto, cpu, cuda, cuda:N or mps.",
+        rich_help_panel=SPEED,
+    ),
+]
+Backend = Annotated[
+    BackendNames,
+    typer.Option(
+        metavar="NAME",
+        help=f"What computes the selective scan: {', '.join(BackendNames)}.",
+        rich_help_panel=SPEED,
+    ),
+]
 Dtype = Annotated[
     DtypeNames,
-    typer.Option(help="Precision of convolutions and linear layers; auto is fp16 on a GPU."),
+    typer.Option(
+        help="Precision of convolutions and linear layers; auto is fp16 on a GPU.",
+        rich_help_panel=SPEED,
+    ),
 ]
 Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
+    bool,
+    typer.Option(
+        "--json",
+        help="Print one JSON object on stdout and nothing else there.",
+        rich_help_panel=COMMON,
+    ),
+]
+
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="No progress bar, no advice.", rich_help_panel=COMMON),
 ]
 
 
@@ -62,7 +91,10 @@ def _go_offline(wanted: bool) -> None:
 Offline = Annotated[
     bool,
     typer.Option(
-        "--offline", callback=_go_offline, help="Download nothing, as HF_HUB_OFFLINE=1 does."
+        "--offline",
+        callback=_go_offline,
+        help="Download nothing, as HF_HUB_OFFLINE=1 does.",
+        rich_help_panel=ADVANCED,
     ),
 ]
 

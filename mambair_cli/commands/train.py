@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from ..training.inputs import Folders, Settings
 
 
+EXAMPLES = "\n".join(
+    (
+        "mambair train --list",
+        "mambair train --recipe tiny-x2 --data photos/ --out runs/x2 --dry-run",
+        "mambair train --recipe tiny-x2 --data photos/ --out runs/x2",
+        "mambair train --resume --data photos/ --out runs/x2",
+    )
+)
+
 Recipe = Annotated[str | None, typer.Option(help="A recipe's name or a TOML file; see --list.")]
 Data = Annotated[Path | None, typer.Option(help="Folder of photos to train on.")]
 Out = Annotated[Path | None, typer.Option(help="Folder of the run: log, checkpoints, weights.")]

@@ -1,8 +1,6 @@
 """A benchmark's report as one HTML file that needs nothing else: tables, a plot, images."""
 
-import base64
 import io
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from ...images.folders import Pixels, read_rgb
+from ...pages.template import data_address, fill
 from .candidates import Candidate
 from .measure import Benchmark, saved_image
 from .pairing import Sample, load_sample
@@ -74,9 +73,7 @@ def build(
         "points": _points(report),
         "pictures": pictures,
     }
-    # Or it would end the element.
-    text = json.dumps(data).replace("<", "\\u003c")
-    return TEMPLATE.read_text("utf-8").replace("@DATA@", text)
+    return fill(TEMPLATE, data)
 
 
 def find_spot(a: NDArray[Any], b: NDArray[Any], side: int) -> tuple[int, int, int]:
@@ -127,8 +124,8 @@ def _picture(report: Report, index: int, images: Sequence[Pixels], truth: Pixels
     for image, result in zip(images, report.results, strict=True):
         scores = result.images[index].scores
         values = ", ".join(f"{LABELS[m]} {number(m, value)}" for m, value in scores.items())
-        views.append({"label": f"{result.name} ({values})", "src": _data_address(image[part])})
-    views.append({"label": "truth", "src": _data_address(truth[part])})
+        views.append({"label": f"{result.name} ({values})", "src": _address(image[part])})
+    views.append({"label": "truth", "src": _address(truth[part])})
     height, width = truth[part].shape[:2]
     return {
         "image": report.baseline.images[index].image,
@@ -139,7 +136,7 @@ def _picture(report: Report, index: int, images: Sequence[Pixels], truth: Pixels
     }
 
 
-def _data_address(image: Pixels) -> str:
+def _address(image: Pixels) -> str:
     file = io.BytesIO()
     PIL.Image.fromarray(np.ascontiguousarray(image)).save(file, "WEBP", lossless=True)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return data_address(file.getvalue())
