@@ -4,13 +4,15 @@ Nothing heavy is imported here, so the help is instant.
 """
 
 import io
+import re
 import sys
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from . import __version__
-from .commands import bench, compare, doctor, help, models, restore, train
+from .commands import bench, compare, doctor, help, models, restore, train, watch
+from .commands.presets import apply_presets
 from .commands.terminal import say
 from .errors import MambairError
 from .models.tasks import TASKS
@@ -43,6 +45,7 @@ app = typer.Typer(
 app.add_typer(models.app, name="models")
 app.add_typer(bench.app, name="bench")
 for _name, _function, _examples in (
+    ("watch", watch.command(), watch.EXAMPLES),
     ("compare", compare.compare, compare.EXAMPLES),
     ("train", train.train, train.EXAMPLES),
     ("doctor", doctor.doctor, doctor.EXAMPLES),
@@ -66,7 +69,7 @@ def main() -> None:
     except MambairError as error:
         _fail(str(error), error.exit_code)
     except UsageError as error:
-        message = error.format_message()
+        message = _in_plain_words(error.format_message())
         if len(message.splitlines()) == 1:
             command = error.ctx.command_path if error.ctx else "mambair"
             _fail(f"{message.rstrip('.')}; see {command} --help", error.exit_code)
@@ -80,6 +83,24 @@ def main() -> None:
         _fail("interrupted", 130)
 
 
+WORDS = (
+    (r"Input should be a valid number.*", "this is not a number"),
+    (r"Input should be a valid integer.*", "this is not a whole number"),
+    (r"'([^']*)' is not a valid float.*", r"'\1' is not a number"),
+    (r"'([^']*)' is not a valid integer.*", r"'\1' is not a whole number"),
+    (r"Input should be greater than or equal to (\S+)", r"it must be at least \1"),
+    (r"Input should be less than or equal to (\S+)", r"it must be at most \1"),
+    (r"Input should be ", "it must be "),
+)
+"""What the parsers of options say, in the words of people."""
+
+
+def _in_plain_words(message: str) -> str:
+    for pattern, words in WORDS:
+        message = re.sub(pattern, words, message)
+    return message
+
+
 def _fail(message: str, code: int) -> NoReturn:
     say(message)
     sys.exit(code)
@@ -87,8 +108,10 @@ def _fail(message: str, code: int) -> NoReturn:
 
 @app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
         print(f"mambair {__version__}")
         raise typer.Exit
+    apply_presets(context)

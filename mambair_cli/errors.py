@@ -10,6 +10,7 @@
       TrainingError          a training run cannot start or go on
       CacheError             results that were kept cannot be used
     CallError                exit code 2: the call itself is wrong (unknown model, missing input)
+      NoImageError           the folders that were named hold no image
 
 An interrupted run exits with 130. Messages say what happened, to which file, and what to do.
 """
@@ -60,6 +61,10 @@ class CallError(MambairError):
     """The call itself is wrong: an unknown model, a bad option, a missing input."""
 
     exit_code = 2
+
+
+class NoImageError(CallError):
+    """The folders that were named hold no image."""
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:

@@ -12,6 +12,8 @@ import pytest
 # Each of the processes that share the tests takes one core; before anything imports torch.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No presets of whoever runs the tests.
+os.environ["XDG_CONFIG_HOME"] = os.devnull
 
 from mambair_cli import cli
 from mambair_cli.images.io import Image, read_image, write_image

@@ -146,7 +146,8 @@ def test_python_m(folder):
     [
         (
             "",
-            "upscale denoise derain dejpeg doctor train models bench --version --verbose -v --help",
+            "upscale denoise derain dejpeg compare doctor train models bench --version --verbose -v --help"
+            " --install-completion",
         ),
         (
             "upscale",
@@ -235,13 +236,61 @@ def test_doctor(call, monkeypatch):
     assert facts["versions"]["torch"] == torch.__version__
     assert all(facts["devices"][name].startswith("unavailable: ") for name in ("cuda", "mps"))
     text = works(call("doctor"))
-    for table, label in (("versions", "version"), ("devices", "device")):
-        for name, value in facts[table].items():
-            # its free memory changes
-            if name != "cpu":
-                assert f"{label} {name} {value}" in plain(text)
-    assert f"back end numba {reason}" in plain(text)
-    assert "back end reference available" in plain(text)
-    assert text.endswith("to get faster: everything that helps here is installed\n")
+    for name, value in facts["versions"].items():
+        assert f"{name} {value}" in text or f"Python {value}" in text
+    for name, value in facts["devices"].items():
+        # its free memory changes
+        if name != "cpu":
+            assert f"\n{name}: {value}\n" in text
+    assert f"\nScan by numba: {reason}\n" in text
+    assert "\nScan by reference: available\n" in text
+    assert text.endswith("\nEverything that helps here is installed.\n")
     monkeypatch.setattr(doctor, "_faster", lambda backends: "pip install numba")
-    assert works(call("doctor")).endswith("\nto get faster: pip install numba\n")
+    assert works(call("doctor")).endswith("\nThis would make it faster: pip install numba\n")
+
+
+def test_help_of_a_command(call, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for line in ("", "upscale", "models list"):
+        assert works(call("help", *line.split())) == works(call(*line.split(), "--help"))
+    fails(call("help", "nonsense"), 2, "'nonsense'", "mambair --help")
+    fails(call("help", "doctor", "more"), 2, "'more'", "mambair doctor --help")
+
+
+def test_the_order_of_commands(call):
+    text = plain(works(call("--help"))).partition(" Commands ")[2]
+    names = [
+        "upscale",
+        "denoise",
+        "derain",
+        "dejpeg",
+        "compare",
+        "models",
+        "doctor",
+        "bench",
+        "train",
+    ]
+    places = [text.index(f" {name} ") for name in names[1:]]
+    assert places == sorted(places)
+    assert "help" not in text.partition("Examples:")[0].split()
+
+
+def test_help_in_panels(call, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = works(call("upscale", "--help"))
+    panels = ["Common", "Size", "Output", "Model", "Memory and speed", "Advanced"]
+    places = [text.index(f"─ {panel} ─") for panel in panels]
+    assert places == sorted(places)
+    assert "─ Options ─" not in text
+    assert "bool" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "[default: auto]" in text
+    assert "auto|bicubic|real" in text
+    examples = text.partition("Examples:")[2].split("\n")
+    assert sum("mambair upscale " in line for line in examples) == 4
+
+
+def test_verbose_also_after_the_command(folder):
+    code, _, err = run("upscale", "photo.png", "-s", "2", "-v")
+    assert code == 0
+    assert "scan back end on cpu: numba" in err

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import CallError, ImageError
+from ..errors import CallError, ImageError, NoImageError
 from ..images.encode import check_side, format_of
 from ..images.io import INPUT_SUFFIXES, OUTPUT_SUFFIXES, check_writable
 
@@ -95,7 +95,7 @@ def find_jobs(
         jobs = _folder_jobs(found, Path(output), suffix or "", format)
         if not jobs:
             what = " that matches `glob`" if globs else ""
-            raise CallError(f"{', '.join(map(str, sources))}: no image found{what}")
+            raise NoImageError(f"{', '.join(map(str, sources))}: no image found{what}")
         _keep_inputs(jobs)
         return jobs, Path(output)
     else:

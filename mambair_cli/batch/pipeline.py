@@ -286,11 +286,8 @@ class Batch:
             record.notes += image.notes
             factor = self.size.factor(height, width)
             if not 1 <= factor <= MAX_SCALE:
-                name = job.source or "stdin"
-                raise ImageError(
-                    f"{name}: would become {factor:g} times as large;"
-                    f" possible is 1 to {MAX_SCALE} times"
-                )
+                why = _wrong_size(self.size, width, height)
+                raise ImageError(f"{job.source or 'stdin'}: {why}")
             if job.target:
                 check_target(job.target, self.size.of(height, width))
             found = self.upscaler.measure(image)
@@ -456,8 +453,19 @@ def _reason(record: Record, error: Exception) -> str:
     if isinstance(error, MambairError):
         return str(error)
     if isinstance(error, OSError):
-        return f"{error.filename or record.output}: {error.strerror}"
+        # What was not read yet cannot have been written.
+        place = record.output if record.size_out else record.input
+        return f"{error.filename or place}: {error.strerror or error}"
     return f"{record.input}: {type(error).__name__}: {error}"
+
+
+def _wrong_size(size: "Size", width: int, height: int) -> str:
+    """Why a result cannot be of the size that was asked for."""
+    rows, columns = size.of(height, width)
+    told = f"is {width}x{height}, and {columns}x{rows} is"
+    if size.factor(height, width) < 1:
+        return f"{told} smaller; give a size of at least {width}x{height}"
+    return f"{told} too large; give a size of at most {MAX_SCALE * width}x{MAX_SCALE * height}"
 
 
 def _is_disk_full(error: BaseException) -> bool:

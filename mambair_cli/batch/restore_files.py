@@ -174,7 +174,7 @@ def plan_files(request: Request, note: Callable[[str], None] = lambda message: N
         scale = row.scale if row else None if request.model else task.scale
     upscaler = None
     if scale is None and not sides:
-        upscaler = _load(choice, request.options)
+        upscaler = load_upscaler(choice, request.options)
         scale = upscaler.chain(1)[0].scale
     jobs, folder = find_jobs(
         list(request.inputs),
@@ -225,7 +225,7 @@ def restore_files(
         if request.dry_run and not is_here(plan.row):
             name = plan.row.name
             raise CallError(f"{name} is not here yet; fetch it first: mambair models pull {name}")
-    upscaler = plan.upscaler or _load(plan.choice, request.options)
+    upscaler = plan.upscaler or load_upscaler(plan.choice, request.options)
     # Tells before the work what cannot be loaded.
     upscaler.chain(plan.scale or 1)
     batch = Batch(
@@ -348,7 +348,8 @@ def _expect(request: Request, outcome: Outcome) -> None:
                 outcome.expected = (outcome.expected or 0.0) + seconds
 
 
-def _load(choice: Choice, options: Options) -> "Upscaler":
+def load_upscaler(choice: Choice, options: Options) -> "Upscaler":
+    """What restores by the networks of a choice; each is loaded once. Raises as `Upscaler`."""
     from ..restore.upscaler import Upscaler
 
     return Upscaler(choice, options)

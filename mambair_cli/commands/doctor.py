@@ -1,6 +1,7 @@
 """`mambair doctor`: what this installation has and can use."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from .terminal import Json, print_json, print_table
+from ..models.cache import cache_folder
+from .presets import read_presets
+from .terminal import Json, print_json
 
 PACKAGES = (
     "torch",
@@ -37,12 +40,29 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         print_json(facts)
         return
-    rows = [("version", name, version) for name, version in facts["versions"].items()]
-    rows += [("device", name, text) for name, text in facts["devices"].items()]
+    versions = dict(facts["versions"])
+    print(f"mambair {versions.pop('mambair')}, Python {versions.pop('python')}, {facts['system']}")
+    print(f"Packages: {', '.join(f'{name} {text}' for name, text in versions.items())}")
+    for name, text in facts["devices"].items():
+        print(f"{name}: {text}")
     for name, reason in facts["backends"].items():
-        rows.append(("back end", name, reason or "available"))
-    print_table(("", "", ""), rows)
-    print(f"to get faster: {facts['faster'] or 'everything that helps here is installed'}")
+        print(f"Scan by {name}: {reason or 'available'}")
+    print(f"Models and other fetched files: {facts['cache']}")
+    for line in facts["presets"] or ["none"]:
+        print(f"Presets: {line}")
+    if facts["faster"]:
+        print(f"This would make it faster: {facts['faster']}")
+    else:
+        print("Everything that helps here is installed.")
+
+
+def _presets() -> list[str]:
+    """The options that presets set, a line for each command and file."""
+    return [
+        f"{path}: [{command}] {', '.join(f'{key} = {json.dumps(v)}' for key, v in table.items())}"
+        for path, tables in read_presets()
+        for command, table in tables.items()
+    ]
 
 
 def report() -> dict[str, Any]:
@@ -50,7 +70,8 @@ def report() -> dict[str, Any]:
 
     Returns:
         versions by package; devices by name; for each back end why it cannot run (None if it can);
-        and the command that makes this machine faster (None if nothing is missing).
+        the system; the folder of fetched files; the presets in force; and the command that makes
+        this machine faster (None if nothing is missing).
     """
     import torch
 
@@ -80,6 +101,9 @@ def report() -> dict[str, Any]:
         "versions": versions,
         "devices": devices,
         "backends": backends,
+        "system": f"{platform.system()} {platform.machine()}",
+        "cache": str(cache_folder()),
+        "presets": _presets(),
         "faster": _faster(backends),
     }
 

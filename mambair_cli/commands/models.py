@@ -1,19 +1,20 @@
 """`mambair models`: which models there are, what each is for, and which of them are here."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import CallError, did_you_mean
+from ..errors import CallError
 from ..models.cache import Record, cached_file, list_records, models_folder
 from ..models.catalog import Model, list_models, model_named
+from ..models.choice import better_model, gain, is_here
 from ..models.published import BASELINES, Score, published_scores
 from ..models.tasks import TASKS, Task
 from .help import Command, Group
-from .terminal import Json, Offline, print_json, print_table, progress_bar, say
+from .terminal import Choices, Json, Offline, print_json, print_table, progress_bar, say
 
 app = typer.Typer(
     cls=Group,
@@ -25,20 +26,24 @@ Name = Annotated[
 ]
 
 
+TaskNames = Choices("TaskNames", {name.upper(): name for name in TASKS})
+
+
 @app.command("list", cls=Command)
 def models_list(
     task: Annotated[
-        str | None, typer.Option(help=f"Only the models of one task: {', '.join(TASKS)}.")
+        TaskNames | None,  # type: ignore[valid-type]
+        typer.Option(help="Only the models of one task."),
     ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All models, with sizes and scores.")
+    ] = False,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the tables of the README.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """List the models that can be used by name: bundled, fetched or to be fetched."""
-    if task and task not in TASKS:
-        hint = did_you_mean(task, TASKS, f"there are {', '.join(TASKS)}")
-        raise CallError(f"no task is called {task!r}; {hint}")
+    """List the models that are here, and better ones that can be fetched."""
     models = [model for model in list_models() if task in (None, model.task)]
     imported = [record for record in list_records() if model_named(record.name) is None]
     imported = [record for record in imported if task is None or task in _tasks(record)]
@@ -48,9 +53,11 @@ def models_list(
     elif markdown:
         tables = [_markdown(TASKS[name]) for name in TASKS if task in (None, name)]
         print("\n\n".join("\n".join(table) for table in tables))
-    else:
+    elif everything:
         rows = [*map(_model_row, models), *map(_record_row, imported)]
         print_table(("name", "task", "scale", "params", "for", "score", "file"), rows)
+    else:
+        _print_recommended(models, imported)
 
 
 @app.command("info", cls=Command)
@@ -225,6 +232,28 @@ def _record_row(record: Record) -> tuple[str, ...]:
         "",
         "here",
     )
+
+
+def _print_recommended(models: Sequence[Model], imported: Sequence[Record]) -> None:
+    """The models that are here, and for each of them the one that is worth fetching."""
+    here = [model for model in models if is_here(model)]
+    rows = [(m.name, m.task, _step(m), m.degradation, _state(m)) for m in here]
+    others = [_record_row(record) for record in imported]
+    rows += [(name, task, step, what, state) for name, task, step, _, what, _, state in others]
+    shown = {model.name for model in here}
+    for model in here:
+        better = better_model(model)
+        if better and better.name not in shown:
+            shown.add(better.name)
+            slower = better.gmacs / model.gmacs
+            why = (
+                f"{gain(better, model):.1f} dB better than {model.name}, {slower:.0f} times slower"
+            )
+            rows.append((better.name, better.task, _step(better), why, _state(better)))
+    print_table(("name", "task", "scale", "for", "file"), rows)
+    left = len(models) - len(shown & {model.name for model in models})
+    if left:
+        print(f"{left} more: mambair models list --all")
 
 
 def _step(model: Model) -> str:

@@ -273,11 +273,11 @@ def command(task: Task) -> Callable[..., None]:
         _restore(request, shown)
 
     restore.__doc__ = task.summary
-    restore.__signature__ = inspect.Signature(_parameters(task))  # type: ignore[attr-defined]
+    restore.__signature__ = inspect.Signature(parameters(task))  # type: ignore[attr-defined]
     return restore
 
 
-def _parameters(task: Task) -> list[inspect.Parameter]:
+def parameters(task: Task) -> list[inspect.Parameter]:
     """The options of a task's command; each panel of the help keeps their order."""
     annotations: dict[str, Any] = {"inputs": Inputs, "output": _output(task)}
     if task.scale > 1:
@@ -471,7 +471,7 @@ def _print_result(plan: Plan, outcome: Outcome, as_json: bool, stream: TextIO) -
     why = f"{record.why}: " if record.why else ""
     print(f"{record.output}: {sizes}, {why}{_how(outcome, measured)}", file=stream)
     if record.left:
-        say(f"{record.output}: {record.left}")
+        say(f"{'stdout' if record.output == '-' else record.output}: {record.left}")
 
 
 def _print_preview(plan: Plan, outcome: Outcome, as_json: bool) -> None:

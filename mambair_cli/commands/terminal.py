@@ -184,6 +184,10 @@ def print_json(facts: Any, stream: TextIO | None = None) -> None:
     print(json.dumps(plain), file=stream)
 
 
+WORD = 18
+"""Letters of the longest words that a table never breaks."""
+
+
 def print_table(header: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
     """Print a table on stdout; a header of empty names is left out.
 
@@ -193,8 +197,16 @@ def print_table(header: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> Non
     from rich.table import Column, Table
 
     console = Console(markup=False, emoji=False)
-    # Names of models are never wrapped: people have to type them.
-    columns = (Column(text, overflow="fold", no_wrap=text == "name") for text in header)
+    cells = [(text, *(str(row[i]) for row in rows)) for i, text in enumerate(header)]
+    words = [
+        max((len(word) for cell in column for word in cell.split()), default=1) for column in cells
+    ]
+    # Names of models are never wrapped: people have to type them. Other words stay whole, but for
+    # such as paths and addresses.
+    columns = (
+        Column(text, overflow="fold", no_wrap=text == "name", min_width=min(longest, WORD))
+        for text, longest in zip(header, words, strict=True)
+    )
     table = Table(*columns, box=None, show_header=any(header))
     for row in rows:
         table.add_row(*row)

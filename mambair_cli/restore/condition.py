@@ -132,7 +132,7 @@ def advice(result: Image, scale: float, task: str, real: bool, name: str) -> str
         scale: how many times larger it is than its input.
         task: what was done, a name of TASKS.
         real: whether a network for real photos did it.
-        name: the file of the result, as in the command.
+        name: the file of the result, as in the command; - for stdout.
     """
     pixels = result.pixels
     if scale > 1:
@@ -142,7 +142,8 @@ def advice(result: Image, scale: float, task: str, real: bool, name: str) -> str
     sigma = noise_sigma(pixels)
     if sigma is None:
         return None
-    file = shlex.quote(name)
+    # What went to stdout can only go through another pipe.
+    file = "- -o -" if name == "-" else shlex.quote(name)
     done = name.rpartition(".")[0]
     if sigma >= NOISY:
         left = f"still looks noisy (sigma about {sigma:.0f})"

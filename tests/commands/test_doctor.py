@@ -15,6 +15,7 @@ import mambair_cli
 from mambair_cli import ops
 from mambair_cli.commands import doctor
 from mambair_cli.commands.doctor import report
+from mambair_cli.models.cache import cache_folder
 from mambair_cli.ops import BACKENDS
 
 if sys.version_info >= (3, 11):
@@ -45,6 +46,11 @@ def test_every_dependency_is_reported(facts):
         if "python_version" not in line
     }
     assert set(facts["versions"]) == {"mambair", "python", *names}
+
+
+def test_the_folder_of_models_and_the_system(facts):
+    assert facts["cache"] == str(cache_folder())
+    assert platform.machine() in facts["system"]
 
 
 def test_json(facts):

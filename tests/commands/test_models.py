@@ -55,7 +55,7 @@ def server(monkeypatch):
 
 
 def test_the_list(call, home):
-    header, *lines = works(call("models", "list")).splitlines()
+    header, *lines = works(call("models", "list", "--all")).splitlines()
     assert header.split() == ["name", "task", "scale", "params", "for", "score", "file"]
     for model, line in zip(list_models(), lines, strict=True):
         assert line.split()[:2] == [model.name, model.task]
@@ -64,6 +64,33 @@ def test_the_list(call, home):
         assert re.search(rf" {state}\s*$", line)
         assert model.degradation in line
         assert (f"{model.levels[1]}" if model.levels else f"x{model.scale}") in line
+
+
+def test_the_short_list_is_what_is_here_and_what_is_worth_fetching(call, home):
+    header, *lines, last = works(call("models", "list")).splitlines()
+    assert header.split() == ["name", "task", "scale", "for", "file"]
+    bundled = [model.name for model in list_models() if model.bundled]
+    names = [line.split()[0] for line in lines]
+    assert names[: len(bundled)] == bundled
+    assert all(line.rstrip().endswith("bundled") for line in lines[: len(bundled)])
+    for line in lines[len(bundled) :]:
+        assert re.search(r"[\d.]+ dB better than tiny-\S+, \d+ times slower +to fetch\s*$", line)
+    assert len(set(names)) == len(names) > len(bundled)
+    assert last == f"{len(list_models()) - len(names)} more: mambair models list --all"
+
+
+def test_the_short_list_fits_a_terminal_and_breaks_no_word(call, home, monkeypatch):
+    import rich.console
+
+    monkeypatch.setattr(rich.console.Console, "is_terminal", True)
+    monkeypatch.setenv("COLUMNS", "80")
+    text = works(call("models", "list"))
+    assert max(map(len, text.splitlines())) <= 80
+    shown = text.split()
+    for model in list_models():
+        if model.bundled:
+            assert model.name in shown
+            assert all(word in shown for word in model.degradation.split())
 
 
 def test_the_list_as_json(call, home):
@@ -99,13 +126,15 @@ def test_the_list_of_a_task(call, home, task):
         for facts in json.loads(works(call("models", "list", "--task", task, "--json")))
     ] == expected
     assert [
-        line.split()[0] for line in works(call("models", "list", "--task", task)).splitlines()[1:]
+        line.split()[0]
+        for line in works(call("models", "list", "--all", "--task", task)).splitlines()[1:]
     ] == expected
 
 
 def test_the_list_has_imported_models(call, home, net):
     works(call("models", "import", net, "--name", "my-net"))
-    *_, line = works(call("models", "list")).splitlines()
+    lines = works(call("models", "list")).splitlines()
+    (line,) = (line for line in lines if line.startswith(" my-net "))
     assert line.split()[:3] == ["my-net", "upscale", "x4"]
     assert line.split()[-1] == "here"
     *_, facts = json.loads(works(call("models", "list", "--json")))

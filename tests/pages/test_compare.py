@@ -161,9 +161,7 @@ def press(browser, key):
 
 
 def wheel(browser, x, y, delta):
-    browser.send(
-        "Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=delta
-    )
+    browser.send("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=delta)
     browser.evaluate("new Promise(done => setTimeout(done, 100))")
 
 
