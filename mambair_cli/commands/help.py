@@ -16,7 +16,7 @@ SPEED = "Memory and speed"
 ADVANCED = "Advanced"
 
 ORDER = (
-    *("upscale", "denoise", "derain", "dejpeg", "watch", "compare", "app"),
+    *("upscale", "denoise", "derain", "dejpeg", "watch", "compare"),
     *("models", "doctor", "bench", "train"),
 )
 """The commands as `mambair --help` lists them."""

@@ -1,1 +1,1 @@
-"""Pages for a browser: pictures side by side, and the local page of `mambair app`."""
+"""Pages for a browser: pictures before and after."""

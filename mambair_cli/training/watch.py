@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
 
 from ..errors import BackendError
 from ..images.folders import Pixels
 from ..images.io import Image, write_image
+from ..images.resize import bicubic
 from ..images.samples import to_uint8
 from ..system.files import write_atomically
 from .validation import Pair
@@ -22,6 +26,8 @@ CROP = 96
 """Pixels a side that are shown of a validation image."""
 SHOWN = 4
 """Validation images that are shown."""
+LABEL = 20
+"""Pixels of the strip that names the columns."""
 WAITING = 0.05
 """Share of the time from which on waiting for data is told."""
 
@@ -172,20 +178,36 @@ def _tensorboard(folder: Path) -> Any:
 
 
 def side_by_side(results: Sequence[Pixels], pairs: Sequence[Pair]) -> Pixels:
-    """Middles of some validation images, a row each: degraded, restored, true; pixels doubled."""
-    rows = []
+    """Middles of some validation images, a row each, under their names; pixels are doubled.
+
+    The columns are input, bicubic where the network enlarges, restored and truth.
+    """
+    enlarges = any(pair.low.shape != pair.high.shape for pair in pairs)
+    names = ["input", *(["bicubic"] if enlarges else []), "restored", "truth"]
+    rows = [_labels(names)]
     for out, pair in list(zip(results, pairs, strict=True))[:SHOWN]:
         low = pair.low if pair.low.dtype == np.uint8 else to_uint8(pair.low)
-        scale = pair.high.shape[0] // low.shape[0]
+        height, width = pair.high.shape[:2]
+        scale = height // low.shape[0]
+        resized = [bicubic(low, height, width)] if enlarges else []
         crops = []
-        for image in (low.repeat(scale, 0).repeat(scale, 1), out, pair.high):
+        for image in (low.repeat(scale, 0).repeat(scale, 1), *resized, out, pair.high):
             top, left = (max(0, side - CROP) // 2 for side in image.shape[:2])
             crop = image[top : top + CROP, left : left + CROP]
             canvas = np.full((CROP, CROP, 3), 255, np.uint8)
             canvas[: crop.shape[0], : crop.shape[1]] = crop
             crops.append(canvas)
-        rows.append(np.concatenate(crops, 1))
-    return np.concatenate(rows).repeat(2, 0).repeat(2, 1)
+        rows.append(np.concatenate(crops, 1).repeat(2, 0).repeat(2, 1))
+    return np.concatenate(rows)
+
+
+def _labels(names: Sequence[str]) -> Pixels:
+    """A strip of LABEL pixels that names columns of doubled crops."""
+    strip = PIL.Image.new("RGB", (2 * CROP * len(names), LABEL), "white")
+    draw, font = PIL.ImageDraw.Draw(strip), PIL.ImageFont.load_default(14)
+    for i, name in enumerate(names):
+        draw.text((2 * CROP * i + 4, 2), name, "black", font)
+    return np.asarray(strip)
 
 
 def write_card(out: Path, summary: str, parameters: int, facts: Mapping[str, Any]) -> None:

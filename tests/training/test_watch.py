@@ -14,6 +14,7 @@ from mambair_cli.training import watch as module
 from mambair_cli.training.validation import Pair
 from mambair_cli.training.watch import (
     CROP,
+    LABEL,
     Watch,
     describe,
     in_words,
@@ -154,12 +155,18 @@ def some():
 
 def test_validation_crops_side_by_side(tmp_path):
     picture = side_by_side(*some())
-    assert picture.shape == (2 * 2 * CROP, 3 * 2 * CROP, 3)
-    middles = [picture[CROP, (2 * i + 1) * CROP].tolist() for i in range(3)]
-    assert middles == [[10] * 3, [100] * 3, [250] * 3]
-    assert picture[2 * CROP + 1, 1].tolist() == [128] * 3
+    assert picture.shape == (LABEL + 2 * 2 * CROP, 4 * 2 * CROP, 3)
+    labels, rows = picture[:LABEL], picture[LABEL:]
+    for i in range(4):
+        assert (labels[:, 2 * CROP * i : 2 * CROP * (i + 1)] < 128).any()
+    middles = [rows[CROP, (2 * i + 1) * CROP].tolist() for i in range(4)]
+    assert middles == [[10] * 3, [10] * 3, [100] * 3, [250] * 3]
+    assert rows[2 * CROP + 1, 1].tolist() == [128] * 3
     # nothing
-    assert picture[-1, -1].tolist() == [255] * 3
+    assert rows[-1, -1].tolist() == [255] * 3
+    # Without a scale, bicubic would be the input.
+    same = [Pair(pair.high, pair.high) for pair in some()[1]]
+    assert side_by_side(some()[0], same).shape[1] == 3 * 2 * CROP
     write_crops(*some(), tmp_path / "crops.png")
     with Image.open(tmp_path / "crops.png") as image:
         assert np.array_equal(np.asarray(image), picture)

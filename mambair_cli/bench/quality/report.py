@@ -52,7 +52,11 @@ def images_table(report: Report) -> Table:
 
 
 def _ends(metric: str, bounds: Sequence[float] | None) -> str:
-    return f"{number(metric, bounds[0])} to {number(metric, bounds[1])}" if bounds else ""
+    if not bounds:
+        return ""
+    # No image can have a higher SSIM.
+    low, high = (min(1.0, bound) for bound in bounds) if metric == "ssim" else bounds
+    return f"{number(metric, low)} to {number(metric, high)}"
 
 
 def shown_published(report: Report, everything: bool = False) -> list[Published]:

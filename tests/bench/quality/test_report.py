@@ -63,6 +63,12 @@ def test_an_interval_takes_five_images():
     assert last == ("95 % of means", "", "")
 
 
+def test_no_interval_of_ssim_ends_above_one():
+    report_of = build(result("bicubic", dict(zip("abcde", (50, 70, 80, 99, 99.5), strict=True))))
+    *_, last = report.images_table(report_of)[1]
+    assert last[2].endswith(" to 1.0000")
+
+
 def test_the_summary_stands_beside_what_is_published():
     header, rows = report.summary_table(REPORT, REPORT.published)
     assert all(len(row) == len(header) for row in rows)
