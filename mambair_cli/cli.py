@@ -12,7 +12,8 @@ import typer
 
 from . import __version__
 from .commands import bench, compare, doctor, help, models, restore, train, watch
-from .commands.presets import apply_presets
+from .commands.presets import NAME as PRESETS
+from .commands.presets import apply_presets, is_preset
 from .commands.terminal import say
 from .errors import MambairError
 from .models.tasks import TASKS
@@ -72,6 +73,9 @@ def main() -> None:
         message = _in_plain_words(error.format_message())
         if len(message.splitlines()) == 1:
             command = error.ctx.command_path if error.ctx else "mambair"
+            param = getattr(error, "param", None)
+            if error.ctx and param and is_preset(error.ctx, param):
+                message = f"{message.rstrip('.')}, in {PRESETS}"
             _fail(f"{message.rstrip('.')}; see {command} --help", error.exit_code)
         # Nothing was asked for: the help.
         error.show()

@@ -25,15 +25,17 @@ class Arrivals:
 
     def look(self, jobs: Sequence[Job]) -> list[Job]:
         """The jobs whose files are whole and were not handed out as they are now."""
-        now = {job.source: state for job in jobs if job.source and (state := _state(job.source))}
-        ready = [
-            job
-            for job in jobs
-            if job.source in now
-            and self.seen.get(job.source) == now[job.source] != self.tried.get(job.source)
-        ]
+        now: dict[Path, State] = {}
+        ready = []
+        for job in jobs:
+            state = _state(job.source) if job.source else None
+            if job.source is None or state is None:
+                continue
+            now[job.source] = state
+            if self.seen.get(job.source) == state != self.tried.get(job.source):
+                self.tried[job.source] = state
+                ready.append(job)
         self.seen = now
-        self.tried |= {job.source: now[job.source] for job in ready if job.source}
         return ready
 
     @property

@@ -14,7 +14,7 @@ from ..models.choice import better_model, gain, is_here
 from ..models.published import BASELINES, Score, published_scores
 from ..models.tasks import TASKS, Task
 from .help import Command, Group
-from .terminal import Choices, Json, Offline, print_json, print_table, progress_bar, say
+from .terminal import Json, Offline, choices, print_json, print_table, progress_bar, say
 
 app = typer.Typer(
     cls=Group,
@@ -26,7 +26,7 @@ Name = Annotated[
 ]
 
 
-TaskNames = Choices("TaskNames", {name.upper(): name for name in TASKS})
+TaskNames = choices("TaskNames", TASKS)
 
 
 @app.command("list", cls=Command)
@@ -39,7 +39,7 @@ def models_list(
         bool, typer.Option("--all", help="All models, with sizes and scores.")
     ] = False,
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the tables of the README.")
+        bool, typer.Option("--markdown", help="Print the tables of docs/models.md.")
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -52,13 +52,19 @@ def read_presets() -> list[tuple[Path, dict[str, Any]]]:
 def apply_presets(context: typer.Context) -> None:
     """Make presets the defaults of the commands below a context.
 
-    Raises CallError where a file names no command or option, or a value does not fit; names the
-    file and the key.
+    Raises CallError where a file names no command or option; names the file and the key. A value
+    that does not fit is refused as on the command line.
     """
     for path, tables in read_presets():
         for key, value in _defaults(context, tables, str(path)).items():
             context.default_map = context.default_map or {}
             context.default_map.setdefault(key, {}).update(value)
+
+
+def is_preset(context: Any, param: Any) -> bool:
+    """Whether presets gave an option its value, in the context of its command."""
+    source = context.get_parameter_source(param.name)
+    return source is not None and source.name == "DEFAULT_MAP"
 
 
 def _defaults(context: Any, tables: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
@@ -92,10 +98,5 @@ def _options(context: Any, table: dict[str, Any], where: str) -> dict[str, Any]:
         param = known[name]
         if getattr(param, "is_flag", False) and not isinstance(value, bool):
             raise CallError(f"{where}: {key} must be true or false, not {value!r}")
-        plain = value if isinstance(value, (bool, list)) else str(value)
-        try:
-            param.type_cast_value(context, plain)
-        except typer.BadParameter as error:
-            raise CallError(f"{where}: {key} cannot be {value!r}: {error.message}") from None
-        values[param.name] = plain
+        values[param.name] = value if isinstance(value, (bool, list)) else str(value)
     return values

@@ -34,6 +34,7 @@ from .terminal import (
     Quiet,
     announce,
     as_flags,
+    choices,
     ignore,
     print_json,
     print_table,
@@ -343,8 +344,7 @@ def _scale(task: Task) -> Any:
 
 def _setting(task: Task) -> Any:
     """What chooses among the task's models: words, or also a number."""
-    words = {word.upper(): word for word in task.settings}
-    kind = str if task.level else Choices(f"{task.option.title()}Names", words)
+    kind = str if task.level else choices(f"{task.option.title()}Names", task.settings)
     metavar = "|".join([*task.settings, "N"]) if task.level else None
     option = typer.Option(
         f"--{task.option}", help=task.option_help, metavar=metavar, rich_help_panel=MODEL

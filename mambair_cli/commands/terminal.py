@@ -4,7 +4,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -19,6 +19,11 @@ class Choices(str, Enum):
     """The values that an option takes, which its help lists. Each member is its own string."""
 
     __str__ = str.__str__
+
+
+def choices(name: str, values: Iterable[str]) -> Any:
+    """An enumeration of words, for an option whose help lists them."""
+    return Choices(name, {value.upper(): value for value in values})
 
 
 def _backend_names() -> list[str]:

@@ -16,7 +16,7 @@ from .help import COMMON
 from .models import fetch
 from .restore import parameters
 from .run_log import run_log
-from .terminal import Choices, ignore, progress_bar, say
+from .terminal import choices, ignore, progress_bar, say
 
 if TYPE_CHECKING:
     from ..batch.manifest import Record
@@ -29,7 +29,7 @@ EXAMPLES = "\n".join(
     )
 )
 
-TaskNames = Choices("TaskNames", {name.upper(): name for name in TASKS})
+TaskNames = choices("TaskNames", TASKS)
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="What arrives here is restored.")]
 Output = Annotated[
     Path,

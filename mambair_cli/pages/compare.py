@@ -67,8 +67,8 @@ def match_files(before: Path, results: Sequence[Path]) -> list[Scene]:
         if any(fitting):
             scenes.append(Scene(image, tuple(filter(None, fitting))))
     if not scenes:
-        names = ", ".join(map(str, results))
-        raise CallError(f"{names}: no image is called like one in {before}")
+        places = ", ".join(map(str, results))
+        raise CallError(f"{places}: no image is called like one in {before}")
     return scenes
 
 
@@ -149,9 +149,9 @@ def _picture(scene: Scene, room: int, exact: int) -> dict[str, Any]:
 
 def _shown(image: Image) -> Image:
     """An image in 8 bits, with its colours and without its other metadata."""
-    kept = {"icc_profile": image.icc_profile, "colour": image.colour}
     alpha = None if image.alpha is None else to_uint8(image.alpha)
-    return Image(to_uint8(image.pixels), alpha, **kept)
+    colours, tags = image.icc_profile, image.colour
+    return Image(to_uint8(image.pixels), alpha, icc_profile=colours, colour=tags)
 
 
 def _resized(image: Image, share: float) -> Image:

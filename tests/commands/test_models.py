@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from calls import check_bad, each_call, fails, plain, works
+from calls import check_bad, each_call, fails, plain, plain_lines, works
 from networks import STATE, network, saved
 from safetensors.torch import load_file
 from servers import answer, serving
@@ -84,7 +84,7 @@ def test_the_short_list_fits_a_terminal_and_breaks_no_word(call, home, monkeypat
 
     monkeypatch.setattr(rich.console.Console, "is_terminal", True)
     monkeypatch.setenv("COLUMNS", "80")
-    text = works(call("models", "list"))
+    text = plain_lines(works(call("models", "list")))
     assert max(map(len, text.splitlines())) <= 80
     shown = text.split()
     for model in list_models():
@@ -243,7 +243,9 @@ def test_a_model_is_pulled(call, home, server, monkeypatch):
     assert works(call("models", "path", "mambair-light-c-x2")) == out
     assert len(server.requests) == 1
     (line,) = [
-        line for line in works(call("models", "list")).splitlines() if "mambair-light-c-x2" in line
+        line
+        for line in works(call("models", "list")).splitlines()
+        if line.split()[0] == "mambair-light-c-x2"
     ]
     assert line.split()[-1] == "here"
     facts = json.loads(works(call("models", "info", "mambair-light-c-x2", "--json")))
