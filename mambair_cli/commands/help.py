@@ -69,7 +69,7 @@ class _Common:
         super().format_help(ctx, formatter)  # type: ignore[misc]
         self.epilog = lines
         if lines:
-            print(" Examples:", *lines.splitlines(), sep="\n   ", end="\n\n")
+            print(" Examples:", *lines.splitlines(), sep="\n   ")
 
 
 class Command(_Common, TyperCommand):
@@ -97,7 +97,7 @@ def show_help(
 
 def _help_of(context: Any, names: Sequence[str]) -> None:
     if not names:
-        context.command.format_help(context, context.make_formatter())
+        print(context.get_help())
         return
     find = getattr(context.command, "get_command", None)
     found = find(context, names[0]) if find else None
