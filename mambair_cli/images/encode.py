@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 
 from ..errors import CallError, ImageError, MemoryLimitError
-from . import avif, heif, jpeg, jxl, metadata, netpbm, pillow, png, tiff, webp
+from . import avif, bmp, heif, jpeg, jxl, metadata, netpbm, png, tiff, webp
 from .colour import profile, to_srgb
 from .image import Image, each_frame
 from .samples import on_white, reduced
@@ -88,6 +88,8 @@ def _fit_colour(image: Image, format: "Format") -> tuple[Image, list[str]]:
         return image, []
     if ("CICP" if tags.cicp else "gamma") in format.holds:
         return image, []
+    if not tags.is_known and image.icc_profile:
+        return replace(image, colour=None), []
     if not tags.is_known:
         note = f"its colour space ({tags}) is unknown: written as if it were sRGB"
         return replace(image, colour=None), [note]
@@ -159,9 +161,9 @@ _ALL = _COLOUR | {"gray", "gray with alpha"}
 _HEIC = Format("HEIC", heif.write, _ALL | {"CICP"}, bits=10, quality=90, max_side=16384)
 _TIFF = Format("TIFF", tiff.write, _ALL | {"IPTC", "pages"}, bits=32)
 _PNG = Format(
-    "PNG", png.write, _ALL | {"resolution", "text", "CICP", "gamma", "animation"}, bits=16
+    "PNG", png.write, _ALL | {"resolution", "text", "CICP", "gamma", "animation", "IPTC"}, bits=16
 )
-_BMP = Format("BMP", pillow.write_bmp, frozenset({"gray", "resolution"}))
+_BMP = Format("BMP", bmp.write, frozenset({"gray", "resolution"}))
 _NETPBM = Format("PPM", netpbm.write, frozenset({"gray"}), bits=16)
 _FORMATS = {
     ".png": _PNG,

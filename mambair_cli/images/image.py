@@ -16,6 +16,10 @@ WHITE: dict[Any, float] = {
 }
 
 
+NO_GAIN_MAP = "holds a gain map for HDR, which is left out: the result is its SDR picture"
+"""A note of files that hold two pictures in one."""
+
+
 @dataclass(frozen=True, eq=False)
 class Image:
     """A photograph as it is seen: EXIF orientation is applied.

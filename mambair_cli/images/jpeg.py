@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from . import pillow
-from .image import Image
-from .metadata import IPTC
+from .image import NO_GAIN_MAP, Image
+from .metadata import IPTC, resource
 
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _EXTENSION = b"http://ns.adobe.com/xmp/extension/\0"
 _PHOTOSHOP = b"Photoshop 3.0\0"
+_PROFILE = b"ICC_PROFILE\0"
 _GAIN_MAP = b"urn:iso:std:iso:ts:21496:-1\0"
 
 LONGEST = 65502
@@ -38,12 +39,15 @@ def describe(data: bytes, info: dict[Any, Any]) -> tuple[list[str], dict[str, An
     """
     notes: list[str] = []
     extension: dict[bytes, dict[int, bytes]] = {}
-    has_gain_map = False
+    has_gain_map = has_profile = False
     for marker, body in segments(data):
         if marker == 0xE1 and body.startswith(_EXTENSION) and len(body) > 75:
             guid, start = body[35:67], struct.unpack_from(">I", body, 71)[0]
             extension.setdefault(guid, {})[start] = body[75:]
         has_gain_map |= marker == 0xE2 and body.startswith(_GAIN_MAP)
+        has_profile |= marker == 0xE2 and body.startswith(_PROFILE)
+    if has_profile and not info.get("icc_profile"):
+        notes.append("its colour profile is damaged: left out")
     xmp = info.get("xmp")
     if xmp:
         has_gain_map |= re.search(rb"\b(?:hdrgm|HDRGainMap):\w", xmp) is not None
@@ -53,7 +57,7 @@ def describe(data: bytes, info: dict[Any, Any]) -> tuple[list[str], dict[str, An
     has_video = re.search(rb"Camera:(?:MicroVideo|MotionPhoto)", xmp or b"") is not None
     has_video |= b"MotionPhoto_Data" in data[-(2**25) :]
     if has_gain_map:
-        notes.append("holds a gain map for HDR, which is left out: the result is its SDR picture")
+        notes.append(NO_GAIN_MAP)
     if has_video:
         notes.append("holds a video (motion photo), which is left out")
     if xmp and (has_gain_map or has_video):
@@ -92,8 +96,7 @@ def write(image: Image, quality: int, file: BinaryIO) -> None:
             b' xmpNote:HasExtendedXMP="' + guid + b'"/></rdf:RDF></x:xmpmeta>'
         )
     if image.iptc:
-        resource = b"8BIM" + struct.pack(">HHI", IPTC, 0, len(image.iptc)) + image.iptc
-        extra.append((0xED, _PHOTOSHOP + resource + bytes(len(image.iptc) % 2)))
+        extra.append((0xED, _PHOTOSHOP + resource(image.iptc)))
     block = b"Exif\0\0" + image.exif if image.exif else None
     comment = image.text["Comment"].encode() if image.text else None
     encoded = io.BytesIO()

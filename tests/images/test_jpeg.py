@@ -8,6 +8,7 @@ import pytest
 from pictures import exif_block, noise, pillow_bytes, smooth
 
 from mambair_cli.images import jpeg
+from mambair_cli.images.image import NO_GAIN_MAP
 from mambair_cli.images.io import Image, decode_image, encode_image
 
 PICTURE = PIL.Image.fromarray(smooth((24, 32, 3)))
@@ -58,7 +59,7 @@ def test_iptc_is_kept(suffix):
 
 
 def test_iptc_that_cannot_be_kept_is_said():
-    assert "IPTC" in encode_image(Image(noise((4, 4)), iptc=IPTC), "png")[1][0]
+    assert "IPTC" in encode_image(Image(noise((4, 4)), iptc=IPTC), "webp")[1][-1]
 
 
 def long_packet():
@@ -154,3 +155,18 @@ def test_all_segments_of_a_file_in_their_order():
     kinds = [kind for kind, _ in jpeg.segments(data)]
     assert kinds[: kinds.index(0xDB)] == [0xE0, 0xE1, 0xE1, 0xED]
     np.testing.assert_allclose(decode_image(data, "").pixels.astype(int), image.pixels, atol=9)
+
+
+def test_gain_map_that_only_the_second_picture_claims():
+    """As Apple's cameras write it."""
+    map_xmp = PACKET % b'<rdf:Description HDRGainMap:HDRGainMapVersion="65536"/>'
+    mpo = pillow_bytes(PICTURE, "MPO", save_all=True, append_images=[PICTURE.convert("L")])
+    image = decode_image(mpo + map_xmp, "input")
+    assert image.notes == (f"input: {NO_GAIN_MAP}",)
+
+
+def test_a_damaged_profile_is_said():
+    data = with_segments(pillow_bytes(PICTURE, "JPEG"), (0xE2, b"ICC_PROFILE\0\1\3" + bytes(200)))
+    image = decode_image(data, "input")
+    assert image.icc_profile is None
+    assert image.notes == ("input: its colour profile is damaged: left out",)
