@@ -14,7 +14,7 @@ import PIL.Image
 
 from ..errors import ImageError
 from . import avif, bmp, exif, heif, jpeg, jxl, metadata, netpbm, pillow, png, radiance, tiff, webp
-from .image import NO_GAIN_MAP, Frames, Image, Stored
+from .image import Frames, Image, Stored
 from .samples import Samples, alpha_of_key, check_pixels, upright
 
 _RAW = re.compile(
@@ -203,11 +203,9 @@ def _describe(data: bytes, file: Any, stored: Stored) -> None:
         stored.notes += notes
         stored.fields |= fields
     elif stored.format in {"JPEG", "MPO"}:
-        notes, fields = jpeg.describe(data, stored.info)
-        if stored.format == "MPO" and not notes:
-            # Apple says it in the second picture alone
-            has_gain_map = re.search(rb"HDRGainMap|hdrgm:|21496", data)
-            notes = [NO_GAIN_MAP if has_gain_map else SEVERAL]
+        notes, fields = jpeg.describe(data, stored.info, stored.turn)
+        if stored.format == "MPO" and not notes and not fields["gain_map"]:
+            notes = [SEVERAL]
         stored.notes += notes
         stored.fields |= fields
     elif stored.format == "WEBP":

@@ -147,7 +147,17 @@ class Format:
 
 _COLOUR = frozenset({"alpha", "colour profile", "EXIF", "XMP"})
 _JPEG_HOLDS = frozenset(
-    {"gray", "colour profile", "EXIF", "XMP", "resolution", "comment", "IPTC", "long XMP"}
+    {
+        "gray",
+        "colour profile",
+        "EXIF",
+        "XMP",
+        "resolution",
+        "comment",
+        "IPTC",
+        "long XMP",
+        "gain map",
+    }
 )
 _JPEG = Format("JPEG", jpeg.write, _JPEG_HOLDS, quality=95, max_side=65500, longest=65500)
 _WEBP = Format("WebP", webp.write, _COLOUR | {"animation"}, quality=95, max_side=16383)

@@ -39,6 +39,7 @@ class Image:
     iptc: captions and credits of news agencies, as IPTC-IIM.
     lossless: whether it was read from a WebP file that loses nothing.
     read_size: height and width in the file that it was read from; None where it was not.
+    gain_map: a JPEG file, upright and of any size, by which displays make HDR of pixels.
     frames: the others of an animation, or pages; None where there are none.
     """
 
@@ -55,6 +56,7 @@ class Image:
     iptc: bytes | None = None
     lossless: bool = False
     read_size: tuple[int, int] | None = None
+    gain_map: bytes | None = None
     frames: "Frames | None" = None
 
     def __post_init__(self) -> None:

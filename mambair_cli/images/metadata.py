@@ -230,6 +230,8 @@ def fit(image: Image, name: str, holds: frozenset[str], longest: int) -> tuple[I
         lost += [f"text {keyword!r}" for keyword in text]
         text = comment
     notes = []
+    if image.gain_map and "gain map" not in holds:
+        notes.append(f"{name} has no place for the gain map for HDR: the result is its SDR picture")
     if lost:
         notes.append(f"{name} has no place for all metadata: left out {', '.join(lost)}")
     profile, block, xmp, dpi, iptc = (
