@@ -32,7 +32,8 @@ def encode(image: Image, format: "Format", quality: int | None, file: BinaryIO) 
         image: its metadata are written as they are, but for sizes.
         format: see `format_of`.
         quality: 1 (small) to 100 (good), for JPEG and WebP (95 where None), AVIF, HEIC and
-            JPEG XL (90). At 100, WebP and JPEG XL lose nothing.
+            JPEG XL (90). At 100, WebP and JPEG XL lose nothing; WebP neither where None and the
+            image did not, or its colours change from pixel to pixel.
         file: empty, at its beginning; must be able to seek.
 
     PNG, TIFF and PPM take some rows at a time. With the file, the other encoders take at most 2.5
@@ -58,7 +59,8 @@ def encode(image: Image, format: "Format", quality: int | None, file: BinaryIO) 
         if quality is not None and not format.quality:
             notes.append(f"{format.name} loses nothing: the quality does not count")
         # a WebP file that lost nothing becomes another one
-        if quality is None and format is _WEBP and image.lossless:
+        is_free = quality is None and format is _WEBP
+        if is_free and (image.lossless or webp.suffers(fitted)):
             quality = 100
         format.write(fitted, quality or format.quality, file)
         return list(dict.fromkeys(notes))
