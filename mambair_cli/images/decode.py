@@ -228,6 +228,8 @@ def _describe(data: bytes, file: Any, stored: Stored) -> None:
             stored.notes.append("holds several sizes: only the largest is read")
         if b"iCCP" in data and not stored.info.get("icc_profile"):
             stored.notes.append("its colour profile is left out")
+    elif stored.format == "JXL":
+        stored.notes += jxl.describe(data, stored.info)
     elif stored.format == "BMP":
         stored.fields |= bmp.describe(data, stored.info)
     elif stored.format == "SGI":
