@@ -5,14 +5,14 @@ import re
 import struct
 from typing import Any, BinaryIO
 
-from . import exif, pillow
-from .colour import cicp_of_boxes
-from .image import Image
+from . import boxes, exif, pillow
+from .image import NO_GAIN_MAP, Image
 
 
-def describe(data: bytes) -> dict[str, Any]:
-    """Read the colour tags of an AVIF file, as a field of `Image`."""
-    return {"colour": cicp_of_boxes(data)}
+def describe(data: bytes) -> tuple[list[str], dict[str, Any]]:
+    """Return notes of what is not read, and the colour tags as a field of `Image`."""
+    tags, has_gain_map = boxes.describe(data)
+    return [NO_GAIN_MAP] if has_gain_map else [], {"colour": tags}
 
 
 def depth(data: bytes) -> int:
@@ -29,6 +29,9 @@ def write(image: Image, quality: int, file: BinaryIO) -> None:
         block = exif.parse(image.exif)
         block.entries.pop(exif.ORIENTATION, None)
         options["exif"] = exif.joined(block.order, block.entries) if block.entries else None
+    # a profile would go before the numbers
+    if image.colour and image.colour.cicp:
+        options["icc_profile"] = None
     encoded = io.BytesIO()
     pillow.write(image, quality, encoded, "AVIF", **options)
     data = encoded.getvalue()

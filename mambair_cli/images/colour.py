@@ -5,7 +5,6 @@ neither, as pixels that are converted to sRGB.
 """
 
 import math
-import re
 import struct
 from dataclasses import dataclass
 
@@ -81,6 +80,13 @@ class ColourTags:
     gamma: float | None = None
     chromaticities: tuple[float, ...] | None = None
 
+    @classmethod
+    def of_numbers(cls, primaries: int, transfer: int) -> "ColourTags | None":
+        """Make the tags of CICP numbers; None where they say sRGB, or nothing."""
+        # 2: unspecified
+        tags = cls((1 if primaries == 2 else primaries, 13 if transfer == 2 else transfer))
+        return None if tags.is_srgb else tags
+
     @property
     def is_srgb(self) -> bool:
         """Whether the colours are those of sRGB, or nearly."""
@@ -117,17 +123,6 @@ class ColourTags:
             return ", ".join(_NAMES.get(number, str(number)) for number in self.cicp)
         parts = [f"gamma {self.gamma:g}"] if self.gamma else []
         return ", ".join([*parts, *(["its own primaries"] if self.chromaticities else [])])
-
-
-def cicp_of_boxes(data: bytes) -> ColourTags | None:
-    """Find the tags of an AVIF or HEIC file; None where it has none or they say sRGB."""
-    found = re.search(rb"colrnclx(.{4})", data, re.DOTALL)
-    if not found:
-        return None
-    primaries, transfer = struct.unpack(">HH", found[1])
-    # 2: unspecified
-    tags = ColourTags((1 if primaries == 2 else primaries, 13 if transfer == 2 else transfer))
-    return None if tags.is_srgb else tags
 
 
 def profile(tags: ColourTags, gray: bool) -> bytes | None:

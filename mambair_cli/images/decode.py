@@ -13,14 +13,16 @@ import numpy as np
 import PIL.Image
 
 from ..errors import ImageError
-from . import avif, exif, heif, jpeg, jxl, metadata, netpbm, pillow, png, radiance, tiff, webp
+from . import avif, bmp, exif, heif, jpeg, jxl, metadata, netpbm, pillow, png, radiance, tiff, webp
 from .image import Frames, Image, Stored
 from .samples import Samples, alpha_of_key, check_pixels, upright
 
 _RAW = re.compile(
-    rb"II\*\0....CR|IIRO|IIRS|MMOR|IIU\0|FUJIFILMCCD-RAW|....ftypcrx |FOVb|\0MRM", re.DOTALL
+    rb"II\*\0....CR|II\x1a\0\0\0HEAPCCDR|IIII|IIRO|IIRS|MMOR|IIU\0|FUJIFILMCCD-RAW"
+    rb"|....ftypcrx |FOVb|\0MRM",
+    re.DOTALL,
 )
-"""How camera raw files begin that are more than TIFF: Canon, Olympus, Panasonic, Fujifilm, ..."""
+"""How camera raw files begin that are more than TIFF: Canon, Phase One, Olympus, Panasonic ..."""
 
 
 SEVERAL = "holds several frames or pages: only the first is read"
@@ -41,11 +43,17 @@ def decode(data: bytes, max_pixels: int, first_frame: bool = False) -> Image:
     if _RAW.match(data):
         raise ImageError(tiff.RAW)
     with pillow.quiet_libraries():
-        if exif.is_tiff(data) and not first_frame:
-            places = tiff.pages(data)
-            if len(places) > 1:
-                return _pages(data, places, max_pixels)
-        return _finished(_read(data, max_pixels, first_frame))
+        if not exif.is_tiff(data):
+            return _finished(_read(data, max_pixels, first_frame))
+        if tiff.is_raw(exif.parse(data)):
+            raise ImageError(tiff.RAW)
+        places = tiff.pages(data)
+        if len(places) > 1 and not first_frame:
+            return _pages(data, places, max_pixels)
+        # smaller copies may lie before the picture
+        if places and places[0] != exif.first_directory(data):
+            data = tiff.beginning_at(data, places[0])
+        return _finished(_read(data, max_pixels, first_frame, is_page=len(places) == 1))
 
 
 def _pages(data: bytes, places: list[int], max_pixels: int) -> Image:
@@ -195,15 +203,17 @@ def _describe(data: bytes, file: Any, stored: Stored) -> None:
         stored.notes += notes
         stored.fields |= fields
     elif stored.format in {"JPEG", "MPO"}:
-        notes, fields = jpeg.describe(data, stored.info)
-        if stored.format == "MPO" and not notes:
+        notes, fields = jpeg.describe(data, stored.info, stored.turn)
+        if stored.format == "MPO" and not notes and not fields["gain_map"]:
             notes = [SEVERAL]
         stored.notes += notes
         stored.fields |= fields
     elif stored.format == "WEBP":
         stored.fields |= webp.describe(data)
     elif stored.format == "AVIF":
-        stored.fields |= avif.describe(data)
+        notes, fields = avif.describe(data)
+        stored.notes += notes
+        stored.fields |= fields
         bits = avif.depth(data)
     elif stored.format == "HEIF":
         notes, fields = heif.describe(data, file)
@@ -213,11 +223,20 @@ def _describe(data: bytes, file: Any, stored: Stored) -> None:
         found = re.search(rb"\xff\x4f\xff\x51.{38}(.)", data, re.DOTALL)
         bits = (found[1][0] & 0x7F) + 1 if found else 8
         metadata.add_uuid_boxes(data, stored.info)
+    elif stored.format in {"ICO", "ICNS"}:
+        if len(stored.info.get("sizes", ())) > 1:
+            stored.notes.append("holds several sizes: only the largest is read")
+        if b"iCCP" in data and not stored.info.get("icc_profile"):
+            stored.notes.append("its colour profile is left out")
+    elif stored.format == "JXL":
+        stored.notes += jxl.describe(data, stored.info)
+    elif stored.format == "BMP":
+        stored.fields |= bmp.describe(data, stored.info)
     elif stored.format == "SGI":
         bits = 8 * data[3]
     elif stored.format == "PSD":
         metadata.add_resources(file.resources, stored.info, stored.fields)
     elif stored.format == "GIF":
-        metadata.add_gif_xmp(data, stored.info)
+        metadata.add_gif_extensions(data, stored.info)
     if stored.pixels.dtype == np.uint8 and bits > 8:
         stored.notes.append(f"its samples of {bits} bits are reduced to 8")

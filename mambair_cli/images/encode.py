@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 
 from ..errors import CallError, ImageError, MemoryLimitError
-from . import avif, heif, jpeg, jxl, metadata, netpbm, pillow, png, tiff, webp
+from . import avif, bmp, heif, jpeg, jxl, metadata, netpbm, png, tiff, webp
 from .colour import profile, to_srgb
 from .image import Image, each_frame
 from .samples import on_white, reduced
@@ -32,7 +32,8 @@ def encode(image: Image, format: "Format", quality: int | None, file: BinaryIO) 
         image: its metadata are written as they are, but for sizes.
         format: see `format_of`.
         quality: 1 (small) to 100 (good), for JPEG and WebP (95 where None), AVIF, HEIC and
-            JPEG XL (90). At 100, WebP and JPEG XL lose nothing.
+            JPEG XL (90). At 100, WebP and JPEG XL lose nothing; WebP neither where None and the
+            image did not, or its colours change from pixel to pixel.
         file: empty, at its beginning; must be able to seek.
 
     PNG, TIFF and PPM take some rows at a time. With the file, the other encoders take at most 2.5
@@ -58,7 +59,8 @@ def encode(image: Image, format: "Format", quality: int | None, file: BinaryIO) 
         if quality is not None and not format.quality:
             notes.append(f"{format.name} loses nothing: the quality does not count")
         # a WebP file that lost nothing becomes another one
-        if quality is None and format is _WEBP and image.lossless:
+        is_free = quality is None and format is _WEBP
+        if is_free and (image.lossless or webp.suffers(fitted)):
             quality = 100
         format.write(fitted, quality or format.quality, file)
         return list(dict.fromkeys(notes))
@@ -88,6 +90,8 @@ def _fit_colour(image: Image, format: "Format") -> tuple[Image, list[str]]:
         return image, []
     if ("CICP" if tags.cicp else "gamma") in format.holds:
         return image, []
+    if not tags.is_known and image.icc_profile:
+        return replace(image, colour=None), []
     if not tags.is_known:
         note = f"its colour space ({tags}) is unknown: written as if it were sRGB"
         return replace(image, colour=None), [note]
@@ -145,7 +149,17 @@ class Format:
 
 _COLOUR = frozenset({"alpha", "colour profile", "EXIF", "XMP"})
 _JPEG_HOLDS = frozenset(
-    {"gray", "colour profile", "EXIF", "XMP", "resolution", "comment", "IPTC", "long XMP"}
+    {
+        "gray",
+        "colour profile",
+        "EXIF",
+        "XMP",
+        "resolution",
+        "comment",
+        "IPTC",
+        "long XMP",
+        "gain map",
+    }
 )
 _JPEG = Format("JPEG", jpeg.write, _JPEG_HOLDS, quality=95, max_side=65500, longest=65500)
 _WEBP = Format("WebP", webp.write, _COLOUR | {"animation"}, quality=95, max_side=16383)
@@ -159,9 +173,9 @@ _ALL = _COLOUR | {"gray", "gray with alpha"}
 _HEIC = Format("HEIC", heif.write, _ALL | {"CICP"}, bits=10, quality=90, max_side=16384)
 _TIFF = Format("TIFF", tiff.write, _ALL | {"IPTC", "pages"}, bits=32)
 _PNG = Format(
-    "PNG", png.write, _ALL | {"resolution", "text", "CICP", "gamma", "animation"}, bits=16
+    "PNG", png.write, _ALL | {"resolution", "text", "CICP", "gamma", "animation", "IPTC"}, bits=16
 )
-_BMP = Format("BMP", pillow.write_bmp, frozenset({"gray", "resolution"}))
+_BMP = Format("BMP", bmp.write, frozenset({"gray", "resolution"}))
 _NETPBM = Format("PPM", netpbm.write, frozenset({"gray"}), bits=16)
 _FORMATS = {
     ".png": _PNG,

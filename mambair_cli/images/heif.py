@@ -7,9 +7,8 @@ import numpy as np
 import PIL.Image
 import pillow_heif
 
-from . import pillow
-from .colour import cicp_of_boxes
-from .image import Image
+from . import boxes, pillow
+from .image import NO_GAIN_MAP, Image
 from .samples import Samples, channel_count, interleaved, stretched
 
 pillow_heif.register_heif_opener(thumbnails=False)
@@ -35,12 +34,11 @@ def read(data: bytes, file: PIL.Image.Image) -> Samples:
 
 def describe(data: bytes, file: PIL.Image.Image) -> tuple[list[str], dict[str, Any]]:
     """Return notes of what is not read, and the colour tags as a field of `Image`."""
-    notes = []
-    if b"hdrgainmap" in data or b"tmap" in data[: 2**16]:
-        notes.append("holds a gain map for HDR, which is left out: the result is its SDR picture")
+    tags, has_gain_map = boxes.describe(data)
+    notes = [NO_GAIN_MAP] if has_gain_map or b"hdrgainmap" in data else []
     if file.info.get("depth_images"):
         notes.append("holds a map of depth, which is left out")
-    return notes, {"colour": cicp_of_boxes(data)}
+    return notes, {"colour": tags}
 
 
 def write(image: Image, quality: int, file: BinaryIO) -> None:
@@ -51,6 +49,8 @@ def write(image: Image, quality: int, file: BinaryIO) -> None:
     metadata = {"icc_profile": image.icc_profile, "exif": image.exif, "xmp": image.xmp}
     given: dict[str, Any] = {key: value for key, value in metadata.items() if value is not None}
     if image.colour and image.colour.cicp:
+        # which would go before the numbers
+        given.pop("icc_profile", None)
         primaries, transfer = image.colour.cicp
         given |= {"color_primaries": primaries, "transfer_characteristics": transfer}
         # so earlier versions spell it

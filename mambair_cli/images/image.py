@@ -16,6 +16,10 @@ WHITE: dict[Any, float] = {
 }
 
 
+NO_GAIN_MAP = "holds a gain map for HDR, which is left out: the result is its SDR picture"
+"""A note of files that hold two pictures in one."""
+
+
 @dataclass(frozen=True, eq=False)
 class Image:
     """A photograph as it is seen: EXIF orientation is applied.
@@ -35,6 +39,7 @@ class Image:
     iptc: captions and credits of news agencies, as IPTC-IIM.
     lossless: whether it was read from a WebP file that loses nothing.
     read_size: height and width in the file that it was read from; None where it was not.
+    gain_map: a JPEG file, upright and of any size, by which displays make HDR of pixels.
     frames: the others of an animation, or pages; None where there are none.
     """
 
@@ -51,6 +56,7 @@ class Image:
     iptc: bytes | None = None
     lossless: bool = False
     read_size: tuple[int, int] | None = None
+    gain_map: bytes | None = None
     frames: "Frames | None" = None
 
     def __post_init__(self) -> None:

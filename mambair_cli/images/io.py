@@ -4,6 +4,7 @@ texts.
 
 import io
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +43,11 @@ MAX_PIXELS = 512 * 2**20
 """The largest image that is read unless the caller says otherwise: a guard against decompression
 bombs.
 """
+
+_UNKNOWN = re.compile(
+    "unsupported|not (?:supported|implemented)|unknown (?:raw|PCX) mode", re.IGNORECASE
+)
+"""What decoders say of files that are whole."""
 
 
 def read_image(path: Path, *, max_pixels: int = MAX_PIXELS, first_frame: bool = False) -> Image:
@@ -86,13 +92,19 @@ def decode_image(
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
     except NotImplementedError as error:
-        raise ImageError(
-            f"{name}: of a kind that cannot be read: {reason(error)}; convert it to PNG or TIFF"
-        ) from error
+        raise _unknown_kind(name, error) from error
     # damaged files make the decoders raise nearly anything
     except Exception as error:
+        if isinstance(error, (OSError, ValueError)) and _UNKNOWN.search(str(error)):
+            raise _unknown_kind(name, error) from error
         raise ImageError(f"{name}: damaged: {reason(error)}; fetch or export it again") from error
     return replace(image, notes=tuple(f"{name}: {note}" for note in image.notes))
+
+
+def _unknown_kind(name: str, error: Exception) -> ImageError:
+    return ImageError(
+        f"{name}: of a kind that cannot be read: {reason(error)}; convert it to PNG or TIFF"
+    )
 
 
 def check_writable(path: Path, size: tuple[int, int] | None = None) -> None:

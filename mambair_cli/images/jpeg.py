@@ -4,16 +4,20 @@ import hashlib
 import io
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
-from . import pillow
-from .image import Image
-from .metadata import IPTC
+import PIL.Image
+
+from . import exif, pillow
+from .image import NO_GAIN_MAP, Image
+from .metadata import IPTC, resource
+from .samples import upright
 
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _EXTENSION = b"http://ns.adobe.com/xmp/extension/\0"
 _PHOTOSHOP = b"Photoshop 3.0\0"
+_PROFILE = b"ICC_PROFILE\0"
 _GAIN_MAP = b"urn:iso:std:iso:ts:21496:-1\0"
 
 LONGEST = 65502
@@ -26,24 +30,43 @@ _ELEMENTS = re.compile(rb"\s*<(%s)\b(?:[^>]*/>|.*?</\1>)" % _CLAIMS, re.DOTALL)
 _PREFIX = re.compile(
     rb"""\s+xmlns:(hdrgm|HDRGainMap|G?Camera|G?Container|Item)\s*=\s*["'][^"']*["']"""
 )
+_IS_GAIN_MAP = re.compile(rb"hdrgm:|HDRGainMap|hdrgainmap|" + _GAIN_MAP)
+_PACKET = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"></rdf:RDF></x:xmpmeta>'
+)
+_CLAIM = (
+    b'<rdf:Description rdf:about="" xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/"'
+    b' xmlns:Container="http://ns.google.com/photos/1.0/container/"'
+    b' xmlns:Item="http://ns.google.com/photos/1.0/container/item/" hdrgm:Version="1.0">'
+    b'<Container:Directory><rdf:Seq><rdf:li rdf:parseType="Resource">'
+    b'<Container:Item Item:Semantic="Primary" Item:Mime="image/jpeg"/></rdf:li>'
+    b'<rdf:li rdf:parseType="Resource"><Container:Item Item:Semantic="GainMap"'
+    b' Item:Mime="image/jpeg" Item:Length="%d"/></rdf:li></rdf:Seq></Container:Directory>'
+    b"</rdf:Description>"
+)
 _POINTER = re.compile(rb"""\s+xmpNote:HasExtendedXMP\s*=\s*(?:"([^"]*)"|'[^']*')""")
 _POINTER_ELEMENT = re.compile(rb"<xmpNote:HasExtendedXMP>([^<]*)</xmpNote:HasExtendedXMP>")
 
 
-def describe(data: bytes, info: dict[Any, Any]) -> tuple[list[str], dict[str, Any]]:
+def describe(data: bytes, info: dict[Any, Any], turn: Any) -> tuple[list[str], dict[str, Any]]:
     """Complete what Pillow calls info; return notes and further fields of `Image`.
 
-    Extended XMP is joined to the rest. What an XMP packet says of gain maps and videos, which are
-    not read, is taken out.
+    Extended XMP is joined to the rest. What an XMP packet says of a gain map, which `write` says
+    anew, and of a video, which is not read, is taken out.
+    turn: the EXIF orientation, also of a gain map.
     """
     notes: list[str] = []
     extension: dict[bytes, dict[int, bytes]] = {}
-    has_gain_map = False
+    has_gain_map = has_profile = False
     for marker, body in segments(data):
         if marker == 0xE1 and body.startswith(_EXTENSION) and len(body) > 75:
             guid, start = body[35:67], struct.unpack_from(">I", body, 71)[0]
             extension.setdefault(guid, {})[start] = body[75:]
         has_gain_map |= marker == 0xE2 and body.startswith(_GAIN_MAP)
+        has_profile |= marker == 0xE2 and body.startswith(_PROFILE)
+    if has_profile and not info.get("icc_profile"):
+        notes.append("its colour profile is damaged: left out")
     xmp = info.get("xmp")
     if xmp:
         has_gain_map |= re.search(rb"\b(?:hdrgm|HDRGainMap):\w", xmp) is not None
@@ -52,15 +75,16 @@ def describe(data: bytes, info: dict[Any, Any]) -> tuple[list[str], dict[str, An
             notes.append("its extended XMP is incomplete: left out")
     has_video = re.search(rb"Camera:(?:MicroVideo|MotionPhoto)", xmp or b"") is not None
     has_video |= b"MotionPhoto_Data" in data[-(2**25) :]
-    if has_gain_map:
-        notes.append("holds a gain map for HDR, which is left out: the result is its SDR picture")
+    gain_map = _gain_map(data, turn)
+    if has_gain_map and not gain_map:
+        notes.append(NO_GAIN_MAP)
     if has_video:
         notes.append("holds a video (motion photo), which is left out")
     if xmp and (has_gain_map or has_video):
         xmp = _without_claims(xmp)
     info["xmp"] = xmp
     iptc = (info.get("photoshop") or {}).get(IPTC)
-    return notes, {"iptc": iptc or None}
+    return notes, {"iptc": iptc or None, "gain_map": gain_map}
 
 
 def segments(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -77,37 +101,107 @@ def segments(data: bytes) -> Iterator[tuple[int, bytes]]:
         place += 2 + size
 
 
+def _gain_map(data: bytes, turn: Any) -> bytes | None:
+    """Find the gain map among the pictures behind the first, and turn it upright."""
+    start = data.find(b"\xff\xd8\xff", _end(data))
+    while start > 0:
+        found = data[start:]
+        found = found[: _end(found)]
+        heads = [(marker, body) for marker, body in segments(found) if marker in (0xE1, 0xE2)]
+        if any(_IS_GAIN_MAP.search(body) for _, body in heads):
+            break
+        start = data.find(b"\xff\xd8\xff", start + max(len(found), 2))
+    else:
+        return None
+    try:
+        with PIL.Image.open(io.BytesIO(found), formats=["JPEG"]) as file:
+            file.load()
+            if turn not in range(2, 9):
+                return found
+            samples, _ = pillow.read(file)
+    # what is damaged cannot be carried
+    except (OSError, ValueError, SyntaxError):
+        return None
+    turned = io.BytesIO()
+    picture = PIL.Image.fromarray(upright(samples, turn))
+    picture.save(turned, "JPEG", quality=95, subsampling=0)
+    kept = [(marker, body) for marker, body in heads if not body.startswith((b"Exif", b"MPF"))]
+    return with_segments(turned.getvalue(), kept)
+
+
+def _end(data: bytes) -> int:
+    """Return the place behind the first JPEG file in data; 0 where it has no end."""
+    head = 2 + sum(4 + len(body) for _, body in segments(data))
+    # samples never look like this mark
+    return data.find(b"\xff\xd9", head) + 2 if data.find(b"\xff\xd9", head) > 0 else 0
+
+
+def with_segments(data: bytes, added: Iterable[tuple[int, bytes]]) -> bytes:
+    """Add segments, of these markers and bodies, behind those that a JPEG file begins with."""
+    place = 2
+    while data[place + 1] & 0xF0 == 0xE0:
+        place += 2 + struct.unpack_from(">H", data, place + 2)[0]
+    parts = [struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body for marker, body in added]
+    return b"".join([data[:place], *parts, data[place:]])
+
+
 def write(image: Image, quality: int, file: BinaryIO) -> None:
     """Write a JPEG file with the whole of its chroma, IPTC, and XMP of any length."""
     xmp, extra = image.xmp, []
-    if xmp and len(xmp) > LONGEST:
+    if image.gain_map and _GAIN_MAP in image.gain_map:
+        # the earliest version suffices for a reader
+        extra.append((0xE2, _GAIN_MAP + bytes(4)))
+    # the claim of a gain map has to be in the first packet
+    if xmp and len(xmp) > LONGEST - (len(_CLAIM) + 10 if image.gain_map else 0):
         guid = hashlib.md5(xmp, usedforsecurity=False).hexdigest().upper().encode()
         for start in range(0, len(xmp), 65400):
             head = guid + struct.pack(">II", len(xmp), start)
             extra.append((0xE1, _EXTENSION + head + xmp[start : start + 65400]))
-        xmp = (
-            b'<x:xmpmeta xmlns:x="adobe:ns:meta/">'
-            b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        pointer = (
             b'<rdf:Description rdf:about="" xmlns:xmpNote="http://ns.adobe.com/xmp/note/"'
-            b' xmpNote:HasExtendedXMP="' + guid + b'"/></rdf:RDF></x:xmpmeta>'
+            b' xmpNote:HasExtendedXMP="' + guid + b'"/>'
         )
+        xmp = _PACKET.replace(b"</rdf:RDF>", pointer + b"</rdf:RDF>")
+    if image.gain_map:
+        xmp = _with_claim(xmp, image.gain_map)
     if image.iptc:
-        resource = b"8BIM" + struct.pack(">HHI", IPTC, 0, len(image.iptc)) + image.iptc
-        extra.append((0xED, _PHOTOSHOP + resource + bytes(len(image.iptc) % 2)))
+        extra.append((0xED, _PHOTOSHOP + resource(image.iptc)))
     block = b"Exif\0\0" + image.exif if image.exif else None
     comment = image.text["Comment"].encode() if image.text else None
     encoded = io.BytesIO()
     options = {"exif": block, "xmp": xmp, "comment": comment, "subsampling": 0}
     pillow.write(image, quality, encoded, "JPEG", **options)
-    data = encoded.getvalue()
-    # behind the segments that Pillow wrote first
-    place = 2
-    while data[place + 1] & 0xF0 == 0xE0:
-        place += 2 + struct.unpack_from(">H", data, place + 2)[0]
-    file.write(data[:place])
-    for marker, body in extra:
-        file.write(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body)
-    file.write(data[place:])
+    data = with_segments(encoded.getvalue(), extra)
+    if image.gain_map:
+        # an index of fixed length: first of nothing, to see where it lies
+        draft = with_segments(data, [(0xE2, _index(0, 0, 0))])
+        offset = len(draft) - draft.index(b"MPF\0II*\0") - 4
+        data = with_segments(data, [(0xE2, _index(len(draft), len(image.gain_map), offset))])
+    file.write(data)
+    file.write(image.gain_map or b"")
+
+
+def _index(first: int, second: int, offset: int) -> bytes:
+    """Build the index of two pictures (CIPA DC-007), of these lengths, the second at an offset."""
+    # the first is the one to show, and a JPEG file
+    pictures = struct.pack("<IIIHH", 0x20030000, first, 0, 0, 0)
+    pictures += struct.pack("<IIIHH", 0, second, offset, 0, 0)
+    entries = {
+        0xB000: exif.raw(b"0100"),
+        0xB001: exif.Entry(4, struct.pack("<I", 2)),
+        0xB002: exif.raw(pictures),
+    }
+    return b"MPF\0" + exif.joined("<", entries)
+
+
+def _with_claim(xmp: bytes | None, gain_map: bytes) -> bytes | None:
+    """Say in XMP that a gain map follows, if the gain map is of Adobe's kind."""
+    if b"hdrgm:" not in gain_map:
+        return xmp
+    claim = _CLAIM % len(gain_map)
+    packet = xmp if xmp and b"</rdf:RDF>" in xmp else _PACKET
+    end = packet.rfind(b"</rdf:RDF>")
+    return packet[:end] + claim + packet[end:]
 
 
 def _with_extension(xmp: bytes, found: dict[bytes, dict[int, bytes]]) -> tuple[bytes, bool]:

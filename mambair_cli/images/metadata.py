@@ -24,14 +24,13 @@ def from_info(format: str, info: Mapping[Any, Any], turn: Any) -> dict[str, Any]
     notes.
     """
     text: dict[str, str] = {}
+    raw: dict[str, bytes | None] = {}
     block, xmp, comment = (info.get(key) for key in ("exif", "xmp", "comment"))
     if format == "PNG":
         text = {key: value for key, value in info.items() if isinstance(value, str)}
         text.pop("XML:com.adobe.xmp", None)
-        # so ImageMagick writes EXIF
-        lines = text.pop("Raw profile type exif", "").split("\n")[3:]
-        with contextlib.suppress(ValueError):
-            block = block or bytes.fromhex("".join(lines))
+        raw = _raw_profiles(text)
+        block, xmp = block or raw.get("exif"), xmp or raw.get("xmp")
     elif isinstance(comment, bytes):
         text = {"Comment": _decoded(comment)}
     notes = []
@@ -49,6 +48,7 @@ def from_info(format: str, info: Mapping[Any, Any], turn: Any) -> dict[str, Any]
         "dpi": _dpi(format, info, block, turn),
         "text": text,
         "notes": notes,
+        **({"iptc": raw["iptc"]} if raw.get("iptc") else {}),
     }
 
 
@@ -64,6 +64,32 @@ def iptc_of(resources: bytes | None) -> bytes | None:
             return resources[place + 4 : place + 4 + size] or None
         place += 4 + size + size % 2
     return None
+
+
+def resource(iptc: bytes) -> bytes:
+    """Make IPTC one of Photoshop's resources."""
+    return b"8BIM" + struct.pack(">HHI", IPTC, 0, len(iptc)) + iptc + bytes(len(iptc) % 2)
+
+
+def _raw_profiles(text: dict[str, str]) -> dict[str, bytes | None]:
+    """Take EXIF, XMP and IPTC out of the texts of a PNG file, where ImageMagick writes them."""
+    found: dict[str, bytes | None] = {}
+    for keyword in [keyword for keyword in text if keyword.startswith("Raw profile type ")]:
+        name = keyword.split()[-1].lower()
+        if name not in ("exif", "app1", "xmp", "iptc", "8bim"):
+            continue
+        lines = text.pop(keyword).split("\n")[3:]
+        # what is damaged tells nothing
+        with contextlib.suppress(ValueError, struct.error):
+            content = bytes.fromhex("".join(lines))
+            head, _, packet = content.partition(b"\0")
+            if name in ("iptc", "8bim"):
+                found["iptc"] = content if content[:1] == b"\x1c" else iptc_of(content)
+            elif name == "xmp" or head == b"http://ns.adobe.com/xap/1.0/":
+                found["xmp"] = packet or content
+            else:
+                found["exif"] = content
+    return found
 
 
 def add_resources(
@@ -92,8 +118,16 @@ def add_uuid_boxes(data: bytes, info: dict[Any, Any]) -> None:
             info[name] = data[place + 20 : place - 4 + size]
 
 
-def add_gif_xmp(data: bytes, info: dict[Any, Any]) -> None:
-    """Add XMP of a GIF file, which lies there bare, to what Pillow calls info."""
+def add_gif_extensions(data: bytes, info: dict[Any, Any]) -> None:
+    """Add XMP of a GIF file, which lies there bare, and its profile to what Pillow calls info."""
+    place = data.find(b"\x21\xff\x0bICCRGBG1012") + 14
+    profile = b""
+    # pieces, each behind its length
+    while place > 13 and data[place : place + 1] > b"\0":
+        profile += data[place + 1 : place + 1 + data[place]]
+        place += 1 + data[place]
+    if profile:
+        info["icc_profile"] = profile
     found = re.search(rb"\x21\xff\x0bXMP DataXMP(.*?)\x01\xff\xfe", data, re.DOTALL)
     if found:
         info["xmp"] = found[1]
@@ -196,6 +230,8 @@ def fit(image: Image, name: str, holds: frozenset[str], longest: int) -> tuple[I
         lost += [f"text {keyword!r}" for keyword in text]
         text = comment
     notes = []
+    if image.gain_map and "gain map" not in holds:
+        notes.append(f"{name} has no place for the gain map for HDR: the result is its SDR picture")
     if lost:
         notes.append(f"{name} has no place for all metadata: left out {', '.join(lost)}")
     profile, block, xmp, dpi, iptc = (

@@ -6,7 +6,6 @@ import logging
 import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, BinaryIO
 
 import cv2
@@ -115,9 +114,3 @@ def write(image: Image, quality: int, file: BinaryIO, name: str, **options: Any)
     encoded = io.BytesIO()
     PIL.Image.fromarray(interleaved(image)).save(encoded, name, quality=quality, **given)
     file.write(encoded.getbuffer())
-
-
-def write_bmp(image: Image, quality: int, file: BinaryIO) -> None:
-    """Write a BMP file."""
-    # without a resolution Pillow makes up 96
-    write(replace(image, dpi=image.dpi or (0, 0)), quality, file, "BMP")

@@ -3,6 +3,7 @@ of any size.
 """
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import numpy as np
 import PIL.Image
 from PIL import PngImagePlugin
 
-from . import pillow
+from . import metadata, pillow
 from .colour import ColourTags
 from .image import Image
 from .samples import Samples, bands, channel_count, opencv
@@ -67,6 +68,10 @@ def describe(data: bytes) -> tuple[list[str], dict[str, Any]]:
     pixel = found.get(b"pHYs", b"")
     if len(pixel) == 9 and pixel[8] == 0:
         notes.append("the shape of its pixels (pHYs without a unit) is left out")
+    if found.get(b"cICP", b"")[3:4] == b"\0":
+        notes.append("its samples of a narrow range (cICP) are taken as of the full range")
+    if {b"mDCV", b"cLLI"} & found.keys():
+        notes.append("the light levels of its HDR (mDCV, cLLI) are left out")
     return notes, {"colour": _colour_tags(found)}
 
 
@@ -76,8 +81,10 @@ def _colour_tags(found: dict[bytes, bytes]) -> ColourTags | None:
     chromaticities = struct.unpack(">8I", points) if len(points) == 32 else ()
     # a y of 0 makes no colour
     usable = all(chromaticities[1::2]) and chromaticities
+    # 2: unspecified
+    has_numbers = len(cicp) == 4 and cicp[:2] != b"\2\2"
     tags = ColourTags(
-        (cicp[0], cicp[1]) if len(cicp) == 4 else None,
+        (cicp[0] if cicp[0] != 2 else 1, cicp[1] if cicp[1] != 2 else 13) if has_numbers else None,
         intent[0] if intent else None,
         stored / 100000 or None,
         tuple(value / 100000 for value in chromaticities) if usable else None,
@@ -105,6 +112,12 @@ def write(image: Image, quality: int, file: BinaryIO) -> None:
         texts.add_text(keyword, text)
     if image.xmp:
         texts.add_itxt("XML:com.adobe.xmp", image.xmp)
+    if image.iptc:
+        stored = metadata.resource(image.iptc)
+        lines = re.findall(".{1,72}", stored.hex())
+        words = "\n".join(["", "iptc", f"{len(stored):8}", *lines, ""])
+        # so ImageMagick and ExifTool write it
+        texts.add_text("Raw profile type iptc", words, zip=True)
     # Pillow writes all but the samples, and those of animations too
     frame = io.BytesIO()
     empty = replace(image, pixels=np.zeros((1, 1), np.uint8), alpha=None)

@@ -15,11 +15,30 @@ def knows(data: bytes) -> bool:
 
 
 def read(data: bytes, max_pixels: int) -> Stored:
-    """Read RGB as float32, which is light, not brightness. Raises ImageError, ValueError."""
-    size = re.search(rb"\n[-+]Y (\d+) [-+]X (\d+)\n", data)
-    if not size:
+    """Read RGB as float32, which is light, not brightness.
+
+    Raises ImageError, ValueError, NotImplementedError (XYZ).
+    """
+    found = re.search(rb"\n([-+][XY]) (\d+) ([-+][XY]) (\d+)\n", data)
+    if not found or found[1][1:] == found[3][1:]:
         raise ValueError("its size is missing")
-    check_pixels((int(size[2]), int(size[1])), max_pixels)
-    samples = np.ascontiguousarray(opencv(data)[..., ::-1])
-    fields = {"colour": ColourTags(gamma=1.0)}
-    return Stored("HDR", in_range(samples), None, fields=fields)
+    outer, inner, rows, columns = found[1], found[3], int(found[2]), int(found[4])
+    check_pixels((columns, rows) if outer[1:] == b"Y" else (rows, columns), max_pixels)
+    head = data[: found.start()]
+    if b"32-bit_rle_xyze" in head:
+        raise NotImplementedError("Radiance with XYZ instead of RGB")
+    # OpenCV knows only the usual order of rows and columns
+    usual = b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y %d +X %d\n" % (rows, columns)
+    samples = opencv(usual + data[found.end() :])[..., ::-1]
+    # rows go down and columns to the right, unless they begin at the other end
+    samples = samples[:: 1 if outer in (b"-Y", b"+X") else -1]
+    samples = samples[:, :: 1 if inner in (b"-Y", b"+X") else -1]
+    if outer[1:] == b"X":
+        samples = samples.swapaxes(0, 1)
+    points = re.search(rb"\nPRIMARIES=((?:\s*[\d.]+){8})", head)
+    chromaticities = None
+    if points:
+        *colours, x, y = map(float, points[1].split())
+        chromaticities = (x, y, *colours)
+    fields = {"colour": ColourTags(gamma=1.0, chromaticities=chromaticities)}
+    return Stored("HDR", in_range(np.ascontiguousarray(samples)), None, fields=fields)

@@ -35,6 +35,8 @@ RAW = "camera raw: export it as TIFF first"
 
 # no compression, and deflate
 _PLAIN = (1, 8, 32946)
+# LERC, WebP, JPEG 2000 and JPEG XL
+_RARE = {33003, 33004, 33005, 34712, 34887, 34892, 50001, 50002, 52546}
 _GRAY, _RGB, _LAB = {0, 1}, {2}, {8, 9}
 # else what tifffile logs of damaged files goes to stderr
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -75,7 +77,8 @@ def beginning_at(data: bytes, place: int) -> bytes:
 
 def is_raw(tags: exif.Block) -> bool:
     """Tell whether a TIFF file is a camera raw, whose first picture is a small preview."""
-    if exif.DNG_VERSION in tags.entries:
+    # the samples of a sensor, in Pentax's files
+    if exif.DNG_VERSION in tags.entries or tags.numbers(exif.PHOTOMETRIC)[:1] == (32803,):
         return True
     is_preview = tags.numbers(exif.SUBFILE_TYPE)[:1] == (1,)
     return is_preview and exif.SUB_DIRECTORIES in tags.entries
@@ -98,7 +101,8 @@ def is_for_tifffile(data: bytes, tags: exif.Block) -> bool:
         return False
     is_deep = max(tags.numbers(exif.BITS), default=1) > 8
     is_signed = tags.numbers(exif.SAMPLE_FORMAT)[:1] == (2,)
-    return is_deep or is_signed or data[:4] == b"MM\0+"
+    is_rare = not _RARE.isdisjoint(tags.numbers(exif.COMPRESSION))
+    return is_deep or is_signed or is_rare or data[:4] == b"MM\0+"
 
 
 def read(data: bytes, tags: exif.Block, max_pixels: int) -> Stored:
@@ -143,7 +147,10 @@ def read(data: bytes, tags: exif.Block, max_pixels: int) -> Stored:
     if count > colours and extra != 0:
         stored.alpha = np.ascontiguousarray(samples[..., -1])
         if extra == 1:
-            stored.pixels = in_range(straight(stored.pixels, stored.alpha))
+            stored.pixels = straight(stored.pixels, stored.alpha)
+            # a small alpha can make floats infinite
+            if stored.pixels.dtype.kind == "f":
+                in_range(stored.pixels)
     return stored
 
 

@@ -242,3 +242,23 @@ def test_mutated_files(count):
     assert min(sum(row.get(word, 0) for row in rows) for word in ("read", "ImageError")) > 5 * len(
         rows
     )
+
+
+def test_what_an_icon_loses_is_said():
+    picture = PIL.Image.fromarray(noise((64, 64, 3)))
+    sizes = {"sizes": [(16, 16), (64, 64)]}
+    image = decode_image(pillow_bytes(picture, "ICO", **sizes), "input")
+    assert image.pixels.shape == (64, 64, 3)
+    assert image.notes == ("input: holds several sizes: only the largest is read",)
+    data = pillow_bytes(picture, "ICO", sizes=[(64, 64)])
+    assert decode_image(data, "").notes == ()
+    # the profile lies in the PNG file within
+    note = "its colour profile is left out"
+    assert note in decode_image(data + b"iCCP", "").notes[0]
+
+
+def test_a_whole_file_of_an_unknown_kind_is_not_called_damaged():
+    data = bytearray(pillow_bytes(PIL.Image.fromarray(noise((4, 4, 3))), "BMP"))
+    # bits a pixel
+    data[28] = 2
+    fails(lambda: decode_image(bytes(data), "input"), ImageError, "of a kind that cannot be read")

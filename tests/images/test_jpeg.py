@@ -5,9 +5,11 @@ import struct
 import numpy as np
 import PIL.Image
 import pytest
-from pictures import exif_block, noise, pillow_bytes, smooth
+from pictures import XMP, exif_block, noise, pillow_bytes, smooth
+from PIL.MpoImagePlugin import MpoImageFile
 
 from mambair_cli.images import jpeg
+from mambair_cli.images.image import NO_GAIN_MAP
 from mambair_cli.images.io import Image, decode_image, encode_image
 
 PICTURE = PIL.Image.fromarray(smooth((24, 32, 3)))
@@ -58,7 +60,7 @@ def test_iptc_is_kept(suffix):
 
 
 def test_iptc_that_cannot_be_kept_is_said():
-    assert "IPTC" in encode_image(Image(noise((4, 4)), iptc=IPTC), "png")[1][0]
+    assert "IPTC" in encode_image(Image(noise((4, 4)), iptc=IPTC), "webp")[1][-1]
 
 
 def long_packet():
@@ -154,3 +156,75 @@ def test_all_segments_of_a_file_in_their_order():
     kinds = [kind for kind, _ in jpeg.segments(data)]
     assert kinds[: kinds.index(0xDB)] == [0xE0, 0xE1, 0xE1, 0xED]
     np.testing.assert_allclose(decode_image(data, "").pixels.astype(int), image.pixels, atol=9)
+
+
+MAP = smooth((12, 16))
+ADOBE_MAP = PACKET % (
+    b'<rdf:Description xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" hdrgm:Version="1.0"'
+    b' hdrgm:GainMapMax="3.5"/>'
+)
+APPLE_MAP = PACKET % b'<rdf:Description HDRGainMap:HDRGainMapVersion="65536"/>'
+STANDARD = b"urn:iso:std:iso:ts:21496:-1\0"
+
+
+def map_file(kind):
+    """A gain map as Adobe, Apple and ISO have it."""
+    data = pillow_bytes(PIL.Image.fromarray(MAP), "JPEG", quality=95)
+    if kind == "ISO":
+        return with_segments(data, (0xE2, STANDARD + bytes(60)))
+    packet = ADOBE_MAP if kind == "Adobe" else APPLE_MAP
+    return with_segments(data, (0xE1, b"http://ns.adobe.com/xap/1.0/\0" + packet))
+
+
+@pytest.mark.parametrize("kind", ["Adobe", "Apple", "ISO"])
+@pytest.mark.parametrize("packet", [XMP, long_packet(), None], ids=["short", "long", "none"])
+def test_gain_map_is_carried(kind, packet):
+    first = pillow_bytes(PICTURE, "JPEG")
+    stored = map_file(kind)
+    # an MP4 file may follow
+    image = decode_image(first + bytes(9) + stored + b"\0\0\0\x18ftypmp42\xff\xd9", "input")
+    assert image.gain_map == stored
+    assert image.notes == ()
+    larger = Image(smooth((48, 64, 3)), xmp=packet, gain_map=stored)
+    data, notes = encode_image(larger, "jpg")
+    assert notes == []
+    assert data.endswith(stored)
+    # Pillow.open passes over the index where XMP tells of a gain map
+    with MpoImageFile(io.BytesIO(data)) as file:
+        assert (file.n_frames, file.size) == (2, (64, 48))
+        xmp = file.info.get("xmp") or b""
+        file.seek(1)
+        np.testing.assert_allclose(np.asarray(file).astype(int), MAP, atol=3)
+    assert (b'Item:Length="%d"' % len(stored) in xmp) == (kind == "Adobe")
+    heads = [body for marker, body in jpeg.segments(data) if marker == 0xE2]
+    assert (STANDARD + bytes(4) in heads) == (kind == "ISO")
+    back = decode_image(data, "")
+    assert (back.gain_map, back.notes) == (stored, ())
+    assert (b"x" * 100_000 in (back.xmp or b"")) == (packet == long_packet())
+    notes = encode_image(larger, "png")[1]
+    assert notes == ["PNG has no place for the gain map for HDR: the result is its SDR picture"]
+
+
+def test_gain_map_is_turned_like_the_picture():
+    exif = b"Exif\0\0" + exif_block(6)
+    data = pillow_bytes(PICTURE, "JPEG", exif=exif) + map_file("Adobe")
+    image = decode_image(data, "")
+    assert image.pixels.shape == (32, 24, 3)
+    with PIL.Image.open(io.BytesIO(image.gain_map)) as file:
+        np.testing.assert_allclose(np.asarray(file).astype(int), np.rot90(MAP, -1), atol=4)
+        assert b"GainMapMax" in file.info["xmp"]
+
+
+@pytest.mark.parametrize("length", [40, 400, -3])
+def test_a_damaged_gain_map_is_left_out_and_said(length):
+    data = pillow_bytes(PICTURE, "JPEG", xmp=GAIN_MAP) + map_file("Adobe")[:length]
+    image = decode_image(data, "input")
+    assert image.gain_map is None
+    assert image.notes == (f"input: {NO_GAIN_MAP}",)
+
+
+def test_a_damaged_profile_is_said():
+    data = with_segments(pillow_bytes(PICTURE, "JPEG"), (0xE2, b"ICC_PROFILE\0\1\3" + bytes(200)))
+    image = decode_image(data, "input")
+    assert image.icc_profile is None
+    assert image.notes == ("input: its colour profile is damaged: left out",)

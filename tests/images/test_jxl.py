@@ -3,7 +3,7 @@ import importlib.util
 import numpy as np
 import pytest
 from failing import fails
-from pictures import RGB_PROFILE, check_exif, exif_block, noise, smooth
+from pictures import RGB_PROFILE, XMP, check_exif, exif_block, noise, smooth
 
 from mambair_cli.errors import CallError, ImageError
 from mambair_cli.images import jxl
@@ -45,3 +45,13 @@ def test_without_its_package(monkeypatch, data):
     words = "JPEG XL", "pip install 'mambair[jxl]'"
     fails(lambda: decode_image(data, "a.jxl"), ImageError, "a.jxl", *words)
     fails(lambda: encode_image(Image(noise((4, 4))), "jxl"), CallError, *words)
+
+
+@needs_package
+def test_xmp_is_read_or_said():
+    data, notes = encode_image(Image(smooth((16, 24, 3)), xmp=XMP), "jxl")
+    assert notes == []
+    assert decode_image(data, "").xmp == XMP
+    packed = data.replace(b"xml " + XMP, b"brob" + b"xml " + XMP[4:])
+    info = {}
+    assert (jxl.describe(packed, info), info) == (["its XMP is compressed: left out"], {})

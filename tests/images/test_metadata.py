@@ -264,3 +264,15 @@ def test_what_is_lost_of_a_file_is_said():
     assert "pHYs" in decode_image(png_bytes(rows, 8, 2, shape), "").notes[0]
     wrong = decode_image(pillow_bytes(SCENE, "JPEG", icc_profile=CMYK_PROFILE), "")
     assert "profile" in wrong.notes[0]
+
+
+def test_the_profile_of_a_gif_file_is_kept():
+    data = pillow_bytes(PIL.Image.fromarray(noise((4, 6, 3))), "GIF")
+    # no longer than 255 bytes each, behind the global palette
+    parts = [RGB_PROFILE[start : start + 255] for start in range(0, len(RGB_PROFILE), 255)]
+    stored = b"".join(bytes([len(part)]) + part for part in parts)
+    place = 13 + 3 * 2 ** ((data[10] & 7) + 1)
+    extension = b"\x21\xff\x0bICCRGBG1012" + stored + b"\0"
+    image = decode_image(data[:place] + extension + data[place:], "")
+    assert image.icc_profile == RGB_PROFILE
+    assert image.notes == ()

@@ -201,3 +201,37 @@ def test_chunks_that_nobody_knows_are_passed_over():
     extra = [(b"prIv", b"something"), (b"bKGD", bytes(6)), (b"hIST", b""), (b"tIME", bytes(7))]
     image = read(kind_of_png(samples, 2, 8, 0, *extra))
     np.testing.assert_array_equal(image.pixels, samples)
+
+
+@pytest.mark.parametrize("name", ["iptc", "8bim"])
+def test_iptc_is_kept_and_found_where_others_write_it(name):
+    iptc = b"\x1c\x02\x78\0\x07Caption"
+    pixels = noise((4, 6, 3))
+    data, notes = encode_image(Image(pixels, iptc=iptc), "png")
+    assert notes == []
+    back = decode_image(data, "")
+    assert (back.iptc, back.text) == (iptc, {})
+    text = f"Raw profile type {name}\0\n{name}\n      12\n{iptc.hex()}\n".encode()
+    other = png_bytes(pixels.reshape(4, 18), 8, 2, (b"tEXt", text))
+    assert decode_image(other, "").iptc == iptc
+
+
+@pytest.mark.parametrize("name", ["xmp", "APP1"])
+def test_xmp_is_found_where_imagemagick_writes_it(name):
+    stored = (b"http://ns.adobe.com/xap/1.0/\0" if name == "APP1" else b"") + XMP
+    text = f"Raw profile type {name}\0\n{name}\n      99\n{stored.hex()}\n".encode()
+    image = decode_image(png_bytes(noise((4, 18)), 8, 2, (b"tEXt", text)), "")
+    assert (image.xmp, image.text) == (XMP, {})
+
+
+def test_hdr_that_is_lost_is_said():
+    chunks = [(b"cICP", bytes([9, 16, 0, 0])), (b"cLLI", bytes(8))]
+    image = decode_image(png_bytes(noise((4, 18)), 8, 2, *chunks), "")
+    assert [note.split("(")[1].split(")")[0] for note in image.notes] == ["cICP", "mDCV, cLLI"]
+
+
+def test_numbers_that_say_nothing():
+    image = decode_image(png_bytes(noise((4, 18)), 8, 2, (b"cICP", bytes([2, 2, 0, 1]))), "")
+    assert image.colour is None
+    image = decode_image(png_bytes(noise((4, 18)), 8, 2, (b"cICP", bytes([2, 16, 0, 1]))), "")
+    assert image.colour.cicp == (1, 16)

@@ -19,6 +19,7 @@ from pictures import (
     exif_block,
     noise,
     pillow_bytes,
+    smooth,
     tiff_bytes,
 )
 
@@ -306,7 +307,7 @@ def test_kinds_that_cannot_be_read_are_not_called_damaged():
     for samples, tags in (
         (noise((3, 4, 5), "uint16"), {}),
         (noise((3, 4, 3), "uint16"), {"PHOTOMETRIC_INTERPRETATION": 6}),
-        (noise((3, 4, 1), "uint16"), {"PHOTOMETRIC_INTERPRETATION": 32803}),
+        (noise((3, 4, 1), "uint16"), {"PHOTOMETRIC_INTERPRETATION": 32844}),
     ):
         line = fails(
             lambda s=samples, t=tags: read(tiff_bytes(s, **t)), ImageError, "cannot be read"
@@ -399,6 +400,15 @@ def raw_file(**tags):
     return tiff_bytes(noise((8, 8, 3)), **tags)
 
 
+def sensor_file():
+    """A TIFF file of the samples of a sensor, with a preview behind them."""
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        writer.write(noise((8, 8), "uint16"), photometric="cfa")
+        writer.write(noise((4, 4, 3)), photometric="rgb")
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -409,8 +419,65 @@ def raw_file(**tags):
         b"FUJIFILMCCD-RAW 0201" + bytes(99),
         b"\0\0\0\x18ftypcrx " + bytes(99),
         b"IIRO\x08\0\0\0" + bytes(99),
+        b"II\x1a\0\0\0HEAPCCDR" + bytes(99),
+        b"IIII" + bytes(99),
+        sensor_file(),
     ],
-    ids=["NEF", "DNG", "CR2", "RW2", "RAF", "CR3", "ORF"],
+    ids=["NEF", "DNG", "CR2", "RW2", "RAF", "CR3", "ORF", "CRW", "IIQ", "PEF"],
 )
 def test_camera_raw_is_refused(data):
     fails(lambda: read(data), ImageError, "input", "camera raw: export it as TIFF first")
+
+
+@pytest.mark.parametrize("compression", ["webp", "lerc", "jpeg2000", "jpegxl"])
+def test_eight_bits_in_kinds_that_pillow_does_not_know(compression):
+    pixels = smooth((32, 48, 3))
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels, photometric="rgb", compression=compression)
+    seen = read(file.getvalue()).pixels
+    assert seen.dtype == np.uint8
+    np.testing.assert_allclose(seen.astype(int), pixels, atol=9)
+
+
+def test_eight_bits_multiplied_by_alpha():
+    alpha = np.array([[0, 51, 102, 255]], np.uint8)
+    pixels = np.array([[[9] * 3, [51] * 3, [51] * 3, [7] * 3]], np.uint8)
+    file = io.BytesIO()
+    options = {"photometric": "rgb", "extrasamples": ["assocalpha"], "compression": "lerc"}
+    tifffile.imwrite(file, np.dstack([pixels, alpha]), **options)
+    image = read(file.getvalue())
+    assert image.pixels.dtype == image.alpha.dtype == np.uint8
+    assert image.pixels[0, 1:, 0].tolist() == [255, 128, 7]
+
+
+@pytest.mark.parametrize("first_frame", [False, True])
+def test_a_smaller_copy_before_the_picture(first_frame):
+    small, pixels = noise((4, 6, 3)), noise((8, 12, 3))
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        writer.write(small, photometric="rgb", subfiletype=1)
+        writer.write(pixels, photometric="rgb")
+    image = read(file.getvalue(), first_frame=first_frame)
+    np.testing.assert_array_equal(image.pixels, pixels)
+    assert (image.notes, image.frames) == ((), None)
+
+
+def test_pages_of_every_size_depth_and_kind():
+    pages = [
+        noise((4, 6), "uint16"),
+        noise((8, 5, 3)),
+        noise((3, 3), "float32"),
+        noise((4, 4, 3), "float32"),
+        noise((7, 2)),
+    ]
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for number, page in enumerate(pages):
+            photometric = "rgb" if page.ndim == 3 else "minisblack"
+            text = f"page {number}"
+            writer.write(page, photometric=photometric, description=text, resolution=(99, 99))
+    image = read(file.getvalue())
+    back = decode_image(encode_image(image, "tiff")[0], "")
+    for seen in (image, back):
+        for page, wanted in zip((seen, *seen.frames.images), pages, strict=True):
+            np.testing.assert_array_equal(page.pixels, wanted)

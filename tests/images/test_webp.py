@@ -1,8 +1,9 @@
 import numpy as np
 import PIL.Image
 import pytest
-from pictures import noise, pillow_bytes
+from pictures import noise, photo, pillow_bytes, smooth
 
+from mambair_cli.images import webp
 from mambair_cli.images.io import Image, decode_image, encode_image
 
 
@@ -36,3 +37,12 @@ def test_quality_100_is_lossless_and_less_is_not():
     image = decode_image(pillow_bytes(PIL.Image.fromarray(grid()), "WEBP", quality=90), "")
     assert not image.lossless
     assert error(image.pixels, image) > 0
+
+
+def test_colours_that_change_from_pixel_to_pixel_are_whole():
+    assert error(grid(), Image(grid())) == 0
+    assert error(grid(), Image(grid()), 95) > 50
+    assert error(smooth((32, 48, 3)), Image(smooth((32, 48, 3)))) > 0
+    assert webp.suffers(Image(grid()))
+    assert not webp.suffers(Image(grid()[..., 0]))
+    assert not webp.suffers(Image((photo() * 255).astype(np.uint8)))
