@@ -12,7 +12,7 @@ from ..models.cache import Record, cached_file, list_records, models_folder
 from ..models.catalog import Model, list_models, model_named
 from ..models.published import BASELINES, Score, published_scores
 from ..models.tasks import TASKS, Task
-from .terminal import Json, Offline, print_json, print_table, progress_bar, say
+from .terminal import Json, Offline, print_json, print_table, progress_bar, say, show
 
 app = typer.Typer(
     help="Which models there are, what each is for, and which are on this machine.",
@@ -84,7 +84,7 @@ def models_pull(name: Name, offline: Offline = False) -> None:
         from ..models.fetch import no_model
 
         raise CallError(no_model(name))
-    print(path)
+    show(path)
 
 
 @app.command("verify")
@@ -118,7 +118,7 @@ def models_path(
         pull = f"mambair models pull {name} fetches it"
         how = pull if model.urls else "see mambair models import --help"
         raise CallError(f"{name} is not here; {how}")
-    print(path)
+    show(path)
 
 
 @app.command("convert")
@@ -130,7 +130,7 @@ def models_convert(
     from ..models.recognise import convert
 
     convert(source, target)
-    print(target)
+    show(target)
 
 
 @app.command("import")
@@ -141,7 +141,7 @@ def models_import(
     """Copy a checkpoint into the cache, so that -m NAME finds it."""
     from ..models.fetch import import_file
 
-    print(import_file(source, name, tell=say))
+    show(import_file(source, name, tell=say))
 
 
 @app.command("remove")
@@ -149,7 +149,7 @@ def models_remove(name: Name) -> None:
     """Delete a fetched or imported file."""
     from ..models.fetch import remove
 
-    print(f"removed {remove(name)}")
+    show(f"removed {remove(name)}")
 
 
 def fetch(model: Model, quiet: bool = False) -> Path:

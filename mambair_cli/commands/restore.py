@@ -34,6 +34,7 @@ from .terminal import (
     print_table,
     progress_bar,
     say,
+    show,
 )
 
 if TYPE_CHECKING:
@@ -127,6 +128,12 @@ MaxPixels = Annotated[
     int | None,
     typer.Option(min=1, help="Refuse larger inputs. Default: 536,870,912.", show_default=False),
 ]
+MaxBytes = Annotated[
+    int | None,
+    typer.Option(
+        parser=parse_bytes, metavar="SIZE", help="Refuse longer files. Default: 8GB."
+    ),
+]
 KeepTimes = Annotated[
     bool,
     typer.Option("--keep-times", help="Give results the times and permissions of their inputs."),
@@ -187,6 +194,7 @@ def _parameters(task: Task) -> list[inspect.Parameter]:
         "tile_overlap": TileOverlap,
         "memory_limit": MemoryLimit,
         "max_pixels": MaxPixels,
+        "max_bytes": MaxBytes,
         "keep_times": KeepTimes,
         "first_frame": FirstFrame,
         "ensemble": Ensemble,
@@ -303,7 +311,7 @@ def _print_result(plan: Plan, outcome: Outcome, as_json: bool, stream: TextIO) -
     sizes = "{}x{} -> {}x{}".format(*record.size_in, *record.size_out)
     measured = "" if record.level is None else f" ({level} {record.level} measured)"
     why = f"{record.why}: " if record.why else ""
-    print(f"{record.output}: {sizes}, {why}{_how(outcome, measured)}", file=stream)
+    show(f"{record.output}: {sizes}, {why}{_how(outcome, measured)}", stream)
     if record.left:
         say(f"{record.output}: {record.left}")
 
@@ -361,9 +369,9 @@ def _print_summary(plan: Plan, folder: Path, outcome: Outcome, as_json: bool) ->
     if plan.passed_over:
         rows.append(("not images", str(plan.passed_over), "", ""))
     print_table(("", "files", "seconds", "megapixels"), rows)
-    print(f"{folder}: {_how(outcome, _levels(plan.request.task, outcome.records))}")
+    show(f"{folder}: {_how(outcome, _levels(plan.request.task, outcome.records))}")
     for line in _story(outcome.records):
-        print(line)
+        show(line)
 
 
 def _public(record: "Record") -> dict[str, Any]:

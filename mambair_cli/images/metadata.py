@@ -94,9 +94,11 @@ def add_uuid_boxes(data: bytes, info: dict[Any, Any]) -> None:
 
 def add_gif_xmp(data: bytes, info: dict[Any, Any]) -> None:
     """Add XMP of a GIF file, which lies there bare, to what Pillow calls info."""
-    found = re.search(rb"\x21\xff\x0bXMP DataXMP(.*?)\x01\xff\xfe", data, re.DOTALL)
-    if found:
-        info["xmp"] = found[1]
+    mark = b"\x21\xff\x0bXMP DataXMP"
+    start = data.find(mark)
+    end = data.find(b"\x01\xff\xfe", start)
+    if 0 <= start < end:
+        info["xmp"] = data[start + len(mark) : end]
 
 
 def sized(image: Image) -> Image:
@@ -119,7 +121,7 @@ def sized(image: Image) -> Image:
 
 def _replaced(xmp: bytes, names: bytes, change: Callable[[int], int]) -> bytes:
     """Change the whole numbers that an XMP packet has under names, as attributes or elements."""
-    pattern = rb"""((?:%s)(?:\s*=\s*["']|>)\s*)(\d+)(?=\s*["'<])""" % names
+    pattern = rb"""((?:%s)(?:\s*=\s*["']|>)\s*)(\d{1,9})(?=\s*["'<])""" % names
     return re.sub(pattern, lambda found: found[1] + b"%d" % change(int(found[2])), xmp)
 
 

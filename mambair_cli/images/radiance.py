@@ -16,7 +16,8 @@ def knows(data: bytes) -> bool:
 
 def read(data: bytes, max_pixels: int) -> Stored:
     """Read RGB as float32, which is light, not brightness. Raises ImageError, ValueError."""
-    size = re.search(rb"\n[-+]Y (\d+) [-+]X (\d+)\n", data)
+    # in the line after the first empty one; a comment may look like it
+    size = re.match(rb"\n\n[-+]Y (\d{1,9}) [-+]X (\d{1,9})\n", data[max(0, data.find(b"\n\n")) :])
     if not size:
         raise ValueError("its size is missing")
     check_pixels((int(size[2]), int(size[1])), max_pixels)

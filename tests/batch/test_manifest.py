@@ -158,8 +158,8 @@ def kill_and_finish(generator):
     time.sleep(generator.uniform(0, 0.02 if after else 2))
     process.kill()
     process.communicate()
-    found = set(files_in() if Path("out").exists() else []) - {MANIFEST, f"{MANIFEST}.tmp"}
-    whole = {name for name in found if not re.fullmatch(r"\.mambair-\w+\.(tmp|lock)", name)}
+    found = set(files_in() if Path("out").exists() else []) - {MANIFEST}
+    whole = {name for name in found if not re.fullmatch(r"\.mambair-[\w-]+\.(tmp|lock)", name)}
     check_results(whole)
     recorded = Manifest(Path("out"), SETTINGS).records.keys()
     assert recorded <= whole <= set(names)
@@ -168,6 +168,8 @@ def kill_and_finish(generator):
     assert count == len(names) - len(recorded)
     check_results(names)
     assert [line["output"] for line in lines()] == sorted(names)
+    # Nothing of the killed run is left.
+    assert set(files_in()) == {MANIFEST, *names}
     return len(recorded)
 
 

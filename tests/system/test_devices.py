@@ -1,8 +1,6 @@
 import sys
-from types import SimpleNamespace
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from failing import fails
@@ -142,32 +140,6 @@ def proc_and_cgroup(root, files):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     return lambda name: root / str(name).lstrip("/")
-
-
-CGROUP = {
-    "sys/fs/cgroup/memory.max": "3000000\n",
-    "sys/fs/cgroup/memory.current": "2500000\n",
-    "sys/fs/cgroup/memory.stat": "anon 1000000\ninactive_file 1400000\nactive_file 100000\n",
-}
-
-
-@pytest.mark.parametrize(
-    ("files", "free"),
-    [
-        ({}, 5_120_000),
-        (CGROUP, 1_900_000),
-        (CGROUP | {"sys/fs/cgroup/memory.max": "max\n"}, 5_120_000),
-        (CGROUP | {"sys/fs/cgroup/memory.max": "9000000\n"}, 5_120_000),
-        (CGROUP | {"sys/fs/cgroup/memory.max": "1000000\n"}, 0),
-        (CGROUP | {"sys/fs/cgroup/memory.stat": "anon 7\n"}, 5_120_000),
-    ],
-    ids=["machine", "group", "no limit", "high limit", "over", "no statistics"],
-)
-def test_free_memory(tmp_path, monkeypatch, files, free):
-    machine = SimpleNamespace(available=5_120_000)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: machine)
-    monkeypatch.setattr(devices, "Path", proc_and_cgroup(tmp_path, files))
-    assert free_memory(torch.device("cpu")) == free
 
 
 def test_free_memory_of_a_gpu(monkeypatch):
