@@ -128,8 +128,9 @@ def _read(data: bytes, max_pixels: int, first_frame: bool, is_page: bool = False
 def _read_by_pillow(data: bytes, max_pixels: int, first_frame: bool) -> Stored:
     with pillow.opened(io.BytesIO(data)) as file:
         check_pixels(file.size, max_pixels)
-        pillow.limit(min(max_pixels, most_pixels()))
         name = file.format or ""
+        if name not in pillow.ICONS:
+            pillow.limit(min(max_pixels, most_pixels()))
         if name in {"JPEG", "MPO"}:
             jpeg.check_length(data, file.width * file.height)
         # the layers of a PSD file are no frames; JPEG says more of its pictures

@@ -28,6 +28,9 @@ MAX_TEXT = 16 * 2**20
 _DAMAGED = (ArithmeticError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error)
 """What Pillow's reader of EXIF and XMP raises."""
 
+ICONS = {"ICNS", "ICO", "CUR"}
+"""Formats of Pillow that hold files of other formats."""
+
 LARGEST_ICON = 2**24
 """Pixels of the largest picture in an icon; macOS has up to 2**20."""
 
@@ -58,10 +61,10 @@ def quiet_libraries() -> Iterator[None]:
 
 @contextlib.contextmanager
 def opened(file: BinaryIO) -> Iterator[PIL.Image.Image]:
-    """Open a file by Pillow, within `quiet_libraries`; only icons are decoded at once.
+    """Open a file by Pillow, within `quiet_libraries`; nothing is decoded but some icons.
 
-    Raises ImageError for a picture within the file that is larger than `limit` says, and of icons
-    LARGEST_ICON, and what Pillow raises.
+    Raises ImageError for a picture within the file that is larger than `limit` says, LARGEST_ICON
+    for ICONS, and what Pillow raises.
     """
     PIL.Image.init()
     # EPS would run Ghostscript
