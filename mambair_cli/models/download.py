@@ -217,10 +217,8 @@ def _take(
         if response.headers.get_content_type() == "text/html":
             raise _web_page(url)
         there = part.stat().st_size if "Range" in headers else 0
-        there = _first_byte(response, part, there, headers.get("If-Range", ""))
-        # of what is to come; None where the server does not say
-        length = response.length
-        total = None if length is None else there + length
+        # None where the server does not say
+        there, total = _extent(response, part, there, headers.get("If-Range", ""))
         if total is not None and total > limit:
             raise DownloadError(
                 f"{url}: is {total:,} bytes long, where at most {limit:,} are expected: refused"
@@ -248,6 +246,9 @@ def _take(
     if floor.slow:
         # What has no length looks whole when it is cut.
         raise _Interrupted("it was cut")
+    if total is not None and there > total:
+        _forget(part)
+        raise _Interrupted(f"it sent more than the {total:,} bytes that it told of")
     if total is not None and there < total:
         raise _Interrupted(f"the connection broke after {there:,} of {total:,} bytes")
 
@@ -293,15 +294,16 @@ def _web_page(url: str) -> DownloadError:
     )
 
 
-def _first_byte(
+def _extent(
     response: http.client.HTTPResponse, part: Path, asked: int, version: str
-) -> int:
-    """Which byte an answer begins with, where those from `asked` on of a version were wanted.
+) -> tuple[int, int | None]:
+    """Which byte an answer begins with, where those from `asked` on of a version were wanted, and
+    how many the whole file has.
 
     Raises _Interrupted, and forgets what is there, for an answer that does not go on from there.
     """
     if response.status == 200:
-        return 0
+        return 0, response.length
     if response.status != 206:
         raise _Interrupted(f"HTTP {response.status} {response.reason} instead of the file")
     told = response.headers.get("Content-Range", "")
@@ -314,7 +316,7 @@ def _first_byte(
         _forget(part)
         begin = f"the bytes from {first[:18] or '?'} on" if asked else "a part that nobody asked for"
         raise _Interrupted(f"it answered with {begin}, not with what was asked for")
-    return asked
+    return asked, int(last) + 1
 
 
 def _seconds(text: str | None) -> float | None:
