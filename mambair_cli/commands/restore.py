@@ -130,9 +130,7 @@ MaxPixels = Annotated[
 ]
 MaxBytes = Annotated[
     int | None,
-    typer.Option(
-        parser=parse_bytes, metavar="SIZE", help="Refuse longer files. Default: 8GB."
-    ),
+    typer.Option(parser=parse_bytes, metavar="SIZE", help="Refuse longer files. Default: 8GB."),
 ]
 KeepTimes = Annotated[
     bool,

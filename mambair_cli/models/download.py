@@ -314,7 +314,9 @@ def _extent(
     fits = whole and response.length in (None, int(last) + 1 - int(first))
     if not (asked and fits and int(first) == asked and now in ("", version)):
         _forget(part)
-        begin = f"the bytes from {first[:18] or '?'} on" if asked else "a part that nobody asked for"
+        begin = (
+            f"the bytes from {first[:18] or '?'} on" if asked else "a part that nobody asked for"
+        )
         raise _Interrupted(f"it answered with {begin}, not with what was asked for")
     return asked, int(last) + 1
 

@@ -133,7 +133,7 @@ def _owner() -> str:
 
 
 def _computer() -> str:
-    """This computer's name, as a part of a file's name."""
+    """The name of this computer, as a part of a file's name."""
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 

@@ -135,7 +135,7 @@ def test_a_jpeg_too_short_for_its_pixels_is_not_decoded(monkeypatch, marker):
 def test_the_shortest_jpeg_is_long_enough():
     flat = pillow_bytes(PIL.Image.new("L", (4096, 4096)), "JPEG", quality=1, optimize=True)
     assert read(flat).pixels.shape == (4096, 4096)
-    assert 4096 * 4096 < 512 * len(flat)
+    assert 512 * len(flat) > 4096 * 4096
 
 
 def test_a_jpeg_of_thousands_of_passes_is_refused(monkeypatch):
@@ -181,8 +181,7 @@ def test_the_size_of_jpeg_xl_is_known_before_it_is_decoded(monkeypatch, tmp_path
     monkeypatch.setattr(PIL.Image, "open", pytest.fail)
     fails(lambda: read(data, max_pixels=359_999), ImageError, "40x9000", "359999")
     for cut in (data[:2], data[:13], data[:40].replace(b"jxlc", b"free"), b"\xff\x0a" + bytes(99)):
-        with pytest.raises((ImageError, ValueError)):
-            jxl.size(cut)
+        with pytest.raises(ImageError):
             read(cut, max_pixels=1)
 
 
@@ -210,7 +209,9 @@ def test_strips_that_inflate_without_end_are_refused(monkeypatch, bits):
     tags = [(256, 4, 8), (257, 4, 8), (258, 3, bits), (259, 3, 8), (262, 3, 1), (277, 3, 1)]
     tags += [(278, 4, 8), (273, 4, 8), (279, 4, len(bomb))]
     place = 8 + len(bomb) + len(bomb) % 2
-    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in sorted(tags))
+    entries = b"".join(
+        struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in sorted(tags)
+    )
     directory = struct.pack("<H", len(tags)) + entries + bytes(4)
     data = struct.pack("<2sHI", b"II", 42, place) + bomb + bytes(len(bomb) % 2) + directory
     monkeypatch.setattr(tiff, "CODECS", False)
