@@ -101,8 +101,11 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
     untouched.
 
     A file that is replaced passes its mode on. What killed processes have left in the folder is
-    removed. Raises OSError.
+    removed. Raises OSError, also where target is a device or a pipe.
     """
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        # It would take the place of a device.
+        raise OSError(errno.EINVAL, "it is a device or a pipe, not a file", str(target))
     if target.parent not in _cleared:
         _cleared.add(target.parent)
         clear(target.parent.glob(TEMPORARY))

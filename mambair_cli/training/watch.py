@@ -205,7 +205,7 @@ def write_card(out: Path, summary: str, parameters: int, facts: Mapping[str, Any
         "- recipe: recipe.json",
         "",
     ]
-    (out / "model.md").write_text("\n".join(lines))
+    (out / "model.md").write_text("\n".join(lines), "utf-8")
 
 
 def write_curves(log: Path, path: Path) -> bool:

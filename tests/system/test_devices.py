@@ -189,3 +189,16 @@ def test_the_peak_of_memory_begins_anew():
         peak_of(block) > 0.6 * block
     )  # each CPU of the host may keep a hundred or more pages uncounted
     assert peak_of(2**20) < 0.3 * block
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("could not create a primitive"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), True),
+        (RuntimeError("The size of tensor a (3) must match"), False),
+    ],
+)
+def test_what_says_that_memory_ran_out(error, expected):
+    assert devices.is_out_of_memory(error) == expected

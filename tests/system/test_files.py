@@ -51,6 +51,17 @@ def test_a_write_replaces_the_whole_file(tmp_path):
     assert os.listdir(tmp_path) == ["file"]  # noqa: PTH208
 
 
+@needs_pipes
+def test_no_file_takes_the_place_of_a_device(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to("/dev/null")
+    for name in ("pipe", "null"):
+        with pytest.raises(OSError, match="a device or a pipe"):
+            write_atomically(tmp_path / name, b"content")
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["null", "pipe"]
+
+
 def test_sha256(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"abc")

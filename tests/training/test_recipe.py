@@ -16,13 +16,13 @@ from mambair_cli.degradations.rain import Rain
 from mambair_cli.degradations.real_world import RealWorld
 from mambair_cli.degradations.sensor import Sensor
 from mambair_cli.errors import CallError
+from mambair_cli.system.texts import parse_toml
 from mambair_cli.training.recipe import (
     RECIPES,
     build_degradation,
     build_network,
     read_recipe,
     recipe_names,
-    tomllib,
 )
 from mambair_cli.training.schedule import learning_rate, stages
 
@@ -573,7 +573,7 @@ def test_the_recipes_of_the_guide_are_right(tmp_path):
     assert read_recipe(str(tmp_path / "own.toml")).data.batch == (16,)
     assert len(degradations) == 3
     for text in degradations:
-        degradation = tomllib.loads(text)["data"]["degradation"]
+        degradation = parse_toml(text)["data"]["degradation"]
         config = recipe(scale=1, network={"upsampler": ""}, degradation=degradation)
         assert build_degradation(config)
 
