@@ -44,8 +44,8 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises ImageError.
     """
     try:
-        if not path.is_file():
-            raise ImageError(f"{path}: not a regular file")
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ImageError(f"{path}: it is a device or a pipe, not a file")
         with quiet_libraries(), path.open("rb") as file:
             head = file.read(2**16)
             if jxl.knows(head):

@@ -20,9 +20,7 @@ Samples = tuple[np.ndarray, np.ndarray | None]
 UINT8, UINT16 = np.dtype(np.uint8), np.dtype(np.uint16)
 
 DECODING = 14
-"""Bytes of memory that reading a pixel takes at most; measured: 4 in a decoder, and what it keeps
-beside them, 4 in Pillow, 3 or 4 twice in NumPy.
-"""
+"""Bytes of memory that reading a pixel takes; 256 megapixels of WebP took 3.4 GB."""
 
 SMALL = 2**24
 """Pixels that are read without a look at the free memory."""

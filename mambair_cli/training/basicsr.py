@@ -9,8 +9,11 @@ from ..errors import BackendError, CallError
 from ..system.files import read_file
 from ..system.texts import checked
 
+LONGEST, MOST_BRACKETS = 2**20, 1_000
+"""Of an option file: bytes, and its lists and tables within braces."""
+
 MOST_ALIASES = 32
-"""References of an option file to its own parts; published ones have none."""
+"""References of an option file to its own parts."""
 
 LIGHT = "pixelshuffledirect"
 """The upsampler by which the official code tells its light networks."""
@@ -97,7 +100,10 @@ def convert(path: Path) -> Imported:
     except ImportError:
         raise BackendError("reading YAML needs PyYAML: pip install 'mambair[train]'") from None
     try:
-        text = read_file(path).decode()
+        text = read_file(path, LONGEST).decode()
+        # PyYAML takes hours for a hundred thousand
+        if text.count("[") + text.count("{") > MOST_BRACKETS:
+            raise ValueError("it nests too deeply")
         # each could stand for all before it
         if sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)) > MOST_ALIASES:
             raise ValueError("it refers to its own parts too often")
