@@ -3,7 +3,10 @@
 Nothing heavy is imported here, so the help is instant.
 """
 
+import contextlib
+import errno
 import io
+import os
 import re
 import sys
 from typing import Annotated, Any, NoReturn
@@ -58,11 +61,15 @@ app.command("help", cls=help.Command, hidden=True)(help.show_help)
 
 def main() -> None:
     """Run the command line; a foreseen error becomes one line on stderr and an exit code."""
+    _open_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # For the names of files that it cannot encode.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app(prog_name="mambair", standalone_mode=False) or 0
+        if sys.stdout:
+            # While it can still be told that nobody takes it.
+            sys.stdout.flush()
         # Newer versions of Typer return this for KeyboardInterrupt.
         if code == 130:
             raise KeyboardInterrupt
@@ -80,9 +87,16 @@ def main() -> None:
         # Nothing was asked for: the help.
         error.show()
         sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # As `head` leaves it.
+        _drop_stdout()
+        sys.exit(1)
     except OSError as error:
         # Such as a name that is too long, or a full disk behind stdout.
-        _fail(str(error), 1)
+        _drop_stdout()
+        _fail(_words(error), 1)
+    except MemoryError:
+        _fail("too little memory is free; close other programs, or raise its limit", 1)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
 
@@ -103,6 +117,31 @@ def _in_plain_words(message: str) -> str:
     for pattern, words in WORDS:
         message = re.sub(pattern, words, message)
     return message
+
+
+def _open_streams() -> None:
+    """Take the places of closed stdin, stdout and stderr, so that no file gets their numbers and
+    with it what libraries complain of.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(number)
+
+
+def _drop_stdout() -> None:
+    """Keep Python from trying once more at its end to print what cannot be printed."""
+    if sys.stdout is sys.__stdout__ and sys.stdout:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            return
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _words(error: OSError) -> str:
+    if error.errno == errno.EMFILE:
+        return f"{error}; allow more with ulimit -n"
+    return str(error)
 
 
 def _fail(message: str, code: int) -> NoReturn:

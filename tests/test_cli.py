@@ -1,6 +1,9 @@
+import errno
+import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -294,3 +297,107 @@ def test_verbose_also_after_the_command(folder):
     code, _, err = run("upscale", "photo.png", "-s", "2", "-v")
     assert code == 0
     assert "scan back end on cpu: numba" in err
+    assert works(call("doctor")).endswith("\nto get faster: pip install numba\n")
+
+
+# What a shell, a disk or a machine may do to it
+
+
+@pytest.mark.skipif(os.name != "posix", reason="of shells")
+@pytest.mark.parametrize(
+    ("streams", "code", "words"),
+    [
+        ("<&-", 0, ""),
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        ("<&- >&- 2>&-", 0, ""),
+        ("> /dev/full", 1, "mambair: [Errno 28] No space left on device\n"),
+        ("2> /dev/full", 0, ""),
+        ("| true", 0, ""),
+    ],
+)
+def test_closed_and_full_streams(streams, code, words):
+    start = program("models", "list", "--markdown")
+    line = " ".join(shlex.quote(part) for part in start["args"])
+    command = ["bash", "-c", f"{line} {streams}"]
+    done = subprocess.run(command, env=start["env"], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (code, words)
+
+
+OPEN = """
+import os, sys
+from mambair_cli.cli import _open_streams
+_open_streams()
+with open(sys.argv[1], "w") as file:
+    os.write(2, b"what a library complains of")
+    file.write("whole")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="of shells")
+def test_no_file_takes_the_place_of_a_closed_stream(tmp_path):
+    start = program(tmp_path / "out")
+    line = f"{shlex.quote(sys.executable)} -c {shlex.quote(OPEN)} {tmp_path / 'out'} <&- >&- 2>&-"
+    subprocess.run(["bash", "-c", line], env=start["env"], check=True, timeout=60)
+    assert (tmp_path / "out").read_text() == "whole"
+
+
+def test_images_through_closed_streams(folder, call, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    fails(call("upscale", "-", "-o", "out.png", "-s", 2), 1, "stdin: is closed")
+    data = Path("photo.png").read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    fails(call("upscale", "-", "-o", "x.png", "-s", 2, "--max-bytes", "9"), 1, "stdin", "9 bytes")
+    assert not Path("x.png").exists()
+
+
+def test_names_with_commands_for_the_terminal(folder, call):
+    name = "\x1b]0;owned\x07\x9b31m\u202egnp.png"
+    Path(name).write_bytes(Path("photo.png").read_bytes())
+    out = works(call("upscale", name, "-o", f"out {name}", "-s", 2))
+    assert out.isascii()
+    assert r"out \x1b]0;owned\x07\x9b31m\u202egnp.png: 24x18" in out
+    assert Path(f"out {name}").exists()
+    Path(name).write_text("no image")
+    fails(call("upscale", name, "-o", "x.png"), 1, r"\x1b]0;owned\x07")
+    fails(call("models", "info", name), 1, r"\x1b]0;owned\x07")
+
+
+def test_paths_of_4000_characters(folder, call):
+    for long in ("x" * 4000, "/".join(["y" * 200] * 20)):
+        for arguments in (
+            ("upscale", f"{long}.png", "-o", "out.png"),
+            ("upscale", "photo.png", "-o", f"{long}.png"),
+            ("upscale", "photo.png", "-o", f"{long}/"),
+            ("upscale", "photo.png", "-o", "out.png", "-m", long),
+            ("models", "info", long),
+            ("models", "import", long, "--name", "a"),
+            ("train", "--recipe", long),
+            ("train", "--recipe", "tiny-x2", "--data", long, "--out", "run"),
+        ):
+            code, out, err = call(*arguments)
+            assert re.fullmatch(r"(mambair: [^\n]+\n)*", err), arguments
+            # Folders within folders may well have such a path.
+            assert (code in (1, 2) and err and not out) or (code == 0 and "/" in long)
+
+
+def test_too_many_open_files_are_told_with_what_helps(call, monkeypatch, folder):
+    def refuse(*arguments, **options):
+        raise OSError(errno.EMFILE, "Too many open files", "photo.png")
+
+    monkeypatch.setattr("mambair_cli.commands.restore.plan_files", refuse)
+    fails(call("upscale", "photo.png"), 1, "Too many open files", "ulimit -n")
+
+
+def test_a_poor_place(folder):
+    """Without a home and a cache, in a locale without UTF-8, with -O, and with a jumping clock."""
+    Path("Gr\u00fc\u00dfe.png").write_bytes(Path("photo.png").read_bytes())
+    os.utime("Gr\u00fc\u00dfe.png", (2**33, 2**33))
+    start = program("upscale", "Gr\u00fc\u00dfe.png", "-o", "out.png", "-s", "2")
+    start["args"].insert(1, "-O")
+    start["env"] |= {"HOME": "/dev/null", "MAMBAIR_HOME": "/dev/null/cache", "LC_ALL": "C"}
+    start["env"] |= {"XDG_CACHE_HOME": "/dev/null", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run(**start, capture_output=True, timeout=240)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"out.png: 24x18 -> 48x36")
+    assert read_image(Path("out.png")).pixels.shape == (36, 48, 3)

@@ -9,12 +9,13 @@ from calls import DATA
 
 from mambair_cli.images.folders import read_rgb
 from mambair_cli.images.io import Image, write_image
+from mambair_cli.system.texts import parse_toml
 from mambair_cli.training import checkpoints, loop, state
 from mambair_cli.training.config import TrainConfig
 from mambair_cli.training.data import TrainingPairs
 from mambair_cli.training.inputs import Folders, Settings
 from mambair_cli.training.photos import find_sources
-from mambair_cli.training.recipe import build_network, checked, tomllib
+from mambair_cli.training.recipe import build_network, checked
 
 RECIPE = """
 scale = 2
@@ -76,7 +77,7 @@ def write_photos(folder):
 
 def recipe(**changes) -> TrainConfig:
     """RECIPE with other values; keys have unique names except `network`, which is updated."""
-    table = asdict(checked(tomllib.loads(RECIPE), "RECIPE"))
+    table = asdict(checked(parse_toml(RECIPE), "RECIPE"))
     for key, value in changes.items():
         if key == "network":
             table[key] |= value

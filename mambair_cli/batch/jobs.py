@@ -155,7 +155,7 @@ def _piped_job(
         _whole_name(output, suffix, format)
         check_target(Path(output))
         return Job(source, Path(output))
-    if sys.stdout.isatty():
+    if sys.stdout and sys.stdout.isatty():
         raise CallError(
             "an image cannot be shown in a terminal; redirect stdout or name a file with `output`"
         )

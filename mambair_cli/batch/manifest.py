@@ -8,17 +8,23 @@ share a folder; `.mambair.jsonl.lock` keeps them from writing at the same time.
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock
 
 from ..errors import ImageError
+from ..system.files import write_atomically
+from ..system.texts import parse_json
 from .jobs import MANIFEST, Job
 
 LOCK = f"{MANIFEST}.lock"
+
+LONGEST_LINE = 2**20
+"""Bytes of a line; a record has less than a thousand."""
 
 
 @dataclass
@@ -87,6 +93,8 @@ class Manifest:
     def refresh(self) -> None:
         """Read what has been appended since, by this run or another one."""
         try:
+            if not stat.S_ISREG(self.path.stat().st_mode):
+                raise ImageError(f"{self.path}: is not a regular file; move it away")
             with self.path.open("rb") as file:
                 status = os.fstat(file.fileno())
                 known, place = self._read
@@ -94,15 +102,14 @@ class Manifest:
                 if known != status.st_ino or place > status.st_size:
                     self.records, place = {}, 0
                 file.seek(place)
-                lines = file.read()
+                found, place, _ = _read_records(file)
         except FileNotFoundError:
             self.records = {}
             return
         except OSError as error:
             raise ImageError(f"{self.path}: cannot be read: {error.strerror}") from error
-        whole = lines.rfind(b"\n") + 1
-        self.records |= _records(lines[:whole].splitlines())
-        self._read = (status.st_ino, place + whole)
+        self.records |= found
+        self._read = (status.st_ino, place)
 
     def key(self, source: Path) -> dict[str, Any] | None:
         """What tells this state of an input and the settings from others; None without a file."""
@@ -144,13 +151,11 @@ class Manifest:
     def compact(self) -> None:
         """Keep the last line of each file. Raises ImageError if that is impossible."""
         with self._locked():
-            lines = self.path.read_bytes().splitlines()
-            records = _records(lines)
-            if len(records) < len(lines):
-                temporary = self.path.with_name(f"{MANIFEST}.tmp")
+            with self.path.open("rb") as file:
+                records, _, lines = _read_records(file)
+            if len(records) < lines:
                 kept = [f"{json.dumps(record)}\n" for record in records.values()]
-                temporary.write_text("".join(kept), "utf-8")
-                temporary.replace(self.path)
+                write_atomically(self.path, "".join(kept).encode())
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -168,11 +173,37 @@ class Manifest:
         return target.relative_to(self.folder).as_posix()
 
 
-def _records(lines: Sequence[bytes]) -> dict[str, dict[str, Any]]:
-    """By the name of the output, the last record of each."""
-    records = {}
-    for line in lines:
-        with contextlib.suppress(ValueError, TypeError, KeyError):
-            record = json.loads(line)
-            records[record["output"]] = record
-    return records
+def _read_records(file: BinaryIO) -> tuple[dict[str, dict[str, Any]], int, int]:
+    """By the name of the output, the last record of each; where the last whole line ends; how many
+    lines there are.
+    """
+    records: dict[str, dict[str, Any]] = {}
+    place, lines, inside = file.tell(), 0, False
+    while line := file.readline(LONGEST_LINE):
+        # of a line that is too long, a part
+        ends, begins, inside = line.endswith(b"\n"), not inside, not line.endswith(b"\n")
+        if not ends:
+            continue
+        place, lines = file.tell(), lines + 1
+        with contextlib.suppress(ValueError):
+            record = parse_json(line)
+            if begins and _is_record(record):
+                records[record["output"]] = record
+    return records, place, lines
+
+
+def _is_record(record: Any) -> bool:
+    """Whether a line is of a file, and what is used of it has the types that it should have."""
+    if not isinstance(record, dict):
+        return False
+    texts = ("output", "status", "seen", "why")
+    sizes = (record.get("size_in") or [1, 1], record.get("size_out") or [1, 1])
+    return (
+        "output" in record
+        and all(isinstance(record.get(name, ""), str) for name in texts)
+        and all(isinstance(record.get(name), int | None) for name in ("tiles", "level"))
+        and all(isinstance(size, list) and len(size) == 2 for size in sizes)
+        and all(type(side) is int and side > 0 for size in sizes for side in size)
+        and isinstance(record.get("models", []), list)
+        and all(isinstance(name, str) for name in record.get("models", []))
+    )

@@ -18,17 +18,18 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CallError, ImageError, MambairError
 from ..images.io import (
+    MAX_BYTES,
     MAX_PIXELS,
     Image,
-    decode_image,
     encode_image,
     read_image,
+    receive_image,
     write_image,
 )
 from ..models.catalog import model_named
 from ..models.tasks import MAX_SCALE
 from ..restore.condition import Finding, advice
-from ..system.files import TEMPORARY
+from ..system.files import TEMPORARY, clear
 from .claims import Claims
 from .jobs import Job, check_target
 from .manifest import Manifest, Record
@@ -46,9 +47,6 @@ PIXELS_BEHIND = 32 * 2**20
 
 PIXELS_AHEAD = 32 * 2**20
 """Of the image at work; from this size on no other is read meanwhile."""
-
-STALE = 3600
-"""Seconds after which an unfinished result must be of a run that was killed."""
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
@@ -71,6 +69,7 @@ class Batch:
             skipped, and the first error is raised.
         overwrite: also restore what is finished.
         max_pixels: of an input; larger ones fail (a guard against decompression bombs).
+        max_bytes: of an input likewise.
         keep_times: give results the times and permissions of their inputs.
         first_frame: of animations, and the first page of documents, is all that is restored.
         check: look at the results, and record what is left in them and what would help.
@@ -83,6 +82,7 @@ class Batch:
     manifest: Manifest | None = None
     overwrite: bool = False
     max_pixels: int = MAX_PIXELS
+    max_bytes: int = MAX_BYTES
     keep_times: bool = False
     first_frame: bool = False
     check: bool = False
@@ -275,12 +275,13 @@ class Batch:
                 record.key = self.manifest.key(job.source)
             options: dict[str, Any] = {
                 "max_pixels": self.max_pixels,
+                "max_bytes": self.max_bytes,
                 "first_frame": self.first_frame,
             }
             if job.source:
                 image = read_image(job.source, **options)
             else:
-                image = decode_image(sys.stdin.buffer.read(), "stdin", **options)
+                image = receive_image(sys.stdin, **options)
             height, width = image.pixels.shape[:2]
             record.size_in = [width, height]
             record.notes += image.notes
@@ -403,11 +404,7 @@ def _prepare_folder(folder: Path) -> None:
     _make_folder(folder)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ImageError(f"{folder}: no permission to write into it; name another folder")
-    for left_over in folder.rglob(TEMPORARY.format("*")):
-        # Another process may remove it as well.
-        with contextlib.suppress(OSError):
-            if time.time() - left_over.stat().st_mtime > STALE:
-                left_over.unlink()
+    clear(folder.rglob(TEMPORARY))
 
 
 def _make_folder(folder: Path) -> None:
@@ -421,6 +418,8 @@ def _write_image(job: Job, image: Image, quality: int | None) -> list[str]:
     if job.target:
         return write_image(job.target, image, quality=quality)
     data, notes = encode_image(image, job.suffix.removeprefix("."), quality)
+    if sys.stdout is None:
+        raise ImageError("stdout: is closed; name a file for the result with `output`")
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()

@@ -7,7 +7,8 @@ import platform
 
 from ..models.cache import cache_folder
 from ..models.catalog import model_named
-from ..system.files import write_atomically
+from ..system.files import read_file, write_atomically
+from ..system.texts import parse_json
 
 LEAST = 10_000
 """Pixels of the input from which on a run tells how fast a model is."""
@@ -62,7 +63,7 @@ def duration(seconds: float) -> str:
 
 def _read() -> dict[str, float]:
     try:
-        rates = json.loads((cache_folder() / "rates.json").read_text("utf-8"))
+        rates = parse_json(read_file(cache_folder() / "rates.json"))
         return {str(key): float(rate) for key, rate in rates.items() if float(rate) > 0}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}

@@ -57,6 +57,7 @@ class Request:
         quality: of formats that lose something, 1 to 100.
         suffix: after the names of the results.
         max_pixels: the largest input; None: `images.io.MAX_PIXELS`.
+        max_bytes: the longest input; None: `images.io.MAX_BYTES`.
         first_frame: whether only the first frame or page of a file is restored.
         keep_times: whether results get the times and permissions of their inputs.
         options: device, memory, precision.
@@ -79,6 +80,7 @@ class Request:
     quality: int | None = None
     suffix: str | None = None
     max_pixels: int | None = None
+    max_bytes: int | None = None
     keep_times: bool = False
     first_frame: bool = False
     options: Options = field(default_factory=Options)
@@ -213,7 +215,7 @@ def restore_files(
     Raises:
         MambairError: the work could not begin.
     """
-    from ..images.io import MAX_PIXELS
+    from ..images.io import MAX_BYTES, MAX_PIXELS
 
     progress(0.0, _loading(plan))
     from .pipeline import Batch
@@ -235,6 +237,7 @@ def restore_files(
         _manifest(plan),
         request.overwrite,
         request.max_pixels or MAX_PIXELS,
+        request.max_bytes or MAX_BYTES,
         request.keep_times,
         request.first_frame,
         request.advice,

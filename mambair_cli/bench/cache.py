@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CacheError
+from ..system.texts import parse_json
 
 
 def key_of(**settings: Any) -> str:
@@ -49,7 +50,7 @@ class Cache:
         """The row of a key; None where there is none. Raises CacheError."""
         with self._named():
             found = self._rows.execute("select row from rows where key = ?", (key,)).fetchone()
-            return json.loads(found[0]) if found else None
+            return parse_json(found[0]) if found else None
 
     def put(self, key: str, row: Any) -> None:
         """Keep a row, from any thread. Raises CacheError."""
@@ -65,7 +66,7 @@ class Cache:
         try:
             with self._lock:
                 yield
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, ValueError) as error:
             raise CacheError(
                 f"{self.path}: the results kept there cannot be used ({error}); delete it"
             ) from error

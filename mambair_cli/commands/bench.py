@@ -26,6 +26,7 @@ from .terminal import (
     print_table,
     progress_bar,
     say,
+    show,
 )
 
 if TYPE_CHECKING:
@@ -232,11 +233,12 @@ def _show(found: "Report", as_json: bool, all_published: bool) -> None:
     if as_json:
         print_json(found.to_json())
         return
-    print(report.headline(found))
+    show(report.headline(found))
     print_table(*report.images_table(found))
     published = report.shown_published(found, all_published)
     print_table(*report.summary_table(found, published))
-    print(as_flags("\n".join(report.footnotes(found, published))))
+    for line in report.footnotes(found, published):
+        show(as_flags(line))
     if len(published) < len(found.published):
         print("All published rows: --all-published.")
 
@@ -259,7 +261,7 @@ def bench_download(
 
     with progress_bar(False) as progress:
         folder = fetch_set(known_set(name), say, progress)
-    print(folder)
+    show(folder)
 
 
 @app.command("compare", cls=Command)

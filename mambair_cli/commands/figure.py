@@ -10,7 +10,7 @@ import typer
 from ..errors import CallError
 from ..models.choice import find_models
 from .help import Command, Group
-from .terminal import Backend, BackendNames, Device, Offline, progress_bar, say
+from .terminal import Backend, BackendNames, Device, Offline, progress_bar, say, show
 
 if TYPE_CHECKING:
     from ..restore.restorer import Restorer
@@ -69,7 +69,7 @@ def figure_erf(
     for name, magnitude, _ in fields:
         shares = zip(erf.SHARES, erf.areas(magnitude), strict=True)
         parts = [f"{100 * share:g} % in {100 * area:.2f} % of the area" for share, area in shares]
-        print(f"{name}: {', '.join(parts)}")
+        show(f"{name}: {', '.join(parts)}")
 
 
 @app.command("complexity", cls=Command)
@@ -125,7 +125,7 @@ def figure_lam(
             found.append((restorer.name, scale, lam.attribution(restorer, low, window, report)))
     lam.draw(low, window, found, output)
     for name, _, attributed in found:
-        print(f"{name}: diffusion index {lam.diffusion_index(attributed):.2f}")
+        show(f"{name}: diffusion index {lam.diffusion_index(attributed):.2f}")
 
 
 @app.command("visual", cls=Command)
@@ -166,7 +166,7 @@ def figure_visual(
     found = visual.views(sample, protocol, candidates)
     visual.draw(image.stem, found, output, at, side)
     for view in found[1:]:
-        print(f"{view.name}: {view.psnr:.3f} dB, {view.ssim:.4f}")
+        show(f"{view.name}: {view.psnr:.3f} dB, {view.ssim:.4f}")
 
 
 def _report(

@@ -14,7 +14,7 @@ from ..models.choice import better_model, gain, is_here
 from ..models.published import BASELINES, Score, published_scores
 from ..models.tasks import TASKS, Task
 from .help import Command, Group
-from .terminal import Json, Offline, choices, print_json, print_table, progress_bar, say
+from .terminal import Json, Offline, choices, print_json, print_table, progress_bar, say, show
 
 app = typer.Typer(
     cls=Group,
@@ -93,7 +93,7 @@ def models_pull(name: Name, offline: Offline = False) -> None:
         from ..models.fetch import no_model
 
         raise CallError(no_model(name))
-    print(path)
+    show(path)
 
 
 @app.command("verify", cls=Command)
@@ -127,7 +127,7 @@ def models_path(
         pull = f"mambair models pull {name} fetches it"
         how = pull if model.urls else "see mambair models import --help"
         raise CallError(f"{name} is not here; {how}")
-    print(path)
+    show(path)
 
 
 @app.command("convert", cls=Command)
@@ -139,7 +139,7 @@ def models_convert(
     from ..models.recognise import convert
 
     convert(source, target)
-    print(target)
+    show(target)
 
 
 @app.command("import", cls=Command)
@@ -150,7 +150,7 @@ def models_import(
     """Copy a checkpoint into the cache, so that -m NAME finds it."""
     from ..models.fetch import import_file
 
-    print(import_file(source, name, tell=say))
+    show(import_file(source, name, tell=say))
 
 
 @app.command("remove", cls=Command)
@@ -158,7 +158,7 @@ def models_remove(name: Name) -> None:
     """Delete a fetched or imported file."""
     from ..models.fetch import remove
 
-    print(f"removed {remove(name)}")
+    show(f"removed {remove(name)}")
 
 
 def fetch(model: Model, quiet: bool = False) -> Path:

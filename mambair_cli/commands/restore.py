@@ -40,6 +40,7 @@ from .terminal import (
     print_table,
     progress_bar,
     say,
+    show,
 )
 
 if TYPE_CHECKING:
@@ -179,6 +180,15 @@ MaxPixels = Annotated[
         rich_help_panel=ADVANCED,
     ),
 ]
+MaxBytes = Annotated[
+    int | None,
+    typer.Option(
+        parser=parse_bytes,
+        metavar="SIZE",
+        help="Refuse longer files. Default: 8GB.",
+        rich_help_panel=ADVANCED,
+    ),
+]
 KeepTimes = Annotated[
     bool,
     typer.Option(
@@ -309,6 +319,7 @@ def parameters(task: Task) -> list[inspect.Parameter]:
         "first_frame": FirstFrame,
         "alpha": Alpha,
         "max_pixels": MaxPixels,
+        "max_bytes": MaxBytes,
         "log": Log,
         "offline": Offline,
     }
@@ -469,7 +480,7 @@ def _print_result(plan: Plan, outcome: Outcome, as_json: bool, stream: TextIO) -
     sizes = "{}x{} -> {}x{}".format(*record.size_in, *record.size_out)
     measured = "" if record.level is None else f" ({level} {record.level} measured)"
     why = f"{record.why}: " if record.why else ""
-    print(f"{record.output}: {sizes}, {why}{_how(outcome, measured)}", file=stream)
+    show(f"{record.output}: {sizes}, {why}{_how(outcome, measured)}", stream)
     if record.left:
         say(f"{'stdout' if record.output == '-' else record.output}: {record.left}")
 
@@ -534,9 +545,9 @@ def _print_summary(plan: Plan, folder: Path, outcome: Outcome, as_json: bool) ->
     sizes = [record.size_out for record in done if record.size_out]
     size = f", {sum(width * height for width, height in sizes) / 1e6:.1f} megapixels"
     how = _how(outcome, _levels(plan.request.task, outcome.records))
-    print(f"{folder}: {', '.join(told)}{size if sizes else ''}; {how}")
+    show(f"{folder}: {', '.join(told)}{size if sizes else ''}; {how}")
     for line in _story(outcome.records):
-        print(line)
+        show(line)
 
 
 def _public(record: "Record") -> dict[str, Any]:

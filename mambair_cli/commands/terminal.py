@@ -133,10 +133,26 @@ def ignore(message: str) -> None:
     """Take what nobody wants to know."""
 
 
+def visible(text: str) -> str:
+    """A text of strangers, such as the name of a file, on one line and without commands to the
+    terminal.
+    """
+    return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+_HIDDEN = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Control characters, ends of lines, and what turns the direction of writing."""
+
+
 def say(message: str) -> None:
     """Print one line on stderr, even if the name of a file has several."""
-    line = f"mambair: {as_flags(message)}".replace("\n", "\\n")
-    print(line, file=sys.stderr)
+    if sys.stderr:
+        show(f"mambair: {as_flags(message)}", sys.stderr)
+
+
+def show(text: object, stream: TextIO | None = None) -> None:
+    """Print one line, on stdout or another stream."""
+    print(visible(str(text)), file=stream)
 
 
 @contextmanager
@@ -175,7 +191,7 @@ def progress_bar(quiet: bool) -> Iterator[Callable[[float, str], None]]:
         task = bar.add_task("starting", total=1.0)
 
         def update(share: float, label: str) -> None:
-            bar.update(task, completed=share, description=label.replace("\n", "\\n"))
+            bar.update(task, completed=share, description=visible(label))
 
         yield update
 
@@ -214,7 +230,7 @@ def print_table(header: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> Non
     )
     table = Table(*columns, box=None, show_header=any(header))
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(visible, row))
     if not console.is_terminal:
         console.width = 400
     console.print(table)

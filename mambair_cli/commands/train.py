@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import CallError
-from .terminal import Choices, Device, print_table, say
+from .terminal import Choices, Device, print_table, say, show
 
 if TYPE_CHECKING:
     from ..training.config import TrainConfig
@@ -153,7 +153,7 @@ def train(
             say(f"go on with: {how_to_resume(folders, out, settings)}")
         raise
     if first:
-        print(weights)
+        show(weights)
 
 
 def _import_yaml(path: Path, changes: list[str], iterations: int | None) -> "TrainConfig":

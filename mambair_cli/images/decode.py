@@ -15,7 +15,7 @@ import PIL.Image
 from ..errors import ImageError
 from . import avif, bmp, exif, heif, jpeg, jxl, metadata, netpbm, pillow, png, radiance, tiff, webp
 from .image import Frames, Image, Stored
-from .samples import Samples, alpha_of_key, check_pixels, upright
+from .samples import Samples, alpha_of_key, check_pixels, most_pixels, upright
 
 _RAW = re.compile(
     rb"II\*\0....CR|II\x1a\0\0\0HEAPCCDR|IIII|IIRO|IIRS|MMOR|IIU\0|FUJIFILMCCD-RAW"
@@ -101,8 +101,11 @@ def _read(data: bytes, max_pixels: int, first_frame: bool, is_page: bool = False
     tags = exif.parse(data) if exif.is_tiff(data) else None
     if tags and tiff.is_raw(tags):
         raise ImageError(tiff.RAW)
-    if jxl.knows(data) and not jxl.INSTALLED:
-        raise ImageError(jxl.NO_JXL)
+    if jxl.knows(data):
+        if not jxl.INSTALLED:
+            raise ImageError(jxl.NO_JXL)
+        # it is decoded as soon as it is opened
+        check_pixels(jxl.size(data), max_pixels)
     if netpbm.knows(data):
         return netpbm.read(data, max_pixels)
     if radiance.knows(data):
@@ -131,12 +134,13 @@ def _read(data: bytes, max_pixels: int, first_frame: bool, is_page: bool = False
 
 
 def _read_by_pillow(data: bytes, max_pixels: int, first_frame: bool) -> Stored:
-    PIL.Image.init()
-    # EPS would run Ghostscript
-    safe = [name for name in PIL.Image.ID if name != "EPS"]
-    with PIL.Image.open(io.BytesIO(data), formats=safe) as file:
+    with pillow.opened(io.BytesIO(data)) as file:
         check_pixels(file.size, max_pixels)
         name = file.format or ""
+        if name not in pillow.ICONS:
+            pillow.limit(min(max_pixels, most_pixels()))
+        if name in {"JPEG", "MPO"}:
+            jpeg.check_length(data, file.width * file.height)
         # the layers of a PSD file are no frames; JPEG says more of its pictures
         several = getattr(file, "is_animated", False) and name not in {"PSD", "MPO", "TIFF"}
         pixels, alpha = _samples(data, file)

@@ -280,8 +280,8 @@ def cleaned(data: bytes) -> tuple[bytes, bool]:
     if ORIENTATION in entries:
         entries[ORIENTATION] = integers(block.order, 1)._replace(place=entries[ORIENTATION].place)
     if not block.damaged and b"+" not in data[2:4]:
-        patched = _patched(data, block)
         with contextlib.suppress(ValueError):
+            patched = _patched(data, block)
             # unless what is called a thumbnail lies over the rest
             if parse(patched).entries == entries:
                 return patched, False
@@ -300,7 +300,12 @@ def _patched(data: bytes, block: Block) -> bytes:
         second = _directory(data, order, False, block.next, 0)
     except struct.error:
         return bytes(result)
+    # parts that overlap could take hours
+    budget = 2 * len(result)
     for offsets, sizes in ((THUMBNAIL, THUMBNAIL_SIZE), (STRIP_OFFSETS, STRIP_SIZES)):
         for start, size in zip(second.numbers(offsets), second.numbers(sizes), strict=False):
+            budget -= size
+            if budget < 0:
+                raise ValueError("its thumbnail is damaged")
             result[start : start + size] = bytes(size) if start + size < len(result) else b""
     return bytes(result)

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 from numpy.typing import NDArray
 
-from ..errors import CallError
+from ..errors import CallError, ImageError
+from . import jxl
 from .io import OUTPUT_SUFFIXES, read_image
-from .pillow import quiet_libraries
+from .pillow import opened, quiet_libraries
 from .samples import to_uint8
 
 Pixels = NDArray[np.uint8]
@@ -44,8 +44,16 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises ImageError.
     """
     try:
-        with quiet_libraries(), PIL.Image.open(path) as image:
-            return image.height, image.width
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ImageError(f"{path}: it is a device or a pipe, not a file")
+        with quiet_libraries(), path.open("rb") as file:
+            head = file.read(2**16)
+            if jxl.knows(head):
+                width, height = jxl.size(head)
+                return height, width
+            file.seek(0)
+            with opened(file) as image:
+                return image.height, image.width
     # such as TIFF of 16 bits, which Pillow does not know
     except (OSError, ValueError, SyntaxError):
         height, width = read_rgb(path).shape[:2]

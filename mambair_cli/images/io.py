@@ -7,17 +7,20 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 import PIL
 
 from ..errors import CallError, ImageError, MambairError, MemoryLimitError
-from ..system.files import replacing
+from ..system.files import read_file, read_stream, replacing
+from ..system.memory import free_memory
 from .decode import decode
 from .encode import OUTPUT_SUFFIXES, check_side, encode, format_of, reason
 from .image import Image
 
 __all__ = [
     "INPUT_SUFFIXES",
+    "MAX_BYTES",
     "MAX_PIXELS",
     "OUTPUT_SUFFIXES",
     "Image",
@@ -25,6 +28,7 @@ __all__ = [
     "decode_image",
     "encode_image",
     "read_image",
+    "receive_image",
     "write_image",
 ]
 
@@ -50,14 +54,29 @@ _UNKNOWN = re.compile(
 """What decoders say of files that are whole."""
 
 
-def read_image(path: Path, *, max_pixels: int = MAX_PIXELS, first_frame: bool = False) -> Image:
+MAX_BYTES = 16 * MAX_PIXELS
+"""The longest file that is read unless the caller says otherwise: four floats a pixel."""
+
+
+def most_bytes(max_bytes: int) -> int:
+    """How long a file may be: as long as was asked for, and no longer than memory allows."""
+    return min(max_bytes, free_memory() // 2)
+
+
+def read_image(
+    path: Path,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
+    first_frame: bool = False,
+) -> Image:
     """Read an image file, as decode_image does.
 
-    Raises CallError (no such file, or a folder), and ImageError (not permitted) and others as
-    decode_image.
+    Raises CallError (no such file, or a folder), and ImageError (not permitted, a device, a pipe
+    that nobody writes to, longer than max_bytes) and others as decode_image.
     """
     try:
-        data = path.read_bytes()
+        data = read_file(path, most_bytes(max_bytes))
     except (FileNotFoundError, NotADirectoryError):
         raise CallError(f"{path}: no such file; check the path") from None
     except IsADirectoryError:
@@ -65,6 +84,26 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS, first_frame: bool = 
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {reason(error)}") from error
     return decode_image(data, str(path), max_pixels=max_pixels, first_frame=first_frame)
+
+
+def receive_image(
+    stream: TextIO | None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
+    first_frame: bool = False,
+) -> Image:
+    """Read an image from stdin, as decode_image does.
+
+    Raises ImageError (closed, longer than max_bytes) and others as decode_image.
+    """
+    if stream is None or stream.closed:
+        raise ImageError("stdin: is closed; name a file, or pipe an image into it")
+    try:
+        data = read_stream(stream.buffer, most_bytes(max_bytes))
+    except OSError as error:
+        raise ImageError(f"stdin: cannot be read: {reason(error)}") from error
+    return decode_image(data, "stdin", max_pixels=max_pixels, first_frame=first_frame)
 
 
 def decode_image(
@@ -89,8 +128,8 @@ def decode_image(
         ) from None
     except MemoryError as error:
         raise MemoryLimitError(f"{name}: too large for the memory of this computer") from error
-    except ImageError as error:
-        raise ImageError(f"{name}: {error}") from None
+    except (ImageError, MemoryLimitError) as error:
+        raise type(error)(f"{name}: {error}") from None
     except NotImplementedError as error:
         raise _unknown_kind(name, error) from error
     # damaged files make the decoders raise nearly anything

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 import PIL.Image
 
+from ..errors import ImageError
 from . import exif, pillow
 from .image import NO_GAIN_MAP, Image
 from .metadata import IPTC, resource
@@ -20,16 +21,24 @@ _PHOTOSHOP = b"Photoshop 3.0\0"
 _PROFILE = b"ICC_PROFILE\0"
 _GAIN_MAP = b"urn:iso:std:iso:ts:21496:-1\0"
 
+USUAL_PASSES = 50
+"""More than any encoder makes for one picture; the small ones in the file count too."""
+
+MOST_PASSES = 2**33
+"""Pixels that all passes of a progressive file may have together, which takes half a minute."""
+
 LONGEST = 65502
 """Bytes that fit into one segment together with its name."""
 
 _CLAIMS = rb"(?:hdrgm|HDRGainMap):\w+|G?Camera:(?:MicroVideo|MotionPhoto)\w*"
-_DIRECTORY = re.compile(rb"\s*<(\w*Container:Directory)\b.*?</\1>", re.DOTALL)
-_ATTRIBUTES = re.compile(rb"""\s+(?:%s)\s*=\s*(?:"[^"]*"|'[^']*')""" % _CLAIMS)
-_ELEMENTS = re.compile(rb"\s*<(%s)\b(?:[^>]*/>|.*?</\1>)" % _CLAIMS, re.DOTALL)
-_PREFIX = re.compile(
-    rb"""\s+xmlns:(hdrgm|HDRGainMap|G?Camera|G?Container|Item)\s*=\s*["'][^"']*["']"""
-)
+# No pattern may look at a long packet again and again. So a run of white space is looked at from
+# its beginning only.
+_SPACE = rb"(?<!\s)\s*"
+_ELEMENT = re.compile(_SPACE + rb"<(\w*Container:Directory|%s)\b[^<>]*>" % _CLAIMS)
+_ATTRIBUTES = re.compile(_SPACE + rb"""\s(?:%s)\s*=\s*(?:"[^"]*"|'[^']*')""" % _CLAIMS)
+_PREFIXES = rb"hdrgm|HDRGainMap|G?Camera|G?Container|Item"
+_PREFIX = re.compile(_SPACE + rb"""\sxmlns:(%s)\s*=\s*["'][^"']*["']""" % _PREFIXES)
+_POINTER = re.compile(_SPACE + rb"""\sxmpNote:HasExtendedXMP\s*=\s*(?:"([^"]*)"|'[^']*')""")
 _IS_GAIN_MAP = re.compile(rb"hdrgm:|HDRGainMap|hdrgainmap|" + _GAIN_MAP)
 _PACKET = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/">'
@@ -45,7 +54,6 @@ _CLAIM = (
     b' Item:Mime="image/jpeg" Item:Length="%d"/></rdf:li></rdf:Seq></Container:Directory>'
     b"</rdf:Description>"
 )
-_POINTER = re.compile(rb"""\s+xmpNote:HasExtendedXMP\s*=\s*(?:"([^"]*)"|'[^']*')""")
 _POINTER_ELEMENT = re.compile(rb"<xmpNote:HasExtendedXMP>([^<]*)</xmpNote:HasExtendedXMP>")
 
 
@@ -85,6 +93,21 @@ def describe(data: bytes, info: dict[Any, Any], turn: Any) -> tuple[list[str], d
     info["xmp"] = xmp
     iptc = (info.get("photoshop") or {}).get(IPTC)
     return notes, {"iptc": iptc or None, "gain_map": gain_map}
+
+
+def check_length(data: bytes, pixels: int) -> None:
+    """Raise ValueError for a JPEG file too short for its pixels, and ImageError for one with so
+    many passes over them that it would take minutes.
+    """
+    # Huffman codes have at least a bit for each block of 64 samples
+    huffman = any(marker in {0xC0, 0xC1, 0xC2} for marker, _ in segments(data))
+    if huffman and pixels > 64 * 8 * len(data):
+        raise ValueError("the file is truncated")
+    passes = data.count(b"\xff\xda")
+    if passes > USUAL_PASSES and passes * pixels > MOST_PASSES:
+        raise ImageError(
+            f"its {passes:,} passes over {pixels:,} pixels would take too long; export it again"
+        )
 
 
 def segments(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -215,20 +238,37 @@ def _with_extension(xmp: bytes, found: dict[bytes, dict[int, bytes]]) -> tuple[b
         whole &= start == len(extension)
         extension += part
     xmp = _POINTER_ELEMENT.sub(b"", _POINTER.sub(b"", xmp))
-    inner = re.search(rb"<rdf:RDF\b[^>]*>(.*)</rdf:RDF>", extension, re.DOTALL)
+    begin = extension.find(b">", extension.find(b"<rdf:RDF"))
+    close = extension.rfind(b"</rdf:RDF>")
     end = xmp.rfind(b"</rdf:RDF>")
-    if not (whole and inner and end > 0):
+    if not (whole and b"<rdf:RDF" in extension and 0 < begin < close and end > 0):
         return xmp, True
-    return xmp[:end] + inner[1] + xmp[end:], False
+    return xmp[:end] + extension[begin + 1 : close] + xmp[end:], False
 
 
 def _without_claims(xmp: bytes) -> bytes:
     """Take out of XMP what it says of gain maps, videos and other files behind the first."""
-    for pattern in (_DIRECTORY, _ELEMENTS, _ATTRIBUTES):
-        xmp = pattern.sub(b"", xmp)
+    xmp = _ATTRIBUTES.sub(b"", _without_elements(xmp))
 
-    def unused(declaration: re.Match[bytes]) -> bytes:
-        used = re.search(rb"[<\s/]" + declaration[1] + rb":", xmp)
-        return declaration[0] if used else b""
+    used = set(re.findall(rb"[<\s/](%s):" % _PREFIXES, xmp))
+    return _PREFIX.sub(lambda found: found[0] if found[1] in used else b"", xmp)
 
-    return _PREFIX.sub(unused, xmp)
+
+def _without_elements(xmp: bytes) -> bytes:
+    """Take out the elements that _ELEMENT finds, with all that is in them."""
+    kept, place = [], 0
+    unclosed = set()
+    for found in _ELEMENT.finditer(xmp):
+        if found.start() < place or found[1] in unclosed:
+            continue
+        end = found.end()
+        if not found[0].endswith(b"/>"):
+            close = b"</" + found[1] + b">"
+            start = xmp.find(close, end)
+            if start < 0:
+                unclosed.add(found[1])
+                continue
+            end = start + len(close)
+        kept.append(xmp[place : found.start()])
+        place = end
+    return b"".join([*kept, xmp[place:]])

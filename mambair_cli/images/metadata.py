@@ -121,16 +121,18 @@ def add_uuid_boxes(data: bytes, info: dict[Any, Any]) -> None:
 def add_gif_extensions(data: bytes, info: dict[Any, Any]) -> None:
     """Add XMP of a GIF file, which lies there bare, and its profile to what Pillow calls info."""
     place = data.find(b"\x21\xff\x0bICCRGBG1012") + 14
-    profile = b""
+    profile = bytearray()
     # pieces, each behind its length
     while place > 13 and data[place : place + 1] > b"\0":
         profile += data[place + 1 : place + 1 + data[place]]
         place += 1 + data[place]
     if profile:
-        info["icc_profile"] = profile
-    found = re.search(rb"\x21\xff\x0bXMP DataXMP(.*?)\x01\xff\xfe", data, re.DOTALL)
-    if found:
-        info["xmp"] = found[1]
+        info["icc_profile"] = bytes(profile)
+    mark = b"\x21\xff\x0bXMP DataXMP"
+    start = data.find(mark)
+    end = data.find(b"\x01\xff\xfe", start)
+    if 0 <= start < end:
+        info["xmp"] = data[start + len(mark) : end]
 
 
 def sized(image: Image) -> Image:
@@ -153,7 +155,7 @@ def sized(image: Image) -> Image:
 
 def _replaced(xmp: bytes, names: bytes, change: Callable[[int], int]) -> bytes:
     """Change the whole numbers that an XMP packet has under names, as attributes or elements."""
-    pattern = rb"""((?:%s)(?:\s*=\s*["']|>)\s*)(\d+)(?=\s*["'<])""" % names
+    pattern = rb"""((?:%s)(?:\s*=\s*["']|>)\s*)(\d{1,9})(?=\s*["'<])""" % names
     return re.sub(pattern, lambda found: found[1] + b"%d" % change(int(found[2])), xmp)
 
 

@@ -6,6 +6,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from ..errors import ImageError
 from .image import WHITE, Image, Stored
 from .samples import UINT8, UINT16, bands, check_pixels, in_range, stretched
 
@@ -20,7 +21,7 @@ def knows(data: bytes) -> bool:
 def read(data: bytes, max_pixels: int) -> Stored:
     """Read a file of any of the kinds; floats stay as they are.
 
-    Raises ValueError (damaged), ImageError (too large, NaN).
+    Raises ValueError (damaged), ImageError (too large, NaN, more than four channels).
     """
     kind = data[1:2]
     if kind == b"7":
@@ -92,7 +93,9 @@ def _pam_header(data: bytes) -> tuple[int, int, int, int, int]:
         int(facts[name]) for name in (b"WIDTH", b"HEIGHT", b"DEPTH", b"MAXVAL")
     )
     if not 1 <= depth <= 4:
-        raise NotImplementedError(f"{depth} channels")
+        raise ImageError(
+            f"PAM of {depth} channels is of a kind that cannot be read; save it with 1 to 4"
+        )
     return width, height, depth, maximum, end.end()
 
 

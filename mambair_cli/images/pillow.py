@@ -3,6 +3,8 @@
 import contextlib
 import io
 import logging
+import re
+import struct
 import threading
 import warnings
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ import numpy as np
 import PIL.Image
 from PIL import ImageCms, PngImagePlugin
 
+from ..errors import ImageError
 from ..system.stderr import muted
 from . import exif
 from .image import Image
@@ -20,6 +23,15 @@ from .samples import Samples, in_range, interleaved
 
 MAX_TEXT = 16 * 2**20
 """The most bytes of one text, or colour profile, of a PNG file."""
+
+_DAMAGED = (ArithmeticError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error)
+"""What Pillow's reader of EXIF and XMP raises."""
+
+ICONS = {"ICNS", "ICO", "CUR"}
+"""Formats of Pillow that hold files of other formats."""
+
+LARGEST_ICON = 2**24
+"""Pixels of the largest picture in an icon; macOS has up to 2**20."""
 
 _LIBRARIES = threading.Lock()
 # OpenCV 5 and 4
@@ -44,6 +56,35 @@ def quiet_libraries() -> Iterator[None]:
         finally:
             PIL.Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = pixels, text
             _OPENCV_LOG.setLogLevel(level)
+
+
+@contextlib.contextmanager
+def opened(file: BinaryIO) -> Iterator[PIL.Image.Image]:
+    """Open a file by Pillow, within `quiet_libraries`; nothing is decoded but some icons.
+
+    Raises ImageError for a picture within the file that is larger than `limit` says, LARGEST_ICON
+    for ICONS, and what Pillow raises.
+    """
+    PIL.Image.init()
+    # EPS would run Ghostscript
+    safe = [name for name in PIL.Image.ID if name != "EPS"]
+    head = file.read(4)
+    file.seek(0)
+    if head == b"icns" or re.match(rb"\0\0[\1\2]\0", head):
+        limit(LARGEST_ICON)
+    try:
+        with PIL.Image.open(file, formats=safe) as picture:
+            yield picture
+    except PIL.Image.DecompressionBombError as error:
+        raise ImageError(
+            f"a picture in it is too large ({error}); it would fill the memory"
+        ) from None
+
+
+def limit(max_pixels: int) -> None:
+    """Have Pillow refuse larger pictures within a file, until `quiet_libraries` ends."""
+    # it refuses from twice as many on
+    PIL.Image.MAX_IMAGE_PIXELS = max(1, max_pixels // 2)
 
 
 def read(file: PIL.Image.Image) -> Samples:
@@ -92,8 +133,8 @@ def orientation(file: PIL.Image.Image) -> Any:
     """Return the EXIF or XMP orientation that is still to be applied to a loaded image."""
     try:
         return file.getexif().get(exif.ORIENTATION)
-    # a damaged EXIF block says nothing about the pixels
-    except Exception:
+    # a damaged EXIF or XMP block says nothing about the pixels
+    except _DAMAGED:
         return None
 
 

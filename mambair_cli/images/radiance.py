@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 
+from ..errors import ImageError
 from .colour import ColourTags
 from .image import Stored
 from .samples import check_pixels, in_range, opencv
@@ -17,16 +18,18 @@ def knows(data: bytes) -> bool:
 def read(data: bytes, max_pixels: int) -> Stored:
     """Read RGB as float32, which is light, not brightness.
 
-    Raises ImageError, ValueError, NotImplementedError (XYZ).
+    Raises ImageError, ValueError.
     """
-    found = re.search(rb"\n([-+][XY]) (\d+) ([-+][XY]) (\d+)\n", data)
+    # in the line after the first empty one; a comment may look like it
+    end = max(0, data.find(b"\n\n"))
+    found = re.compile(rb"\n\n([-+][XY]) (\d{1,9}) ([-+][XY]) (\d{1,9})\n").match(data, end)
     if not found or found[1][1:] == found[3][1:]:
         raise ValueError("its size is missing")
     outer, inner, rows, columns = found[1], found[3], int(found[2]), int(found[4])
     check_pixels((columns, rows) if outer[1:] == b"Y" else (rows, columns), max_pixels)
     head = data[: found.start()]
     if b"32-bit_rle_xyze" in head:
-        raise NotImplementedError("Radiance with XYZ instead of RGB")
+        raise ImageError("Radiance of XYZ is of a kind that cannot be read; save it as RGB")
     # OpenCV knows only the usual order of rows and columns
     usual = b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y %d +X %d\n" % (rows, columns)
     samples = opencv(usual + data[found.end() :])[..., ::-1]

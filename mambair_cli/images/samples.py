@@ -9,14 +9,21 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..errors import ImageError
+from ..errors import ImageError, MemoryLimitError
 from ..system import scratch
+from ..system.memory import free_memory
 from .image import WHITE, Image
 
 Samples = tuple[np.ndarray, np.ndarray | None]
 """The pixels, and the alpha where there is one."""
 
 UINT8, UINT16 = np.dtype(np.uint8), np.dtype(np.uint16)
+
+DECODING = 14
+"""Bytes of memory that reading a pixel takes; 256 megapixels of WebP took 3.4 GB."""
+
+SMALL = 2**24
+"""Pixels that are read without a look at the free memory."""
 
 BAND = 2**21
 """Large images are worked on in pieces of about this many bytes, which saves memory."""
@@ -126,8 +133,14 @@ def straight(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return in_bands(divide, pixels.dtype, pixels, alpha)
 
 
-def check_pixels(size: tuple[int, ...], max_pixels: int) -> None:
-    """Raise ImageError if an image of this (width, height) is too large, ValueError if empty."""
+def check_pixels(size: tuple[int, ...], max_pixels: int, each: int = DECODING) -> None:
+    """Raise if an image of this (width, height) cannot be read: before anything is decoded.
+
+    each: bytes of memory that reading a pixel takes.
+
+    Raises ImageError (over the limit), MemoryLimitError (too little memory is free) and ValueError
+    (empty).
+    """
     width, height = size
     if width < 1 or height < 1:
         raise ValueError(f"{width}x{height} pixels")
@@ -136,6 +149,16 @@ def check_pixels(size: tuple[int, ...], max_pixels: int) -> None:
             f"{width}x{height} pixels are over the limit of {max_pixels} in all, a guard against"
             " files that fill the memory; raise it with `max_pixels`"
         )
+    if width * height > SMALL and width * height * each > (free := free_memory()):
+        raise MemoryLimitError(
+            f"{width}x{height} pixels take {width * height * each / 2**30:.1f} GiB of memory to be"
+            f" read, and {free / 2**30:.1f} GiB are free; make it smaller, or close other programs"
+        )
+
+
+def most_pixels() -> int:
+    """Count the pixels that can be read with the memory that is free."""
+    return max(SMALL, free_memory() // DECODING)
 
 
 def alpha_of_key(pixels: np.ndarray, key: Any, bits: int) -> np.ndarray:

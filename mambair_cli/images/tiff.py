@@ -1,5 +1,6 @@
 """TIFF files: those that Pillow would cut or refuse, by tifffile; and a writer of any size."""
 
+import importlib.util
 import io
 import itertools
 import logging
@@ -30,13 +31,21 @@ from .samples import (
 MAX_CLASSIC = 2**32 - 2**27
 """The most bytes of samples of a plain TIFF file, with room for the rest; more make a BigTIFF."""
 
+CODECS = importlib.util.find_spec("imagecodecs") is not None
+"""Whether tifffile has its faster decoders, which stop at the end of a strip."""
+
 NO_CODECS = "this TIFF needs one more package: pip install 'mambair[codecs]'"
 RAW = "camera raw: export it as TIFF first"
 
 # no compression, and deflate
-_PLAIN = (1, 8, 32946)
+_DEFLATE, _LZMA = (8, 32946), 34925
+_PLAIN = (1, *_DEFLATE)
 # LERC, WebP, JPEG 2000 and JPEG XL
 _RARE = {33003, 33004, 33005, 34712, 34887, 34892, 50001, 50002, 52546}
+
+MOST_COPIED = 2**36
+"""Bytes that reading one page after the other may copy, which takes half a minute."""
+
 _GRAY, _RGB, _LAB = {0, 1}, {2}, {8, 9}
 # else what tifffile logs of damaged files goes to stderr
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -60,6 +69,11 @@ def pages(data: bytes) -> list[int]:
     seen = set()
     while place and place not in seen:
         seen.add(place)
+        if len(seen) > 100 and len(seen) * len(data) > MOST_COPIED:
+            raise ImageError(
+                f"has more than {len(seen):,} pages, too many to be read; save them in several"
+                " files, or take the first with `first_frame`"
+            )
         block = exif.parse(data, place)
         # 1: a smaller copy, 4: a mask
         if not (block.numbers(exif.SUBFILE_TYPE) or (0,))[0] & 5:
@@ -115,6 +129,9 @@ def read(data: bytes, tags: exif.Block, max_pixels: int) -> Stored:
     check_pixels((*width, *height), max_pixels)
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page: Any = file.pages[0]
+        # tifffile may see another size, and tiles that are larger than the picture
+        check_pixels((page.imagewidth, page.imagelength * page.imagedepth), max_pixels)
+        check_pixels((page.tilewidth or 1, page.tilelength or 1), max_pixels)
         photometric, count = int(page.photometric), page.samplesperpixel
         colours = 1 if photometric in _GRAY else 3
         if photometric not in _GRAY | _RGB | _LAB or not colours <= count <= colours + 1:
@@ -157,6 +174,8 @@ def read(data: bytes, tags: exif.Block, max_pixels: int) -> Stored:
 def _samples(data: bytes, page: Any) -> np.ndarray:
     """Return the samples of a page as stored, H x W x C."""
     try:
+        if not CODECS:
+            _check_inflated(data, page)
         samples = page.asarray()
     # tifffile knows fewer kinds without imagecodecs
     except Exception as error:
@@ -181,6 +200,31 @@ def _samples(data: bytes, page: Any) -> np.ndarray:
     return samples if samples.ndim == 3 else samples[..., None]
 
 
+def _check_inflated(data: bytes, page: Any) -> None:
+    """Raise for strips that become longer than their samples, where tifffile would not stop.
+
+    Raises ValueError, and ImageError for LZMA, which is not looked at.
+    """
+    if page.compression == _LZMA:
+        raise ImageError(NO_CODECS)
+    if page.compression not in _DEFLATE:
+        return
+    samples = math.prod(page.chunks) if page.is_tiled else page.imagewidth * page.imagelength
+    most = samples * page.samplesperpixel * (page.bitspersample + 7) // 8
+    for offset, size in zip(page.dataoffsets, page.databytecounts, strict=True):
+        _inflated(data[offset : offset + size], 8 * most)
+
+
+def _inflated(strip: bytes, bits: int) -> bytes:
+    """Inflate a strip of at most so many bits and a row's padding. Raises ValueError."""
+    most = bits // 8 + 2**16
+    inflater = zlib.decompressobj()
+    whole = inflater.decompress(strip, most)
+    if inflater.unconsumed_tail:
+        raise ValueError("a strip has more than its samples")
+    return whole
+
+
 def _unpacked(data: bytes, page: Any) -> np.ndarray:
     """Unpack strips of 9 to 15 bits a sample, which tifffile leaves to imagecodecs."""
     width, count, bits = page.imagewidth, page.samplesperpixel, page.bitspersample
@@ -189,7 +233,7 @@ def _unpacked(data: bytes, page: Any) -> np.ndarray:
     parts = []
     for offset, size in zip(page.dataoffsets, page.databytecounts, strict=True):
         strip = data[offset : offset + size]
-        strip = strip if page.compression == 1 else zlib.decompress(strip)
+        strip = strip if page.compression == 1 else _inflated(strip, used * page.imagelength)
         rows = np.unpackbits(np.frombuffer(strip, np.uint8).reshape(-1, -(-used // 8)), axis=1)
         values = rows[:, :used].reshape(-1, width, count, bits) @ places
         parts.append(values.astype(np.uint16))

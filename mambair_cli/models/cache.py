@@ -1,6 +1,5 @@
 """The user's cache: which models lie there. No torch: `mambair models list` is instant."""
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -11,9 +10,12 @@ from typing import Any, cast
 import platformdirs
 
 from ..errors import CheckpointError
+from ..system.files import read_file
+from ..system.texts import parse_json
 
 # The name of a model, and an address of a file on Hugging Face.
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+LONGEST_COMMIT = 64
 HUB = re.compile(r"https://huggingface\.co/([^/]+)/([^/]+)/resolve/([^/]+)/(.+)")
 
 
@@ -77,7 +79,7 @@ def read_record(name: str) -> Record | None:
     if not NAME.fullmatch(name) or not path.is_file():
         return None
     try:
-        record = Record(**json.loads(path.read_text("utf-8")))
+        record = Record(**parse_json(read_file(path)))
         for field in fields(Record):
             if not isinstance(value := getattr(record, field.name), cast(Any, field.type)):
                 raise TypeError(f"its {field.name} is {value!r}")
@@ -115,6 +117,10 @@ def find_in_hub(url: str) -> Path | None:
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
     folder = hub / f"models--{owner}--{repository}"
     branch = folder / "refs" / revision
-    commit = branch.read_text("utf-8") if branch.is_file() else revision
-    path = folder / "snapshots" / commit / file
-    return path if path.is_file() else None
+    try:
+        commit = read_file(branch, LONGEST_COMMIT).decode() if branch.is_file() else revision
+        path = folder / "snapshots" / commit / file
+        return path if path.is_file() else None
+    # it is the cache of another program
+    except (OSError, ValueError):
+        return None

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import CallError, CheckpointError, DownloadError, did_you_mean
-from ..system.files import sha256, write_atomically
+from ..system.files import replacing, sha256, write_atomically
 from .cache import (
     NAME,
     Record,
@@ -157,7 +158,8 @@ def import_file(source: Path, name: str, tell: Tell = log.warning) -> Path:
         raise CallError(f"{source} {why}; give a checkpoint file")
     with _writing(name, tell):
         copy = _new_file(name, source.name)
-        write_atomically(copy, source.read_bytes())
+        with source.open("rb") as original, replacing(copy) as file:
+            shutil.copyfileobj(original, file)
         return _enter(name, model, copy, str(source.resolve()), tell)
 
 

@@ -77,6 +77,8 @@ def read_torch_file(path: Path) -> Any:
     Raises CheckpointError where it is no such file, damaged, or holds anything else.
     """
     try:
+        if not path.is_file():
+            raise ValueError("it is no regular file")
         if zipfile.is_zipfile(path):
             return _from_archive(path)
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

@@ -1,7 +1,8 @@
 """Checkpoint files: how they are read and written, own ones and official ones in any wrapping."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,16 +94,23 @@ def read_state(path: Path) -> Checkpoint:
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
+    with _opened(path) as file:
+        names = list(file.keys())
+        _check_count(path, len(names))
+        state = {name: file.get_tensor(name) for name in names}
+        return Checkpoint(state, file.metadata() or {}, "")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a safetensors file whose header is not too long. Raises CheckpointError."""
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
+        with path.open("rb") as head:
+            length = int.from_bytes(head.read(8), "little")
         if LONGEST_HEADER < length < path.stat().st_size:
             raise CheckpointError(f"{path}: its header is {length:,} bytes long: refused")
         with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            _check_count(path, len(names))
-            state = {name: file.get_tensor(name) for name in names}
-            return Checkpoint(state, file.metadata() or {}, "")
+            yield file
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is no readable safetensors file: {error}; fetch it again"
@@ -115,10 +123,10 @@ def _check_count(path: Path, tensors: int) -> None:
 
 
 def task_of(path: Path) -> str | None:
-    """The task that a file's metadata names; None where it has none."""
+    """The task that a file's metadata names; None where it has none. Raises CheckpointError."""
     if path.suffix.lower() != ".safetensors":
         return None
-    with safe_open(path, framework="pt") as file:
+    with _opened(path) as file:
         return (file.metadata() or {}).get("mambair.task")
 
 

@@ -8,6 +8,7 @@ import psutil
 import torch
 
 from ..errors import BackendError, CallError
+from . import memory
 
 
 def resolve_device(name: str) -> torch.device:
@@ -74,17 +75,7 @@ def free_memory(device: torch.device) -> int:
         # What PyTorch keeps for later is free for us.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0] + kept)
-    free = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        parts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        # Counts as used, but is given back on demand.
-        cache = int(parts["inactive_file"])
-    except (OSError, ValueError, KeyError):
-        # There is no limit.
-        return free
-    return max(0, min(free, limit - used + cache))
+    return memory.free_memory()
 
 
 def used_memory(device: torch.device) -> int:
@@ -122,5 +113,6 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether an error of Python, NumPy or PyTorch says that memory ran out."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    # On a CPU, and on MPS.
-    return any(words in str(error) for words in ("allocate memory", "out of memory"))
+    # On a CPU, on MPS, and in oneDNN.
+    words = ("allocate memory", "out of memory", "could not create a primitive")
+    return any(phrase in str(error) for phrase in words)

@@ -6,6 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import BackendError, CallError
+from ..system.files import read_file
+from ..system.texts import checked
+
+LONGEST, MOST_BRACKETS = 2**20, 1_000
+"""Of an option file: bytes, and its lists and tables within braces."""
+
+MOST_ALIASES = 32
+"""References of an option file to its own parts."""
 
 LIGHT = "pixelshuffledirect"
 """The upsampler by which the official code tells its light networks."""
@@ -92,8 +100,15 @@ def convert(path: Path) -> Imported:
     except ImportError:
         raise BackendError("reading YAML needs PyYAML: pip install 'mambair[train]'") from None
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        text = read_file(path, LONGEST).decode()
+        # PyYAML takes hours for a hundred thousand
+        if text.count("[") + text.count("{") > MOST_BRACKETS:
+            raise ValueError("it nests too deeply")
+        # each could stand for all before it
+        if sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)) > MOST_ALIASES:
+            raise ValueError("it refers to its own parts too often")
+        values = checked(yaml.safe_load(text))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise CallError(f"{path} is no readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, Mapping) or not {"network_g", "train", "datasets"} <= values.keys():
         raise CallError(

@@ -1,8 +1,6 @@
 """Recipes: reading and changing them, and building the network and degradation they describe."""
 
-import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -15,13 +13,10 @@ from ..archs import ARCHITECTURES
 from ..degradations.base import Degradation
 from ..degradations.mixed import Chain, Mixed
 from ..errors import CallError, did_you_mean
+from ..system.files import read_file
+from ..system.texts import DEEPEST, parse_json, parse_toml
 from . import strict
 from .config import DEGRADATIONS, TrainConfig
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -83,8 +78,10 @@ def _read_table(name_or_file: str, above: tuple[str, ...] = ()) -> dict[str, Any
     path = _find(name_or_file)
     kind = "JSON" if path.suffix == ".json" else "TOML"
     try:
-        text = path.read_text(encoding="utf-8")
-        table: Any = json.loads(text) if kind == "JSON" else tomllib.loads(text)
+        text = read_file(path).decode()
+        table: Any = parse_json(text) if kind == "JSON" else parse_toml(text)
+    except OSError as error:
+        raise CallError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise CallError(f"{path} is no valid {kind}: {error}") from None
     if not isinstance(table, Mapping):
@@ -120,11 +117,11 @@ def _changed(table: Mapping[str, Any], change: str) -> dict[str, Any]:
     """
     path, equals, text = change.partition("=")
     first, *rest = path.strip().split(".")
-    if not equals or not all([first, *rest]):
+    if not equals or not all([first, *rest]) or len(rest) > DEEPEST:
         raise CallError(f"{change}: give SECTION.KEY=VALUE, such as optimiser.lr=1e-4")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"value = {text}")["value"]
+    except ValueError:
         value = text.strip()
     if rest:
         section = table.get(first, {})

@@ -194,7 +194,7 @@ class Run:
         if self.main:
             self.out.mkdir(parents=True, exist_ok=True)
             recipe = json.dumps(asdict(self.config), indent=1, allow_nan=False)
-            (self.out / "recipe.json").write_text(recipe)
+            (self.out / "recipe.json").write_text(recipe, "utf-8")
             total, tensorboard = self.config.iterations, self.settings.tensorboard
             self.watch = Watch(self.out, total, self.iteration, tensorboard)
         rank, world = self.engine.process_index, self.engine.num_processes

@@ -5,7 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..images.io import Image, write_image
 from ..images.resize import bicubic
 from ..images.samples import to_uint8
 from ..system.files import write_atomically
+from ..system.texts import parse_json
 from .validation import Pair
 
 CROP = 96
@@ -38,9 +39,14 @@ def say(line: str) -> None:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The entries of a log, without a last line that was cut off."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The entries of a log, without lines that were cut off or damaged."""
+    entries = []
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        with suppress(ValueError):
+            entry = parse_json(line)
+            if isinstance(entry, dict) and isinstance(entry.get("iteration"), int):
+                entries.append(entry)
+    return entries
 
 
 def in_words(seconds: float) -> str:
@@ -221,7 +227,7 @@ def write_card(out: Path, summary: str, parameters: int, facts: Mapping[str, Any
         "- recipe: recipe.json",
         "",
     ]
-    (out / "model.md").write_text("\n".join(lines))
+    (out / "model.md").write_text("\n".join(lines), "utf-8")
 
 
 def write_curves(log: Path, path: Path) -> bool:

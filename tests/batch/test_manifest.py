@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import random
@@ -11,6 +12,8 @@ import pytest
 from doubler import SETTINGS, Doubler, doubled
 from failing import fails
 from folders import check_results, end, files_in, lines, make, pixels_of, run, start, statuses
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mambair_cli.batch.jobs import Job
 from mambair_cli.batch.manifest import MANIFEST, Manifest, Record
@@ -107,6 +110,98 @@ def test_a_damaged_manifest_loses_only_what_is_damaged(tail):
     assert [line["output"] for line in lines()] == ["a.png", "b.png"]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size_in": "16x16"},
+        {"size_in": [16]},
+        {"size_out": [16, None]},
+        {"size_out": [1e400, 5]},
+        {"models": "tiny-x2"},
+        {"models": [1, {}]},
+        {"tiles": "many"},
+        {"level": []},
+        {"seen": 5},
+        {"why": ["x"]},
+        {"status": None},
+        {"output": 7},
+    ],
+    ids=str,
+)
+def test_a_record_of_wrong_types_costs_only_its_own_file(change):
+    make("in/a.png", "in/b.png")
+    run()
+    first, second = lines()
+    text = json.dumps(first) + "\n" + json.dumps(second | change) + "\n"
+    Path("out", MANIFEST).write_text(text)
+    assert statuses(run()) == {"a.png": "skipped", "b.png": "ok"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"[" * 100_000, b'{"output":' * 50_000 + b"1", b"9" * 10_000, b"\0" * 3_000_000],
+    ids=["lists", "tables", "a number", "nothing"],
+)
+def test_a_line_too_deep_or_long_costs_no_other(line):
+    make("in/a.png", "in/b.png")
+    run()
+    good = Path("out", MANIFEST).read_bytes().splitlines()
+    Path("out", MANIFEST).write_bytes(good[0] + b"\n" + line + b"\n" + good[1] + b"\n" + line)
+    assert set(statuses(run()).values()) == {"skipped"}
+    assert len(lines()) == 2
+
+
+RECORDS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+
+
+def check_lines(found):
+    Path("out").mkdir(exist_ok=True)
+    job = Job(Path("in/a.png"), Path("out/a.png"))
+    job.target.touch()
+    content = b"".join(
+        (line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n" for line in found
+    )
+    Path("out", MANIFEST).write_bytes(content)
+    manifest = Manifest(Path("out"), {})
+    record = manifest.finished(job)
+    assert record is None or record.status == "skipped"
+    manifest.compact()
+
+
+NAMES = st.sampled_from([field.name for field in dataclasses.fields(Record)])
+ANY_LINES = st.lists(
+    st.binary() | RECORDS | st.dictionaries(NAMES, RECORDS | st.just("a.png") | st.just("ok"))
+)
+FUZZ = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
+
+
+@settings(max_examples=50, **FUZZ)
+@given(ANY_LINES)
+def test_any_lines_are_read(found):
+    check_lines(found)
+
+
+@pytest.mark.long
+@settings(max_examples=5_000, **FUZZ)
+@given(ANY_LINES)
+def test_many_lines_are_read(found):
+    check_lines(found)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_a_manifest_that_is_no_file():
+    Path("out").mkdir()
+    os.mkfifo(Path("out", MANIFEST))
+    fails(lambda: Manifest(Path("out"), {}), ImageError, f"out/{MANIFEST}: is not a regular file")
+    Path("out", MANIFEST).unlink()
+    Path("out", MANIFEST).symlink_to("/dev/zero")
+    fails(lambda: Manifest(Path("out"), {}), ImageError, f"out/{MANIFEST}: is not a regular file")
+
+
 def test_a_manifest_that_cannot_be_read():
     Path("out", MANIFEST).mkdir(parents=True)
     fails(
@@ -158,8 +253,8 @@ def kill_and_finish(generator):
     time.sleep(generator.uniform(0, 0.02 if after else 2))
     process.kill()
     process.communicate()
-    found = set(files_in() if Path("out").exists() else []) - {MANIFEST, f"{MANIFEST}.tmp"}
-    whole = {name for name in found if not re.fullmatch(r"\.mambair-\w+\.(tmp|lock)", name)}
+    found = set(files_in() if Path("out").exists() else []) - {MANIFEST}
+    whole = {name for name in found if not re.fullmatch(r"\.mambair-[\w-]+\.(tmp|lock)", name)}
     check_results(whole)
     recorded = Manifest(Path("out"), SETTINGS).records.keys()
     assert recorded <= whole <= set(names)
@@ -168,6 +263,8 @@ def kill_and_finish(generator):
     assert count == len(names) - len(recorded)
     check_results(names)
     assert [line["output"] for line in lines()] == sorted(names)
+    # Nothing of the killed run is left.
+    assert set(files_in()) == {MANIFEST, *names}
     return len(recorded)
 
 

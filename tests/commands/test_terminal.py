@@ -19,6 +19,8 @@ from mambair_cli.commands.terminal import (
     print_table,
     progress_bar,
     say,
+    show,
+    visible,
 )
 from mambair_cli.restore import upscaler
 from mambair_cli.system.devices import resolve_dtype
@@ -123,3 +125,23 @@ def test_the_choices_are_those_of_the_core():
     for name in DtypeNames:
         assert resolve_dtype(name, torch.device("cpu")).is_floating_point
     assert f"{DtypeNames.FP16} {json.dumps(DtypeNames.FP16)}" == 'fp16 "fp16"'
+
+
+def test_control_characters_are_shown(capsys):
+    say("a\x1b[31mb\nc\x07\x9b\u202e")
+    show("a\rb\x7f\u2028\t")
+    print_table(("name",), [("a\x1b]0;x\x07b",)])
+    out, err = capsys.readouterr()
+    assert err == r"mambair: a\x1b[31mb\nc\x07\x9b\u202e" + "\n"
+    assert out.splitlines()[0] == r"a\rb\x7f\u2028\t"
+    assert r"a\x1b]0;x\x07b" in out
+    assert visible("Gr\u00fc\u00dfe \U0001f468\u200d\U0001f469 \u65e5\u672c") == (
+        "Gr\u00fc\u00dfe \U0001f468\u200d\U0001f469 \u65e5\u672c"
+    )
+
+
+def test_nothing_is_said_where_stderr_is_closed(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    say("something")
+    monkeypatch.undo()
+    assert capsys.readouterr() == ("", "")

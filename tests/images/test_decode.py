@@ -161,10 +161,10 @@ def test_missing_input_and_folder(tmp_path):
     ],
 )
 def test_input_that_cannot_be_read(monkeypatch, raised, error, word):
-    def refuse(path):
+    def refuse(path, limit):
         raise raised
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(image_io, "read_file", refuse)
     fails(lambda: read_image(DATA / "photo.png"), error, "photo.png", word)
 
 

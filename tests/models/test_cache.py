@@ -115,3 +115,20 @@ def test_the_cache_of_hugging_face(monkeypatch, tmp_path):
     assert find_in_hub(url.replace("b.pth", "c.pth")) is None
     assert find_in_hub(url.replace("some", "other")) is None
     assert find_in_hub("https://example.org/some/where/resolve/main/a/b.pth") is None
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"9" * 5_000, b'{"name": ' * 5_000, b"\xff"])
+def test_records_of_nonsense_are_refused(monkeypatch, tmp_path, content):
+    monkeypatch.setenv("MAMBAIR_HOME", str(tmp_path))
+    keep("a")
+    record_file("a").write_bytes(content)
+    fails(lambda: read_record("a"), CheckpointError, "a.json", "delete it")
+
+
+@pytest.mark.parametrize("commit", [b"\xff\xfe", b"x" * 5_000, b"a\0b"])
+def test_a_hub_of_nonsense_has_nothing(monkeypatch, tmp_path, commit):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    refs = tmp_path / "models--owner--repo" / "refs"
+    refs.mkdir(parents=True)
+    (refs / "main").write_bytes(commit)
+    assert find_in_hub("https://huggingface.co/owner/repo/resolve/main/net.pth") is None

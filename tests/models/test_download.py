@@ -1,6 +1,7 @@
 import contextlib
 import email.utils
 import io
+import os
 import random
 import re
 import socket
@@ -190,7 +191,7 @@ def test_connections_that_break_at_the_same_place(server, tmp_path, waits):
         DownloadError,
         "1,000 of 700,000 bytes",
     )
-    assert len(server.requests) == FAILURES + 1
+    assert len(server.requests) == FAILURES
 
 
 def test_a_server_that_falls_silent(server, tmp_path, waits, monkeypatch):
@@ -336,6 +337,131 @@ def test_more_than_the_length_says_is_not_taken(fetch, server):
     fetch()
 
 
+# Nonsense
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        f"bytes {'9' * 5000}-{'9' * 5000}/{'9' * 5000}",
+        "bytes 1000-699999/800000",
+        "bytes 1000-699998/699999",
+        "bytes 1000-2000/700000",
+        "bytes -1000",
+        "",
+    ],
+    ids=["long", "another total", "another end", "a part", "no numbers", "nothing"],
+)
+def test_a_range_that_makes_no_sense(fetch, server, given):
+    server.script = [broken(server, 1000), answer(206, CONTENT[1000:], Content_Range=given)]
+    fetch()
+    assert "Range" not in server.requests[2]
+
+
+def test_another_version_in_the_middle(fetch, server):
+    """A server that does not know If-Range."""
+    headers = {"Content_Range": "bytes 1000-699999/700000", "ETag": '"2"'}
+    server.script = [broken(server, 1000), answer(206, b"x" * 699_000, **headers)]
+    fetch()
+    assert "Range" not in server.requests[2]
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        answer(206, CONTENT[:1000], Content_Range="bytes 0-999/700000", Content_Length=1000),
+        answer(206, CONTENT[1000:], Content_Range="bytes 1000-699999/700000"),
+        answer(206, CONTENT[:1000]),
+        answer(204),
+        answer(201, b"created"),
+    ],
+    ids=["the beginning", "the end", "no range", "no content", "created"],
+)
+def test_an_answer_that_is_not_the_file(fetch, server, answers):
+    server.script = [answers, answers]
+    fetch()
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["9" * 5000, "Tue, 20 Feb 2024 08:00:00 +9999999999999999", "Fri, 31 Dec 9999 23:59:59 -2359"],
+    ids=["a long number", "a far zone", "the end of time"],
+)
+def test_a_retry_after_of_nonsense(server, tmp_path, waits, text):
+    server.script = [answer(429, Retry_After=text)] * FAILURES
+    fails(lambda: download(server.url, tmp_path / "f", limit=LIMIT), DownloadError, "HTTP 429")
+    assert all(0 <= wait <= LONGEST_WAIT for wait in waits)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [b"\xff\xfe\0", b"", b"x" * 100_000, b'URL\n"1"\r\nHost: evil', b"URL\n" + b"1" * 5000, None],
+)
+def test_an_origin_of_rubbish_is_cleared(fetch, server, tmp_path, origin):
+    (tmp_path / "file.pth.part").write_bytes(CONTENT[:1000])
+    place = tmp_path / "file.pth.part.origin"
+    if origin is None:
+        os.mkfifo(place)
+    else:
+        place.write_bytes(origin.replace(b"URL", server.url.encode()))
+    fetch()
+    assert "Range" not in server.requests[0]
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "-5", "many"])
+def test_a_length_of_nonsense(fetch, server, length):
+    server.script = [answer(200, CONTENT, Content_Length=length)]
+    fetch()
+
+
+# Servers that dribble
+
+
+def dribble(head=b"", tail=b"HTTP/1.1 200 OK\r\n"):
+    def give(handler):
+        with contextlib.suppress(OSError):
+            handler.wfile.write(head)
+            while True:
+                for i in range(len(tail)):
+                    handler.wfile.write(tail[i : i + 1])
+                    # The tests take time.sleep away.
+                    threading.Event().wait(0.02)
+
+    return give
+
+
+@pytest.mark.parametrize(
+    "give",
+    [
+        dribble(b"HTTP/1.1 200 OK\r\nContent-Length: 700000\r\n\r\n", b"x"),
+        dribble(b"HTTP/1.1 200 OK\r\n\r\n", b"x"),
+        dribble(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0"),
+        dribble(b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+        dribble(b"", b"x"),
+    ],
+    ids=["body", "no length", "chunk", "headers", "status"],
+)
+def test_a_server_that_dribbles_is_given_up(server, tmp_path, waits, monkeypatch, give):
+    monkeypatch.setattr(module, "WINDOW", 0.3)
+    server.script = [give] * 20
+    started = time.perf_counter()
+    fails(
+        lambda: download(server.url, tmp_path / "f", limit=LIMIT),
+        DownloadError,
+        "less than 1,024 bytes a second",
+        "later",
+    )
+    assert time.perf_counter() - started < 20
+    assert not (tmp_path / "f").exists()
+
+
+def test_a_server_that_breaks_after_each_byte_is_given_up(server, tmp_path, waits):
+    server.script = [broken(server, 1)] * 100
+    fails(lambda: download(server.url, tmp_path / "f", limit=LIMIT), DownloadError, "broke")
+    assert len(server.requests) == FAILURES
+
+
 # Redirections
 
 
@@ -367,7 +493,12 @@ def test_a_circle_of_redirections(server, tmp_path, waits):
 @pytest.mark.parametrize("place", ["ftp://127.0.0.1/file", "file:///etc/passwd", "data:,x"])
 def test_redirections_to_something_else(server, tmp_path, waits, place):
     server.script = [answer(302, Location=place)]
-    fails(lambda: download(server.url, tmp_path / "f", limit=LIMIT), DownloadError, server.url)
+    scheme = place.partition(":")[0]
+    fails(
+        lambda: download(server.url, tmp_path / "f", limit=LIMIT),
+        DownloadError,
+        f"{server.url}: leads to {scheme}:, which is no web address",
+    )
     assert not list(tmp_path.iterdir())
 
 

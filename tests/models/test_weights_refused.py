@@ -15,8 +15,9 @@ import torch
 from failing import fails
 from networks import STATE, assert_same_network, network, safe, saved
 
-from mambair_cli.errors import CallError
+from mambair_cli.errors import CallError, CheckpointError
 from mambair_cli.models import weights
+from mambair_cli.models.torch_file import read_torch_file
 from mambair_cli.models.weights import read_state
 
 
@@ -228,3 +229,31 @@ def test_a_file_that_may_not_be_read(refuse, monkeypatch):
     refuse(b"", "file.safetensors", "Permission denied")
     monkeypatch.setattr(Path, "is_file", closed)
     fails(lambda: read_state(Path("file.pth")), CallError, "file.pth", "Permission denied")
+
+
+def test_a_million_tensors_are_refused_at_once(tmp_path):
+    entry = '"{}":{{"dtype":"F32","shape":[1],"data_offsets":[{},{}]}}'
+    text = ",".join(entry.format(i, 4 * i, 4 * i + 4) for i in range(10**6)).encode()
+    path = tmp_path / "many.safetensors"
+    path.write_bytes((len(text) + 2).to_bytes(8, "little") + b"{" + text + b"}" + bytes(4 * 10**6))
+    started = time.perf_counter()
+    for read in (read_state, weights.task_of):
+        fails(lambda read=read: read(path), CheckpointError, "header is", "refused")
+    assert time.perf_counter() - started < 5
+
+
+def test_the_task_of_what_is_no_checkpoint(tmp_path):
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(b"nonsense" * 10)
+    fails(lambda: weights.task_of(path), CheckpointError, "no readable safetensors")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_devices_and_pipes_are_no_checkpoints(tmp_path, suffix):
+    pipe, link = tmp_path / f"pipe{suffix}", tmp_path / f"zero{suffix}"
+    os.mkfifo(pipe)
+    link.symlink_to("/dev/zero")
+    for path in (pipe, link):
+        fails(lambda path=path: read_state(path), CallError, "a device or a pipe")
+        fails(lambda path=path: read_torch_file(path), CheckpointError, "no regular file")

@@ -1,8 +1,6 @@
 import sys
-from types import SimpleNamespace
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from failing import fails
@@ -144,32 +142,6 @@ def proc_and_cgroup(root, files):
     return lambda name: root / str(name).lstrip("/")
 
 
-CGROUP = {
-    "sys/fs/cgroup/memory.max": "3000000\n",
-    "sys/fs/cgroup/memory.current": "2500000\n",
-    "sys/fs/cgroup/memory.stat": "anon 1000000\ninactive_file 1400000\nactive_file 100000\n",
-}
-
-
-@pytest.mark.parametrize(
-    ("files", "free"),
-    [
-        ({}, 5_120_000),
-        (CGROUP, 1_900_000),
-        (CGROUP | {"sys/fs/cgroup/memory.max": "max\n"}, 5_120_000),
-        (CGROUP | {"sys/fs/cgroup/memory.max": "9000000\n"}, 5_120_000),
-        (CGROUP | {"sys/fs/cgroup/memory.max": "1000000\n"}, 0),
-        (CGROUP | {"sys/fs/cgroup/memory.stat": "anon 7\n"}, 5_120_000),
-    ],
-    ids=["machine", "group", "no limit", "high limit", "over", "no statistics"],
-)
-def test_free_memory(tmp_path, monkeypatch, files, free):
-    machine = SimpleNamespace(available=5_120_000)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: machine)
-    monkeypatch.setattr(devices, "Path", proc_and_cgroup(tmp_path, files))
-    assert free_memory(torch.device("cpu")) == free
-
-
 def test_free_memory_of_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (123, 456))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 50)
@@ -217,3 +189,16 @@ def test_the_peak_of_memory_begins_anew():
         peak_of(block) > 0.6 * block
     )  # each CPU of the host may keep a hundred or more pages uncounted
     assert peak_of(2**20) < 0.3 * block
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("could not create a primitive"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), True),
+        (RuntimeError("The size of tensor a (3) must match"), False),
+    ],
+)
+def test_what_says_that_memory_ran_out(error, expected):
+    assert devices.is_out_of_memory(error) == expected

@@ -179,3 +179,20 @@ def test_files_that_are_none(tmp_path, monkeypatch):
     fails(lambda: convert(tmp_path / "none.yml"), CallError, "none.yml")
     monkeypatch.setitem(sys.modules, "yaml", None)
     fails(lambda: convert(tmp_path / "options.yml"), BackendError, "PyYAML", "mambair[train]")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 5_000,
+        "a: " + "{a: " * 100 + "1" + "}" * 100,
+        "a: &a [1]\n" + "".join(f"k{i}: [*a]\n" for i in range(100)),
+        "a0: &a0 {x: 1}\n"
+        + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}\n" for i in range(1, 9)),
+    ],
+    ids=["open", "deep", "references", "merges"],
+)
+def test_files_that_grow_when_they_are_read_are_refused(tmp_path, text):
+    path = tmp_path / "options.yml"
+    path.write_text(text)
+    fails(lambda: convert(path), CallError, "options.yml", "no readable YAML")

@@ -50,6 +50,15 @@ def test_the_newest_is_loaded(copies, config):
     assert (state["iteration"], passed) == (3, [])
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_pipes_are_passed_over(copies, config):
+    pipe = copies[0].with_name("checkpoint-00000009.pt")
+    os.mkfifo(pipe)
+    state, (passed,) = checkpoints.load(pipe.parent, config)
+    assert state["iteration"] == 3
+    assert "no regular file" in passed
+
+
 def test_damaged_ones_are_passed_over(copies, config):
     third, second, first = copies
     third.write_bytes(third.read_bytes()[:100])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from failing import fails
 from training import RECIPE, recipe
 
 from mambair_cli.archs.mambair import detect
@@ -15,13 +16,13 @@ from mambair_cli.degradations.rain import Rain
 from mambair_cli.degradations.real_world import RealWorld
 from mambair_cli.degradations.sensor import Sensor
 from mambair_cli.errors import CallError
+from mambair_cli.system.texts import parse_toml
 from mambair_cli.training.recipe import (
     RECIPES,
     build_degradation,
     build_network,
     read_recipe,
     recipe_names,
-    tomllib,
 )
 from mambair_cli.training.schedule import learning_rate, stages
 
@@ -572,6 +573,36 @@ def test_the_recipes_of_the_guide_are_right(tmp_path):
     assert read_recipe(str(tmp_path / "own.toml")).data.batch == (16,)
     assert len(degradations) == 3
     for text in degradations:
-        degradation = tomllib.loads(text)["data"]["degradation"]
+        degradation = parse_toml(text)["data"]["degradation"]
         config = recipe(scale=1, network={"upsampler": ""}, degradation=degradation)
         assert build_degradation(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("r.toml", "seed = " + "[" * 50_000),
+        ("r.toml", "seed = " + "{a = " * 500 + "1" + "}" * 500),
+        ("r.toml", f"{'.'.join('a' * 3_000)} = 1"),
+        ("r.toml", "seed = " + "9" * 5_000),
+        ("r.json", "[" * 50_000),
+        ("r.json", '{"seed": ' * 3_000),
+    ],
+)
+def test_deep_or_long_recipes_are_refused(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    fails(lambda: read_recipe(str(tmp_path / name)), CallError, name, "no valid")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "seed=" + "[" * 50_000,
+        "network.depths=" + "[" * 500 + "]" * 500,
+        f"{'a.' * 3_000}b=1",
+        "seed=" + "9" * 5_000,
+    ],
+    ids=["open", "closed", "key", "number"],
+)
+def test_deep_or_long_changes_are_refused(change):
+    fails(lambda: read_recipe("tiny-x2", [change]), CallError)

@@ -186,3 +186,12 @@ def test_curves(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert not write_curves(tmp_path / "log.jsonl", tmp_path / "other.png")
     assert not (tmp_path / "other.png").exists()
+
+
+def test_damaged_lines_of_a_log_are_passed_over(tmp_path):
+    path = tmp_path / "log.jsonl"
+    good = b'{"iteration": 1, "loss": 0.5}'
+    damaged = [b"\0\0\0", b"[" * 50_000, b"\xff", b"5", b"{}", b'{"iteration": "x"}', b"null"]
+    path.write_bytes(b"\n".join([good, *damaged, good, b'{"iteration": 2, "lo']))
+    assert read_log(path) == [{"iteration": 1, "loss": 0.5}] * 2
+    assert read_log(tmp_path) == []

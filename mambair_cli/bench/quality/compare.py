@@ -1,6 +1,5 @@
 """Two reports side by side: what one gains over the other, image by image."""
 
-import json
 import math
 import statistics
 from dataclasses import dataclass
@@ -8,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CallError
+from ...system.files import read_file
+from ...system.texts import parse_json
 from .intervals import interval
 from .report import LABELS, Table, enough
 from .results import Report, Result
@@ -50,7 +51,7 @@ class Comparison:
 def read_report(path: Path) -> Report:
     """A report that `mambair bench` printed as JSON. Raises CallError where the file is none."""
     try:
-        facts = json.loads(path.read_text("utf-8"))
+        facts = parse_json(read_file(path))
     except (OSError, ValueError) as error:
         raise CallError(f"{path} cannot be read ({error}); {WANTED}") from error
     try:
