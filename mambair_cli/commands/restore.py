@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
@@ -19,6 +18,7 @@ from ..errors import MambairError
 from ..models.choice import check_task
 from ..models.tasks import MAX_SCALE, Task
 from ..restore.options import Options
+from ..system.urls import without_secrets
 from .models import fetch
 from .terminal import (
     Backend,
@@ -60,7 +60,9 @@ def parse_bytes(text: str) -> int:
 
 Inputs = Annotated[
     list[str],
-    typer.Argument(metavar="INPUT", help="Photos, folders, or - for stdin.", show_default=False),
+    typer.Argument(
+        metavar="INPUT", help="Photos, folders, URLs of these, or - for stdin.", show_default=False
+    ),
 ]
 Width = Annotated[
     int | None,
@@ -127,6 +129,20 @@ MaxPixels = Annotated[
     int | None,
     typer.Option(min=1, help="Refuse larger inputs. Default: 536,870,912.", show_default=False),
 ]
+MaxBytes = Annotated[
+    int | None,
+    typer.Option(
+        parser=parse_bytes, metavar="SIZE", help="Refuse longer inputs at URLs. Default: 2GB."
+    ),
+]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I/N",
+        help="Restore only part I of N equal parts of a folder. Default: all, or as Slurm's array"
+        " tells.",
+    ),
+]
 KeepTimes = Annotated[
     bool,
     typer.Option("--keep-times", help="Give results the times and permissions of their inputs."),
@@ -187,6 +203,8 @@ def _parameters(task: Task) -> list[inspect.Parameter]:
         "tile_overlap": TileOverlap,
         "memory_limit": MemoryLimit,
         "max_pixels": MaxPixels,
+        "max_bytes": MaxBytes,
+        "shard": Shard,
         "keep_times": KeepTimes,
         "first_frame": FirstFrame,
         "ensemble": Ensemble,
@@ -244,7 +262,7 @@ def _restore(request: Request, quiet: bool, as_json: bool) -> None:
     if request.dry_run and not outcome.stopped:
         _print_preview(plan, outcome, as_json)
     elif plan.folder and outcome.records:
-        _print_summary(plan, plan.folder, outcome, as_json)
+        print_outcome(plan, outcome, as_json)
     stream = sys.stderr if request.output == "-" else sys.stdout
     if outcome.stopped:
         if as_json and not plan.folder and isinstance(outcome.stopped, MambairError):
@@ -258,7 +276,7 @@ def _restore(request: Request, quiet: bool, as_json: bool) -> None:
 
 
 def _named(inputs: Sequence[str]) -> str:
-    first, *others = inputs
+    first, *others = map(without_secrets, inputs)
     return f"{first} and {len(others)} more" if others else first
 
 
@@ -338,11 +356,12 @@ def _print_failure(plan: Plan, outcome: Outcome, stream: TextIO) -> None:
     from ..batch.manifest import Record
 
     (job,) = plan.jobs
-    record = Record(str(job.source or "-"), str(job.target or "-"), error=str(outcome.stopped))
+    record = Record(*job.names, error=str(outcome.stopped))
     print_json(_public(record) | _facts(plan, outcome), stream)
 
 
-def _print_summary(plan: Plan, folder: Path, outcome: Outcome, as_json: bool) -> None:
+def print_outcome(plan: Plan, outcome: Outcome, as_json: bool = False) -> None:
+    """Print what came of a run over a folder: a table, or a line of JSON."""
     groups = {
         status: [record for record in outcome.records if record.status == status]
         for status in ("ok", "skipped", "failed")
@@ -352,7 +371,7 @@ def _print_summary(plan: Plan, folder: Path, outcome: Outcome, as_json: bool) ->
         counts = {status: len(group) for status, group in groups.items()}
         files = [_public(record) for record in outcome.records]
         counts |= {"not_tried": not_tried, "passed_over": plan.passed_over}
-        facts = {"output": str(folder), **counts, **_facts(plan, outcome)}
+        facts = {"output": str(plan.folder), **counts, **_facts(plan, outcome)}
         print_json(facts | {"files": files})
         return
     rows = [(status, *_sums(group)) for status, group in groups.items()]
@@ -361,13 +380,13 @@ def _print_summary(plan: Plan, folder: Path, outcome: Outcome, as_json: bool) ->
     if plan.passed_over:
         rows.append(("not images", str(plan.passed_over), "", ""))
     print_table(("", "files", "seconds", "megapixels"), rows)
-    print(f"{folder}: {_how(outcome, _levels(plan.request.task, outcome.records))}")
+    print(f"{plan.folder}: {_how(outcome, _levels(plan.request.task, outcome.records))}")
     for line in _story(outcome.records):
         print(line)
 
 
 def _public(record: "Record") -> dict[str, Any]:
-    facts = {name: value for name, value in vars(record).items() if name != "key"}
+    facts = {f.name: getattr(record, f.name) for f in fields(record) if f.name != "key"}
     told = {name: text and as_flags(text) for name in ("error", "left") for text in [facts[name]]}
     return facts | told | {"notes": [as_flags(note) for note in record.notes]}
 

@@ -43,10 +43,18 @@ def image_size(path: Path) -> tuple[int, int]:
 
     Raises ImageError.
     """
+    size = stored_size(path)
+    if size is None:
+        height, width = read_rgb(path).shape[:2]
+        size = height, width
+    return size
+
+
+def stored_size(path: Path) -> tuple[int, int] | None:
+    """Tell (height, width) as the file's head has them; None if it does not tell."""
     try:
         with quiet_libraries(), PIL.Image.open(path) as image:
             return image.height, image.width
-    # such as TIFF of 16 bits, which Pillow does not know
-    except (OSError, ValueError, SyntaxError):
-        height, width = read_rgb(path).shape[:2]
-        return height, width
+    # such as TIFF of 16 bits, which Pillow does not know; damaged files raise nearly anything
+    except Exception:
+        return None
