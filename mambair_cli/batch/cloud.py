@@ -3,9 +3,11 @@
 import contextlib
 import fnmatch
 import logging
+import shutil
 import tempfile
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from .claims import Claims
 from .jobs import Job
 from .listing import MANIFESTS
 from .manifest import Manifest, Record
+from .ranks import Ranks
 from .shards import Shard
 
 STORED_EVERY = 10.0
@@ -46,19 +49,21 @@ class CloudManifest(Manifest):
 
     def __init__(self, url: Url, settings: dict[str, Any], shard: Shard | None = None):
         self._url = url
-        self._staging = tempfile.TemporaryDirectory(prefix="mambair-")
+        self._staging = Path(tempfile.mkdtemp(prefix="mambair-"))
+        weakref.finalize(self, shutil.rmtree, self._staging, ignore_errors=True)
         # What is there; one listing is quicker than a question for each result.
         self._there: set[str] = set()
         for found in objects_below(url):
             name = found.below(url)
             if fnmatch.fnmatch(name, MANIFESTS) and "/" not in name:
-                Path(self._staging.name, name).write_bytes(read_object(found, LARGEST))
+                (self._staging / name).write_bytes(read_object(found, LARGEST))
             else:
                 self._there.add(name)
         self._storing = threading.Lock()
         self._due = 0.0
         self._is_stored = True
-        super().__init__(Path(self._staging.name), settings, shard)
+        # Under torchrun each process stores a file of its own.
+        super().__init__(self._staging, settings, shard, Ranks.own())
 
     @property
     def result_folder(self) -> Place:

@@ -154,7 +154,7 @@ def _images_below(
     if isinstance(folder, Url):
         for url in objects_below(folder):
             path = url.below(folder)
-            if _is_image(path) and not any(part[0] == "." for part in path.split("/") if part):
+            if _is_image(path) and _is_plain(path):
                 yield path, url, matches(path)
         return
     unreadable: list[str] = []
@@ -166,6 +166,12 @@ def _images_below(
         if _is_image(path):
             yield path, file, matches(path)
     yield from ((os.path.relpath(path, top), path, True) for path in unreadable)
+
+
+def _is_plain(path: str) -> bool:
+    """Whether nothing in the path of an object is hidden, or would lead out of a folder here."""
+    parts = path.split("/")
+    return all(part and part[0] != "." and os.path.basename(part) == part for part in parts)
 
 
 def _visible_files(

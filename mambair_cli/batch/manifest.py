@@ -84,14 +84,17 @@ class Manifest:
         settings: what decides the pixels of a result besides the input, such as the model's hash
             and the scale; of types that JSON has.
         shard: which part of the folder this run restores; None: the whole.
+        rank: of this process, if several write manifests of their own for one run.
 
     Raises:
         ImageError: a manifest exists and cannot be read.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], shard: Shard | None = None):
+    def __init__(
+        self, folder: Path, settings: dict[str, Any], shard: Shard | None = None, rank: int = 0
+    ):
         self.folder, self.settings = folder, settings
-        self.path = folder / manifest_name(shard)
+        self.path = folder / _manifest_name(shard, rank)
         self._lock = FileLock(folder / f"{self.path.name}.lock")
         self._files = [self.path]
         # By the name of an output: the place of its last line, and which file that is in.
@@ -266,12 +269,12 @@ class Manifest:
                 raise ImageError(f"{self.path}: cannot be written: {error.strerror}") from error
 
 
-def manifest_name(shard: Shard | None) -> str:
+def _manifest_name(shard: Shard | None, rank: int) -> str:
     """The name of the manifest of a shard, or of whole runs."""
-    if shard is None:
-        return MANIFEST
     stem, dot, suffix = MANIFEST.rpartition(".")
-    return f"{stem}-{shard.number}-of-{shard.count}{dot}{suffix}"
+    part = f"-{shard.number}-of-{shard.count}" if shard else ""
+    part += f"-rank-{rank}" if rank else ""
+    return f"{stem}{part}{dot}{suffix}"
 
 
 def _output(line: bytes) -> str | None:

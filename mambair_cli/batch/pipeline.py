@@ -31,8 +31,9 @@ from ..models.tasks import MAX_SCALE
 from ..restore.condition import Finding, advice
 from ..system import scratch
 from ..system.files import TEMPORARY
-from ..system.urls import Url, read_object, write_object
+from ..system.urls import Url, write_object
 from .claims import Claims
+from .inputs import read_content
 from .jobs import Job, check_target
 from .manifest import Manifest, Record
 from .ranks import Ranks
@@ -304,7 +305,7 @@ class Batch:
                 "first_frame": self.first_frame,
             }
             if isinstance(job.source, Url):
-                content = read_object(job.source, self.max_bytes)
+                content = read_content(job.source, self.max_bytes)
                 image = decode_image(content, str(job.source), **options)
             elif job.source:
                 image = read_image(job.source, **options)

@@ -39,6 +39,12 @@ class Ranks:
                 " start them with torchrun"
             ) from error
 
+    @staticmethod
+    def own() -> int:
+        """The rank of this process, before it meets the others; 0 if the environment is wrong."""
+        rank = os.environ.get("RANK", "")
+        return int(rank) if rank.isdecimal() else 0
+
     def send_jobs(self, jobs: Sequence[Job]) -> None:
         """From rank 0 to each of the others: its share."""
         for rank in range(1, self.world):

@@ -250,6 +250,13 @@ def _restore(request: Request, quiet: bool, as_json: bool) -> None:
     if not silent:
         announce(f"{request.task.name} {_named(request.inputs)}")
     plan = plan_files(request, say)
+    if not plan.jobs:
+        # Of a small folder in many parts.
+        if as_json:
+            print_outcome(plan, Outcome(0), as_json)
+        else:
+            print(f"{plan.folder}: part {plan.shard} has no files")
+        return
     if plan.row:
         check_task(request.task.name, plan.row.name, plan.row.task, plan.row.scale)
         if not request.dry_run:

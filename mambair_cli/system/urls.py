@@ -1,4 +1,4 @@
-"""Objects at URLs, through fsspec: whole or not at all, asked for again after passing troubles.
+"""Objects in buckets, through fsspec: whole or not at all, asked again after passing troubles.
 
 Credentials come by the means of each library (its variables, files and roles), never by this
 package, and nothing that is printed holds one.
@@ -112,18 +112,23 @@ def without_secrets(text: str) -> str:
 
 
 def locate(address: str) -> Url:
-    """What there is at an address: its kind, size and version.
+    """What there is at an address: its kind, size and version; of a web server, all is one file.
 
     Raises:
         CallError: nothing is there, or the package that speaks to it is not installed.
         DownloadError: it cannot be reached, or not with these rights.
     """
     url = Url(address)
+    if url.is_web:
+        if "@" in address.partition("://")[2].partition("/")[0]:
+            raise CallError(f"{url}: names and passwords in addresses are not used; leave them out")
+        # What is there shows when it is read: not every server tells before.
+        return Url(address, version=str(url))
     try:
         found = _again(url, lambda files: files.info(address), DownloadError)
     except FileNotFoundError:
         raise CallError(f"{url}: nothing is there; check the address") from None
-    if found["type"] == "directory" and not url.is_web:
+    if found["type"] == "directory":
         return Url(address, is_folder=True)
     return Url(address, False, found.get("size"), _version(found))
 
@@ -131,6 +136,9 @@ def locate(address: str) -> Url:
 def objects_below(folder: Url) -> Iterator[Url]:
     """All objects below a folder, with their sizes and versions. Raises DownloadError."""
     scheme = folder.address.partition("://")[0]
+    if scheme == "s3":
+        yield from _s3_objects(folder)
+        return
     pending = [folder.address]
     while pending:
         place = pending.pop()
@@ -146,12 +154,32 @@ def objects_below(folder: Url) -> Iterator[Url]:
                 yield Url(address, False, entry.get("size"), _version(entry))
 
 
+def _s3_objects(folder: Url) -> Iterator[Url]:
+    """As `objects_below`, a thousand at a time: the library's own listing keeps all in memory."""
+    bucket, _, prefix = folder.address.partition("://")[2].partition("/")
+    prefix = f"{prefix.rstrip('/')}/" if prefix else ""
+    asked = {"Bucket": bucket, "Prefix": prefix}
+    while True:
+        page = _again(folder, _asker(asked), DownloadError)
+        for entry in page.get("Contents", []):
+            if not entry["Key"].endswith("/"):
+                address = f"s3://{bucket}/{entry['Key']}"
+                yield Url(address, False, entry["Size"], _version(entry))
+        if not page.get("IsTruncated"):
+            return
+        asked = {**asked, "ContinuationToken": page["NextContinuationToken"]}
+
+
+def _asker(asked: dict[str, str]) -> Callable[[Any], dict[str, Any]]:
+    return lambda files: files.call_s3("list_objects_v2", **asked)
+
+
 def _lister(place: str) -> Callable[[Any], list[dict[str, Any]]]:
     return lambda files: files.ls(place, detail=True, refresh=True)
 
 
 def read_object(url: Url, limit: int) -> bytes:
-    """The whole content of an object.
+    """The whole content of an object in a bucket.
 
     Raises:
         CallError: nothing is there.
@@ -163,9 +191,7 @@ def read_object(url: Url, limit: int) -> bytes:
 
     def read(files: Any) -> bytes:
         content = bytearray()
-        # A web server is read as a stream, as it need not know any length.
-        options = {"block_size": 0} if url.is_web else {"cache_type": "readahead"}
-        with files.open(url.address, "rb", **options) as file:
+        with files.open(url.address, "rb", cache_type="readahead") as file:
             while chunk := file.read(CHUNK):
                 content += chunk
                 if len(content) > limit:
@@ -208,22 +234,22 @@ def _version(found: dict[str, Any]) -> str:
 @functools.cache
 def _files(scheme: str) -> Any:
     """The file system of a kind of URL."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"skip_instance_cache": True}
     if scheme == "s3":
         options["config_kwargs"] = {"read_timeout": TIMEOUT, "connect_timeout": 10}
     try:
         import fsspec
 
-        if scheme.startswith("http"):
-            import aiohttp
-
-            timeout = aiohttp.ClientTimeout(total=None, connect=30, sock_read=TIMEOUT)
-            options["client_kwargs"] = {"timeout": timeout}
         return fsspec.filesystem(scheme, **options)
     except ImportError:
         raise CallError(
             f"{scheme}:// needs packages that are not here: pip install 'mambair[cloud]'"
         ) from None
+
+
+def forget_connections() -> None:
+    """Let new settings of the environment count, such as other credentials."""
+    _files.cache_clear()
 
 
 def _again(url: Url, ask: Callable[[Any], T], kind: type[DownloadError] | type[UploadError]) -> T:
