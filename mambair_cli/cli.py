@@ -48,13 +48,14 @@ app = typer.Typer(
 )
 app.add_typer(models.app, name="models")
 app.add_typer(bench.app, name="bench")
-for _name, _function, _examples in (
+_COMMANDS: tuple[tuple[str, Any, str], ...] = (
     ("watch", watch.command(), watch.EXAMPLES),
     ("compare", compare.compare, compare.EXAMPLES),
     ("train", train.train, train.EXAMPLES),
     ("doctor", doctor.doctor, doctor.EXAMPLES),
     *((task.name, restore.command(task), restore.examples_of(task)) for task in TASKS.values()),
-):
+)
+for _name, _function, _examples in _COMMANDS:
     app.command(_name, cls=help.Command, epilog=_examples)(_function)
 app.command("help", cls=help.Command, hidden=True)(help.show_help)
 

@@ -4,6 +4,7 @@
       ImageError             an image cannot be read or written
       CheckpointError        a weight file is missing, unsafe, damaged or of another network
       DownloadError          a file cannot be fetched
+      UploadError            a file cannot be stored at a URL
       MemoryLimitError       the work does not fit into memory
       RestorationError       a network gave NaN or infinite values
       BackendError           a back end that was asked for by name cannot run here
@@ -35,6 +36,10 @@ class CheckpointError(MambairError):
 
 class DownloadError(MambairError):
     """A file cannot be fetched."""
+
+
+class UploadError(MambairError):
+    """A file cannot be stored at a URL."""
 
 
 class MemoryLimitError(MambairError):

@@ -20,6 +20,7 @@ from mambair_cli.images.io import Image, read_image, write_image
 
 # so that these tell as much as tests do
 pytest.register_assert_rewrite("calls", "failing", "folders", "gpu_reports")
+from buckets import bucket, new_connections, s3_proxy  # noqa: E402, F401
 from calls import DATA, PHOTO  # noqa: E402
 
 

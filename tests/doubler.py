@@ -1,5 +1,5 @@
 """An Upscaler that needs no network, for tests of all around it; as a program, it restores a
-folder: IN OUT.
+folder: IN OUT, and perhaps a shard, I/N.
 """
 
 import json
@@ -10,6 +10,7 @@ from dataclasses import asdict
 from mambair_cli.batch.jobs import find_jobs
 from mambair_cli.batch.manifest import Manifest
 from mambair_cli.batch.pipeline import Batch
+from mambair_cli.batch.shards import parse_shard, share
 from mambair_cli.images.io import Image
 from mambair_cli.models.choice import Choice
 from mambair_cli.restore.condition import UNKNOWN
@@ -55,7 +56,10 @@ def doubled(pixels):
 if __name__ == "__main__":
     restorer, records = Doubler(lambda image: time.sleep(0.01)), []
     jobs, folder = find_jobs([sys.argv[1]], sys.argv[2])
-    Batch(restorer, Size(2), None, Manifest(folder, SETTINGS)).run(
+    shard = parse_shard(sys.argv[3]) if len(sys.argv) > 3 else None
+    if shard:
+        jobs = share(jobs, folder, shard)
+    Batch(restorer, Size(2), None, Manifest(folder, SETTINGS, shard)).run(
         jobs, records.append, lambda *_: None
     )
     print(json.dumps({"count": restorer.count, "records": [asdict(record) for record in records]}))

@@ -297,7 +297,6 @@ def test_verbose_also_after_the_command(folder):
     code, _, err = run("upscale", "photo.png", "-s", "2", "-v")
     assert code == 0
     assert "scan back end on cpu: numba" in err
-    assert works(call("doctor")).endswith("\nto get faster: pip install numba\n")
 
 
 # What a shell, a disk or a machine may do to it

@@ -249,8 +249,8 @@ def test_the_package_imports_its_dependencies_and_nothing_else():
         *(extras[name] for name in extras if name != "test"),
     ]
     declared = {re.match(r"[\w-]+", line)[0] for lines in required for line in lines}
-    # by torch.utils.tensorboard, and by tifffile
-    imported |= {"tensorboard", "imagecodecs"}
+    # by torch.utils.tensorboard, by tifffile, and by fsspec
+    imported |= {"tensorboard", "imagecodecs", "s3fs", "gcsfs", "huggingface-hub"}
     assert {distributions.get(name, name) for name in imported} == declared
     assert not declared & {"torchvision", "timm", "basicsr", "einops", "opencv-python"}
 

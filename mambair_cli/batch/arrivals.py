@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import NoImageError
+from ..system.urls import Place
 from .jobs import Job
 from .restore_files import Plan, Request, load_upscaler, plan_files
 
@@ -20,12 +21,12 @@ class Arrivals:
         tried: the same of files that were handed out.
     """
 
-    seen: dict[Path, State] = field(default_factory=dict)
-    tried: dict[Path, State] = field(default_factory=dict)
+    seen: dict[Place, State] = field(default_factory=dict)
+    tried: dict[Place, State] = field(default_factory=dict)
 
     def look(self, jobs: Sequence[Job]) -> list[Job]:
         """The jobs whose files are whole and were not handed out as they are now."""
-        now: dict[Path, State] = {}
+        now: dict[Place, State] = {}
         ready = []
         for job in jobs:
             state = _state(job.source) if job.source else None
@@ -44,7 +45,8 @@ class Arrivals:
         return any(self.tried.get(path) != state for path, state in self.seen.items())
 
 
-def _state(path: Path) -> State | None:
+def _state(path: Place) -> State | None:
+    assert isinstance(path, Path)
     try:
         status = path.stat()
     except OSError:

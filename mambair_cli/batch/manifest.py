@@ -3,31 +3,41 @@
 A line is appended when its output has been renamed into place. Later lines count, and a run ends by
 dropping the earlier ones. So the file can be read after a kill at any moment, and several runs can
 share a folder; `.mambair.jsonl.lock` keeps them from writing at the same time.
+
+A shard writes a file of its own, such as `.mambair-3-of-8.jsonl`; every run reads all of them.
 """
 
 import contextlib
 import json
 import os
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from filelock import FileLock
 
 from ..errors import ImageError
 from ..system.files import write_atomically
 from ..system.texts import parse_json
-from .jobs import MANIFEST, Job
+from ..system.urls import Place, Url
+from .claims import Claims
+from .jobs import Job
+from .listing import MANIFEST, MANIFESTS
+from .shards import Shard
 
 LOCK = f"{MANIFEST}.lock"
 
 LONGEST_LINE = 2**20
 """Bytes of a line; a record has less than a thousand."""
 
+_FILE_BITS = 20
+"""Of the number that tells where a record is: which file; the others are the place in it."""
 
-@dataclass
+
+@dataclass(slots=True)
 class Record:
     """What became of a file.
 
@@ -69,50 +79,60 @@ class Record:
 
 
 class Manifest:
-    """What was done in an output folder, as its `.mambair.jsonl` tells.
+    """What was done in an output folder, as its manifests tell.
 
-    Lines that are not records are passed over.
+    Lines that are not records are passed over. In memory is only where the last line of each file
+    is, as there may be a million.
 
     Args:
         folder: the output folder; it need not exist yet.
         settings: what decides the pixels of a result besides the input, such as the model's hash
             and the scale; of types that JSON has.
+        shard: which part of the folder this run restores; None: the whole.
+        rank: of this process, if several write manifests of their own for one run.
 
     Raises:
-        ImageError: the file exists and cannot be read.
+        ImageError: a manifest exists and cannot be read.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any]):
-        self.folder, self.path, self.settings = folder, folder / MANIFEST, settings
-        self._lock = FileLock(folder / LOCK)
-        self.records: dict[str, dict[str, Any]] = {}
-        # Which file was read, and how much of it.
-        self._read = (0, 0)
+    def __init__(
+        self, folder: Path, settings: dict[str, Any], shard: Shard | None = None, rank: int = 0
+    ):
+        self.folder, self.settings = folder, settings
+        self.path = folder / _manifest_name(shard, rank)
+        self._lock = FileLock(folder / f"{self.path.name}.lock")
+        self._files = [self.path]
+        # By the name of an output: the place of its last line, and which file that is in.
+        self._places: dict[str, int] = {}
+        # Of each file: which one was read, and how much of it.
+        self._read: dict[Path, tuple[int, int]] = {}
+        # What is the same for many records is kept once.
+        self._same: dict[str, Any] = {}
         self.refresh()
 
     def refresh(self) -> None:
         """Read what has been appended since, by this run or another one."""
         try:
-            if not stat.S_ISREG(self.path.stat().st_mode):
-                raise ImageError(f"{self.path}: is not a regular file; move it away")
-            with self.path.open("rb") as file:
-                status = os.fstat(file.fileno())
-                known, place = self._read
-                # Another run may have compacted it.
-                if known != status.st_ino or place > status.st_size:
-                    self.records, place = {}, 0
-                file.seek(place)
-                found, place, _ = _read_records(file)
-        except FileNotFoundError:
-            self.records = {}
-            return
+            # The one of this run first.
+            found = sorted({self.path, *self.folder.glob(MANIFESTS)} - set(self._files))
         except OSError as error:
-            raise ImageError(f"{self.path}: cannot be read: {error.strerror}") from error
-        self.records |= found
-        self._read = (status.st_ino, place)
+            raise ImageError(f"{self.folder}: cannot be listed: {error.strerror}") from error
+        self._files += found
+        if any(self._is_new(path) for path in self._files):
+            # Places in a file that is gone mean nothing any more.
+            self._places, self._read = {}, {}
+        for number, path in enumerate(self._files):
+            self._read_on(number, path)
 
-    def key(self, source: Path) -> dict[str, Any] | None:
+    def names(self) -> set[str]:
+        """The names of the outputs that have a record."""
+        return set(self._places)
+
+    def key(self, source: Place) -> dict[str, Any] | None:
         """What tells this state of an input and the settings from others; None without a file."""
+        if isinstance(source, Url):
+            state = {"name": source.name, "bytes": source.bytes, "version": source.version}
+            return {**state, **self.settings}
         try:
             status = source.stat()
         except OSError:
@@ -120,25 +140,47 @@ class Manifest:
         state = {"name": source.name, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
         return {**state, **self.settings}
 
+    def exists(self, job: Job) -> bool:
+        """Whether there is a result of a job, whoever made it."""
+        # Of a name that is too long there is none.
+        with contextlib.suppress(OSError):
+            return isinstance(job.target, Path) and job.target.is_file()
+        return False
+
     def finished(self, job: Job) -> Record | None:
         """The record of a job whose result exists, made of this input with these settings."""
         assert job.source
-        assert job.target
-        found = self.records.get(self._name(job.target))
+        name = job.name_in(self.result_folder)
+        place = self._places.get(name)
+        if place is None:
+            return None
+        found = self._record_at(place, name)
+        if found is None:
+            # Another run has compacted the file.
+            self.refresh()
+            place = self._places.get(name)
+            found = None if place is None else self._record_at(place, name)
         if not found or found.get("status") != "ok" or found.get("key") != self.key(job.source):
             return None
-        if not job.target.is_file():
+        if not self.exists(job):
             return None
         known = {
-            name: found[name]
+            name: self._shared(found[name])
             for name in ("size_in", "size_out", "tiles", "level", "seen", "why", "models")
             if name in found
         }
-        return Record(str(job.source), str(job.target), "skipped", **known)
+        record = Record(*job.names, "skipped", **known)
+        record.notes = self._shared(record.notes)
+        return record
+
+    @property
+    def result_folder(self) -> Place:
+        """The folder of the results."""
+        return self.folder
 
     def append(self, record: Record) -> None:
         """Add the record of a file, at once and whole. Raises ImageError if that is impossible."""
-        facts = {**asdict(record), "output": self._name(Path(record.output))}
+        facts = {**asdict(record), "output": self._name(record.output), "at": time.time()}
         line = json.dumps(facts).encode() + b"\n"
         with self._locked(), self.path.open("ab+") as file:
             if file.seek(0, os.SEEK_END):
@@ -151,11 +193,78 @@ class Manifest:
     def compact(self) -> None:
         """Keep the last line of each file. Raises ImageError if that is impossible."""
         with self._locked():
-            with self.path.open("rb") as file:
-                records, _, lines = _read_records(file)
-            if len(records) < lines:
-                kept = [f"{json.dumps(record)}\n" for record in records.values()]
-                write_atomically(self.path, "".join(kept).encode())
+            lines = self.path.read_bytes().splitlines()
+            last = {found["output"]: line for line in lines if (found := _record(line))}
+            if len(last) < len(lines):
+                write_atomically(self.path, b"".join(line + b"\n" for line in last.values()))
+
+    def close(self) -> None:
+        """End a run: nothing more is appended."""
+
+    def claims(self) -> Claims | None:
+        """What keeps two runs from the same work; None where that cannot be."""
+        return Claims(self.folder)
+
+    def _name(self, output: str) -> str:
+        return Path(output).relative_to(self.folder).as_posix()
+
+    def _is_new(self, path: Path) -> bool:
+        """Whether another file has taken the place of the one that was read."""
+        known = self._read.get(path)
+        try:
+            status = path.stat()
+        except OSError:
+            return known is not None
+        return known is not None and (known[0] != status.st_ino or known[1] > status.st_size)
+
+    def _read_on(self, number: int, path: Path) -> None:
+        """Take in the lines that a file has got."""
+        try:
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise ImageError(f"{path}: is not a regular file; move it away")
+            with path.open("rb") as file:
+                place = self._read.get(path, (0, 0))[1]
+                file.seek(place)
+                whole = True
+                while line := file.readline(LONGEST_LINE):
+                    ends = line.endswith(b"\n")
+                    # A line that does not end is too long, or is being written.
+                    if ends:
+                        if whole:
+                            self._take_in(line, place, number)
+                        place = file.tell()
+                    whole = ends
+                self._read[path] = os.fstat(file.fileno()).st_ino, place
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
+
+    def _take_in(self, line: bytes, place: int, number: int) -> None:
+        record = _record(line)
+        if record is None:
+            return
+        name = record["output"]
+        known = self._places.get(name)
+        if known is not None and known % 2**_FILE_BITS != number:
+            other = self._record_at(known, name)
+            if other and _moment(other) > _moment(record):
+                return
+        self._places[name] = place << _FILE_BITS | number
+
+    def _record_at(self, place: int, name: str) -> dict[str, Any] | None:
+        """The record of an output at a place; None if something else is there by now."""
+        path = self._files[place % 2**_FILE_BITS]
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            file.seek(place >> _FILE_BITS)
+            record = _record(file.readline(LONGEST_LINE))
+            if record and record["output"] == name:
+                return record
+        return None
+
+    def _shared(self, value: Any) -> Any:
+        """An equal value, of which there is only one."""
+        return self._same.setdefault(repr(value), value) if len(self._same) < 10_000 else value
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -169,27 +278,29 @@ class Manifest:
             except OSError as error:
                 raise ImageError(f"{self.path}: cannot be written: {error.strerror}") from error
 
-    def _name(self, target: Path) -> str:
-        return target.relative_to(self.folder).as_posix()
+
+def _manifest_name(shard: Shard | None, rank: int) -> str:
+    """The name of the manifest of a shard, or of whole runs."""
+    stem, dot, suffix = MANIFEST.rpartition(".")
+    part = f"-{shard.number}-of-{shard.count}" if shard else ""
+    part += f"-rank-{rank}" if rank else ""
+    return f"{stem}{part}{dot}{suffix}"
 
 
-def _read_records(file: BinaryIO) -> tuple[dict[str, dict[str, Any]], int, int]:
-    """By the name of the output, the last record of each; where the last whole line ends; how many
-    lines there are.
-    """
-    records: dict[str, dict[str, Any]] = {}
-    place, lines, inside = file.tell(), 0, False
-    while line := file.readline(LONGEST_LINE):
-        # of a line that is too long, a part
-        ends, begins, inside = line.endswith(b"\n"), not inside, not line.endswith(b"\n")
-        if not ends:
-            continue
-        place, lines = file.tell(), lines + 1
-        with contextlib.suppress(ValueError):
-            record = parse_json(line)
-            if begins and _is_record(record):
-                records[record["output"]] = record
-    return records, place, lines
+def _record(line: bytes) -> dict[str, Any] | None:
+    """The record that a line is; None if it is none."""
+    with contextlib.suppress(ValueError):
+        record = parse_json(line)
+        if _is_record(record):
+            found: dict[str, Any] = record
+            return found
+    return None
+
+
+def _moment(record: dict[str, Any]) -> float:
+    """When a record was written, in seconds; 0 if it does not tell."""
+    moment = record.get("at")
+    return float(moment) if isinstance(moment, (int, float)) else 0.0
 
 
 def _is_record(record: Any) -> bool:

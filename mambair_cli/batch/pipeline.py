@@ -8,9 +8,10 @@ import math
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,9 @@ from ..images.io import (
     MAX_BYTES,
     MAX_PIXELS,
     Image,
+    decode_image,
     encode_image,
+    most_bytes,
     read_image,
     receive_image,
     write_image,
@@ -29,11 +32,14 @@ from ..images.io import (
 from ..models.catalog import model_named
 from ..models.tasks import MAX_SCALE
 from ..restore.condition import Finding, advice
+from ..system import scratch
 from ..system.files import TEMPORARY, clear
+from ..system.urls import Url, write_object
 from .claims import Claims
+from .inputs import read_content
 from .jobs import Job, check_target
 from .manifest import Manifest, Record
-from .peers import Peers
+from .ranks import Ranks
 
 if TYPE_CHECKING:
     from ..restore.size import Size
@@ -113,22 +119,35 @@ class Batch:
         """
         if self.manifest:
             _prepare_folder(self.manifest.folder)
-        peers = Peers()
-        if peers.rank > 0:
+        try:
+            self._share(jobs, done, progress)
+        finally:
+            if self.manifest:
+                self.manifest.close()
+
+    def _share(
+        self,
+        jobs: Sequence[Job],
+        done: Callable[[Record], None],
+        progress: Callable[[float, str], None],
+    ) -> None:
+        """Restore what is not finished, shared with the other processes of torchrun."""
+        ranks = Ranks()
+        if ranks.rank > 0:
             records: list[Record] = []
             # A record tells the process of rank 0 of the error.
             with contextlib.suppress(ImageError):
-                self._restore(peers.receive_jobs(), records.append, progress)
-            peers.send_records(records)
+                self._restore(ranks.receive_jobs(), records.append, progress)
+            ranks.send_records(records)
             return
         left = self.left(jobs, done)
-        peers.send_jobs(left)
+        ranks.send_jobs(left)
         stopped = None
         try:
-            self._restore(left[:: peers.world], done, progress)
+            self._restore(left[:: ranks.world], done, progress)
         except ImageError as error:
             stopped = error
-        for record in peers.receive_records():
+        for record in ranks.receive_records():
             done(record)
         if stopped:
             raise stopped
@@ -154,7 +173,7 @@ class Batch:
         The status is planned, skipped or failed. Raises as `run`.
         """
         for job in self.left(jobs, done):
-            record = Record(str(job.source or "-"), str(job.target or "-"), "planned")
+            record = Record(*job.names, "planned")
             try:
                 image, found = self._read(job, record)
                 height, width = image.pixels.shape[:2]
@@ -180,35 +199,32 @@ class Batch:
         # For the progress, as the pixels are not known yet.
         weights = [_file_size(job) for job in jobs]
         starts = list(itertools.accumulate(weights, initial=0))
-        records = [Record(str(job.source or "-"), str(job.target or "-")) for job in jobs]
         looks_again = self.manifest and not self.overwrite
-        claims = Claims(self.manifest.folder) if self.manifest and looks_again else None
+        claims = self.manifest.claims() if self.manifest and looks_again else None
         busy: list[int] = []
 
-        def claimed(order: Sequence[int], wait: bool) -> Iterator[int]:
+        def claimed(order: Iterable[int], wait: bool) -> Iterator[int]:
             """The jobs that no other run works on and that none has finished meanwhile."""
             for i in order:
                 target = jobs[i].target
-                if claims is None or self.manifest is None or target is None:
+                if claims is None or self.manifest is None or not isinstance(target, Path):
                     yield i
                 elif not claims.take(target, wait=wait):
                     busy.append(i)
+                elif finished := self._finished_meanwhile(jobs[i]):
+                    claims.give_back(target)
+                    done(finished)
                 else:
-                    self.manifest.refresh()
-                    if finished := self.manifest.finished(jobs[i]):
-                        claims.give_back(target)
-                        done(finished)
-                    else:
-                        yield i
+                    yield i
 
-        def work(order: Sequence[int], wait: bool = False) -> None:
+        def work(order: Iterable[int], wait: bool = False) -> None:
             def report(i: int) -> Callable[[float], None]:
                 place = f"{i + 1} of {len(jobs)}: " if len(jobs) > 1 else ""
                 label = place + _name(jobs[i])
                 share = weights[i] / starts[-1]
                 return lambda part: progress(starts[i] / starts[-1] + part * share, label)
 
-            todo = ((jobs[i], records[i], report(i)) for i in claimed(order, wait))
+            todo = ((jobs[i], Record(*jobs[i].names), report(i)) for i in claimed(order, wait))
             self._work(todo, _Results(self.manifest, done, claims))
 
         try:
@@ -220,6 +236,14 @@ class Batch:
         finally:
             if claims:
                 claims.give_all_back()
+
+    def _finished_meanwhile(self, job: Job) -> Record | None:
+        """The record of a job that another run has finished since this one began."""
+        # Without a result there can be none, which is quicker to see.
+        if self.manifest is None or not self.manifest.exists(job):
+            return None
+        self.manifest.refresh()
+        return self.manifest.finished(job)
 
     def _work(
         self, todo: Iterator[tuple[Job, Record, Callable[[float], None]]], results: "_Results"
@@ -278,7 +302,11 @@ class Batch:
                 "max_bytes": self.max_bytes,
                 "first_frame": self.first_frame,
             }
-            if job.source:
+            if isinstance(job.source, Url):
+                content = read_content(job.source, most_bytes(self.max_bytes))
+                del options["max_bytes"]
+                image = decode_image(content, str(job.source), **options)
+            elif job.source:
                 image = read_image(job.source, **options)
             else:
                 image = receive_image(sys.stdin, **options)
@@ -320,14 +348,16 @@ class Batch:
                 real = row.for_real_photos if row else True
                 task = self.upscaler.choice.task
                 record.left = advice(result, scale, task, real, record.output)
-            if job.target:
+            if isinstance(job.target, Path):
                 _make_folder(job.target.parent)
             record.notes += _write_image(job, result, self.quality)
-            if self.keep_times and job.source and job.target:
+            if self.keep_times and isinstance(job.source, Path) and isinstance(job.target, Path):
                 shutil.copystat(job.source, job.target)
         record.status = "ok"
         if self.manifest:
             self.manifest.append(record)
+            # Nothing needs it any more, and there may be a million records.
+            record.key = None
 
 
 @dataclass
@@ -415,6 +445,8 @@ def _make_folder(folder: Path) -> None:
 
 
 def _write_image(job: Job, image: Image, quality: int | None) -> list[str]:
+    if isinstance(job.target, Url):
+        return _store_image(job.target, image, quality)
     if job.target:
         return write_image(job.target, image, quality=quality)
     data, notes = encode_image(image, job.suffix.removeprefix("."), quality)
@@ -428,11 +460,25 @@ def _write_image(job: Job, image: Image, quality: int | None) -> list[str]:
     return [f"stdout: {note}" for note in notes]
 
 
+def _store_image(url: Url, image: Image, quality: int | None) -> list[str]:
+    """Encode an image into a temporary file, and store that at a URL."""
+    with tempfile.TemporaryDirectory(prefix="mambair-", dir=scratch.folder()) as place:
+        path = Path(place, f"result{url.suffix}")
+        try:
+            notes = write_image(path, image, quality=quality)
+        except MambairError as error:
+            raise type(error)(str(error).replace(str(path), str(url))) from error
+        write_object(path, url)
+    return [note.replace(str(path), str(url)) for note in notes]
+
+
 def _name(job: Job) -> str:
     return job.source.name if job.source else "stdin"
 
 
 def _file_size(job: Job) -> int:
+    if isinstance(job.source, Url):
+        return max(1, job.source.bytes or 1)
     try:
         return max(1, job.source.stat().st_size) if job.source else 1
     except OSError:

@@ -22,9 +22,11 @@ from .rates import duration, keep_rate, ran_here, read_rate
 
 if TYPE_CHECKING:
     from ..restore.upscaler import Upscaler
+    from ..system.urls import Place
     from .jobs import Job
     from .manifest import Manifest, Record
     from .pipeline import Batch
+    from .shards import Shard
 
 
 LONG = 60.0
@@ -58,6 +60,8 @@ class Request:
         suffix: after the names of the results.
         max_pixels: the largest input; None: `images.io.MAX_PIXELS`.
         max_bytes: the longest input; None: `images.io.MAX_BYTES`.
+        shard: which part of the files, such as 1/4; None: all, or the part of a task of a Slurm
+            array.
         first_frame: whether only the first frame or page of a file is restored.
         keep_times: whether results get the times and permissions of their inputs.
         options: device, memory, precision.
@@ -81,6 +85,7 @@ class Request:
     suffix: str | None = None
     max_pixels: int | None = None
     max_bytes: int | None = None
+    shard: str | None = None
     keep_times: bool = False
     first_frame: bool = False
     options: Options = field(default_factory=Options)
@@ -104,6 +109,7 @@ class Plan:
         choice: of the models.
         jobs: what is restored into what.
         folder: the output folder; None if there is a single result.
+        shard: the part of the files that the jobs are; None: all of them.
         scale: how many times larger; None if a width or height counts.
         passed_over: files in the input folders that are not named like images.
         upscaler: loaded already, if only its file told the scale.
@@ -112,8 +118,9 @@ class Plan:
     request: Request
     choice: Choice
     jobs: list["Job"]
-    folder: Path | None
+    folder: "Place | None"
     scale: float | None
+    shard: "Shard | None" = None
     passed_over: int = 0
     upscaler: "Upscaler | None" = None
 
@@ -163,7 +170,9 @@ def plan_files(request: Request, note: Callable[[str], None] = lambda message: N
         CallError: the request contradicts itself, or no such file, model or folder exists.
         ImageError: a result could not be written.
     """
-    from .jobs import count_passed_over, find_jobs
+    from .jobs import find_jobs
+    from .listing import count_passed_over
+    from .shards import parse_shard, scheduled_shard, share
 
     task, scale, sides = request.task, request.scale, request.sides
     if scale and sides:
@@ -189,7 +198,19 @@ def plan_files(request: Request, note: Callable[[str], None] = lambda message: N
         note=note,
     )
     passed_over = count_passed_over(request.inputs, request.output) if folder else 0
-    return Plan(request, choice, jobs, folder, None if sides else scale, passed_over, upscaler)
+    shard = None
+    if folder:
+        shard = parse_shard(request.shard) if request.shard else scheduled_shard()
+    elif request.shard:
+        raise CallError("`shard` is a part of many files; name a folder with `output`")
+    if shard and folder:
+        total, jobs = len(jobs), share(jobs, folder, shard)
+        if shard.told_by:
+            what = f"{len(jobs)} of {total} files are part {shard} of {shard.told_by}"
+            note(f"{what}; `shard=1/1` takes all")
+    return Plan(
+        request, choice, jobs, folder, None if sides else scale, shard, passed_over, upscaler
+    )
 
 
 def restore_files(
@@ -234,7 +255,7 @@ def restore_files(
         upscaler,
         Size(plan.scale or 1, request.width, request.height, request.exact),
         request.quality,
-        _manifest(plan),
+        manifest_of(plan),
         request.overwrite,
         request.max_pixels or MAX_PIXELS,
         request.max_bytes or MAX_BYTES,
@@ -284,7 +305,7 @@ def _loading(plan: Plan) -> str:
 
 
 def _working(plan: Plan) -> str:
-    source = plan.jobs[0].source
+    source = plan.jobs[0].source if plan.jobs else None
     return source.name if source else "stdin"
 
 
@@ -296,13 +317,15 @@ def _tell_how_long(
 
     if not ran_here(outcome.backend):
         return
-    jobs = [job for job in batch.left(plan.jobs, lambda record: None) if job.source]
+    left = batch.left(plan.jobs, lambda record: None)
     chosen: Counter[tuple[str, ...]] = Counter()
     usual: Counter[tuple[str, ...]] = Counter()
-    for job in jobs:
+    for source in (job.source for job in left):
+        if not isinstance(source, Path):
+            continue
         # What cannot be restored is told when its turn comes.
         with suppress(MambairError):
-            height, width = image_size(Path(str(job.source)))
+            height, width = image_size(source)
             scale = batch.size.factor(height, width)
             names = tuple(row.name for row in plan.choice.models(scale))
             chosen[names or (str(plan.request.model),)] += height * width
@@ -358,12 +381,14 @@ def load_upscaler(choice: Choice, options: Options) -> "Upscaler":
     return Upscaler(choice, options)
 
 
-def _manifest(plan: Plan) -> "Manifest | None":
+def manifest_of(plan: Plan) -> "Manifest | None":
     """Where the results of a folder are recorded, together with what decides their pixels."""
     if plan.folder is None:
         return None
     from ..models.fetch import find_checkpoint
     from ..system.files import sha256
+    from ..system.urls import Url
+    from .cloud import CloudManifest
     from .manifest import Manifest
 
     request = plan.request
@@ -379,7 +404,9 @@ def _manifest(plan: Plan) -> "Manifest | None":
     }
     if request.first_frame:
         settings["first_frame"] = True
-    return Manifest(plan.folder, settings)
+    if isinstance(plan.folder, Url):
+        return CloudManifest(plan.folder, settings, plan.shard)
+    return Manifest(plan.folder, settings, plan.shard)
 
 
 def _better(choice: Choice, outcome: Outcome) -> dict[str, Any] | None:

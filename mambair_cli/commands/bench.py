@@ -1,7 +1,9 @@
 """`mambair bench`: measure quality and speed."""
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +14,7 @@ from ..errors import CallError
 from ..models.catalog import list_models
 from .figure import app as figure
 from .help import Command, Group
+from .restore import print_outcome
 from .terminal import (
     Backend,
     BackendNames,
@@ -30,6 +33,7 @@ from .terminal import (
 )
 
 if TYPE_CHECKING:
+    from ..batch.restore_files import Outcome, Plan
     from ..bench.cost.rows import Row
     from ..bench.quality.results import Report
 
@@ -359,6 +363,21 @@ def _upscale_command(source: Path, target: Path, weights: Path, limit: int) -> l
     """The command line that enlarges a file twice within so many bytes of memory."""
     command = [sys.executable, "-m", "mambair_cli", "upscale", str(source), "-o", str(target)]
     return [*command, "-s", "2", "-m", str(weights), "--memory-limit", str(limit)]
+
+
+@app.command("folder", cls=Command)
+def bench_folder(
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer files.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure what each file of a large folder costs besides the network, in time and memory."""
+    from ..bench.cost.folder import folder_report
+
+    def summary(plan: "Plan", outcome: "Outcome") -> None:
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+            print_outcome(plan, outcome)
+
+    _print_bars(folder_report(quick, summary), as_json)
 
 
 @app.command("train", cls=Command)

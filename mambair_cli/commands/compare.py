@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import CallError
-from .terminal import Quiet, progress_bar
+from .terminal import Quiet, progress_bar, show
 
 if TYPE_CHECKING:
     from ..pages.compare import Scene
@@ -60,4 +60,4 @@ def write(page: Path, scenes: "Sequence[Scene]", quiet: bool) -> None:
         write_page(page, scenes, progress)
     if not quiet:
         pictures = "1 picture" if len(scenes) == 1 else f"{len(scenes)} pictures"
-        print(f"{page}: {pictures}, before and after; open it in a browser")
+        show(f"{page}: {pictures}, before and after; open it in a browser")

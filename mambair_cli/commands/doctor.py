@@ -12,7 +12,7 @@ from typing import Any
 from .. import __version__
 from ..models.cache import cache_folder
 from .presets import read_presets
-from .terminal import Json, print_json
+from .terminal import Json, print_json, show
 
 PACKAGES = (
     "torch",
@@ -47,9 +47,9 @@ def doctor(as_json: Json = False) -> None:
         print(f"{name}: {text}")
     for name, reason in facts["backends"].items():
         print(f"Scan by {name}: {reason or 'available'}")
-    print(f"Models and other fetched files: {facts['cache']}")
+    show(f"Models and other fetched files: {facts['cache']}")
     for line in facts["presets"] or ["none"]:
-        print(f"Presets: {line}")
+        show(f"Presets: {line}")
     if facts["faster"]:
         print(f"This would make it faster: {facts['faster']}")
     else:

@@ -100,7 +100,7 @@ def _help_of(context: Any, names: Sequence[str]) -> None:
         print(context.get_help())
         return
     find = getattr(context.command, "get_command", None)
-    found = find(context, names[0]) if find else None
+    found: Any = find(context, names[0]) if find else None
     if found is None:
         context.fail(f"No such command {names[0]!r}")
     settings = {"info_name": names[0], "parent": context}

@@ -19,6 +19,7 @@ from ..errors import CallError, MambairError
 from ..models.choice import check_task
 from ..models.tasks import MAX_SCALE, Task
 from ..restore.options import Options
+from ..system.urls import without_secrets
 from .compare import check_page
 from .compare import write as write_compare
 from .help import ADVANCED, COMMON, MODEL, OUTPUT, SIZE, SPEED
@@ -67,7 +68,9 @@ def parse_bytes(text: str) -> int:
 
 Inputs = Annotated[
     list[str],
-    typer.Argument(metavar="INPUT", help="Photos, folders, or - for stdin.", show_default=False),
+    typer.Argument(
+        metavar="INPUT", help="Photos, folders, URLs of these, or - for stdin.", show_default=False
+    ),
 ]
 Width = Annotated[
     int | None,
@@ -186,6 +189,15 @@ MaxBytes = Annotated[
         parser=parse_bytes,
         metavar="SIZE",
         help="Refuse longer files. Default: 8GB.",
+        rich_help_panel=ADVANCED,
+    ),
+]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I/N",
+        help="Restore only part I of N equal parts of a folder. Default: all, or as Slurm's array"
+        " tells.",
         rich_help_panel=ADVANCED,
     ),
 ]
@@ -320,6 +332,7 @@ def parameters(task: Task) -> list[inspect.Parameter]:
         "alpha": Alpha,
         "max_pixels": MaxPixels,
         "max_bytes": MaxBytes,
+        "shard": Shard,
         "log": Log,
         "offline": Offline,
     }
@@ -355,12 +368,12 @@ def _scale(task: Task) -> Any:
 
 def _setting(task: Task) -> Any:
     """What chooses among the task's models: words, or also a number."""
-    kind = str if task.level else choices(f"{task.option.title()}Names", task.settings)
+    kind: Any = str if task.level else choices(f"{task.option.title()}Names", task.settings)
     metavar = "|".join([*task.settings, "N"]) if task.level else None
     option = typer.Option(
         f"--{task.option}", help=task.option_help, metavar=metavar, rich_help_panel=MODEL
     )
-    return Annotated[kind | None, option]  # type: ignore[valid-type]
+    return Annotated[kind | None, option]
 
 
 def _restore(request: Request, shown: Shown) -> None:
@@ -373,6 +386,13 @@ def _restore(request: Request, shown: Shown) -> None:
     if not silent:
         announce(f"{request.task.name} {_named(request.inputs)}")
     plan = plan_files(request, say)
+    if not plan.jobs:
+        # Of a small folder in many parts.
+        if as_json:
+            print_outcome(plan, Outcome(0), as_json)
+        else:
+            show(f"{plan.folder}: part {plan.shard} has no files")
+        return
     if plan.row:
         check_task(request.task.name, plan.row.name, plan.row.task, plan.row.scale)
         if not request.dry_run:
@@ -383,7 +403,7 @@ def _restore(request: Request, shown: Shown) -> None:
     if request.dry_run and not outcome.stopped:
         _print_preview(plan, outcome, as_json)
     elif plan.folder and outcome.records:
-        _print_summary(plan, plan.folder, outcome, as_json)
+        print_outcome(plan, outcome, as_json)
     stream = sys.stderr if request.output == "-" else sys.stdout
     if outcome.stopped:
         if as_json and not plan.folder and isinstance(outcome.stopped, MambairError):
@@ -435,7 +455,7 @@ def _write_page(page: Path, outcome: Outcome, quiet: bool) -> None:
 
 
 def _named(inputs: Sequence[str]) -> str:
-    first, *others = inputs
+    first, *others = map(without_secrets, inputs)
     return f"{first} and {len(others)} more" if others else first
 
 
@@ -515,7 +535,7 @@ def _print_failure(plan: Plan, outcome: Outcome, stream: TextIO) -> None:
     from ..batch.manifest import Record
 
     (job,) = plan.jobs
-    record = Record(str(job.source or "-"), str(job.target or "-"), error=str(outcome.stopped))
+    record = Record(*job.names, error=str(outcome.stopped))
     print_json(_public(record) | _facts(plan, outcome), stream)
 
 
@@ -526,11 +546,12 @@ def _counts(outcome: Outcome) -> dict[str, int]:
     return counts | {"not_tried": outcome.total - len(outcome.records)}
 
 
-def _print_summary(plan: Plan, folder: Path, outcome: Outcome, as_json: bool) -> None:
+def print_outcome(plan: Plan, outcome: Outcome, as_json: bool = False) -> None:
+    """Print what came of a run over a folder: in words, or as a line of JSON."""
     counts = _counts(outcome)
     if as_json:
         files = [_public(record) for record in outcome.records]
-        facts = {"output": str(folder), **counts, "passed_over": plan.passed_over}
+        facts = {"output": str(plan.folder), **counts, "passed_over": plan.passed_over}
         print_json(facts | _facts(plan, outcome) | {"files": files})
         return
     words = {
@@ -545,13 +566,13 @@ def _print_summary(plan: Plan, folder: Path, outcome: Outcome, as_json: bool) ->
     sizes = [record.size_out for record in done if record.size_out]
     size = f", {sum(width * height for width, height in sizes) / 1e6:.1f} megapixels"
     how = _how(outcome, _levels(plan.request.task, outcome.records))
-    show(f"{folder}: {', '.join(told)}{size if sizes else ''}; {how}")
+    show(f"{plan.folder}: {', '.join(told)}{size if sizes else ''}; {how}")
     for line in _story(outcome.records):
         show(line)
 
 
 def _public(record: "Record") -> dict[str, Any]:
-    facts = {name: value for name, value in vars(record).items() if name != "key"}
+    facts = {f.name: getattr(record, f.name) for f in fields(record) if f.name != "key"}
     told = {name: text and as_flags(text) for name in ("error", "left") for text in [facts[name]]}
     return facts | told | {"notes": [as_flags(note) for note in record.notes]}
 

@@ -23,7 +23,8 @@ class Choices(str, Enum):
 
 def choices(name: str, values: Iterable[str]) -> Any:
     """An enumeration of words, for an option whose help lists them."""
-    return Choices(name, {value.upper(): value for value in values})
+    make: Any = Choices
+    return make(name, {value.upper(): value for value in values})
 
 
 def _backend_names() -> list[str]:

@@ -1,6 +1,7 @@
 """`mambair watch`: restore what arrives in a folder."""
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -16,7 +17,7 @@ from .help import COMMON
 from .models import fetch
 from .restore import parameters
 from .run_log import run_log
-from .terminal import choices, ignore, progress_bar, say
+from .terminal import choices, ignore, progress_bar, say, show
 
 if TYPE_CHECKING:
     from ..batch.manifest import Record
@@ -41,7 +42,7 @@ TaskName = Annotated[
     TaskNames,  # type: ignore[valid-type]
     typer.Option(help="What to do with each photo.", rich_help_panel=COMMON),
 ]
-LEFT_OUT = ("inputs", "output", "setting", "dry_run", "as_json", "compare", "overwrite")
+LEFT_OUT = ("inputs", "output", "setting", "dry_run", "as_json", "compare", "overwrite", "shard")
 """Options of `mambair upscale` that mean nothing here."""
 
 STEP = 1000
@@ -101,10 +102,11 @@ def _watch(request: Request, folder: Path, quiet: bool, log: Path | None) -> Non
             counts[record.status] += 1
             for message in [*record.notes, *filter(None, [record.error])]:
                 say(message)
-            facts = {name: value for name, value in vars(record).items() if name != "key"}
+            facts = {f.name: getattr(record, f.name) for f in fields(record) if f.name != "key"}
             write("file", facts)
             if record.status == "ok":
-                print(f"{record.output}: {record.seconds:.1f} s", flush=True)
+                show(f"{record.output}: {record.seconds:.1f} s")
+                sys.stdout.flush()
 
         def restore(plan: Plan) -> None:
             if plan.row:

@@ -43,6 +43,15 @@ def image_size(path: Path) -> tuple[int, int]:
 
     Raises ImageError.
     """
+    size = stored_size(path)
+    if size is None:
+        height, width = read_rgb(path).shape[:2]
+        size = height, width
+    return size
+
+
+def stored_size(path: Path) -> tuple[int, int] | None:
+    """Tell (height, width) as the file's head has them; None if it does not tell."""
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise ImageError(f"{path}: it is a device or a pipe, not a file")
@@ -56,5 +65,4 @@ def image_size(path: Path) -> tuple[int, int]:
                 return image.height, image.width
     # such as TIFF of 16 bits, which Pillow does not know
     except (OSError, ValueError, SyntaxError):
-        height, width = read_rgb(path).shape[:2]
-        return height, width
+        return None

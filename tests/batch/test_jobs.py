@@ -9,7 +9,8 @@ from folders import files_in, make
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mambair_cli.batch.jobs import MANIFEST, Job, find_jobs, natural_key
+from mambair_cli.batch.jobs import Job, find_jobs
+from mambair_cli.batch.listing import MANIFEST, natural_key
 from mambair_cli.errors import CallError
 
 pytestmark = pytest.mark.usefixtures("empty_folder")

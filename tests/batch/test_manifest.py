@@ -256,7 +256,7 @@ def kill_and_finish(generator):
     found = set(files_in() if Path("out").exists() else []) - {MANIFEST}
     whole = {name for name in found if not re.fullmatch(r"\.mambair-[\w-]+\.(tmp|lock)", name)}
     check_results(whole)
-    recorded = Manifest(Path("out"), SETTINGS).records.keys()
+    recorded = Manifest(Path("out"), SETTINGS).names()
     assert recorded <= whole <= set(names)
     count, done = end(start())
     assert done == {name: "skipped" if name in recorded else "ok" for name in names}

@@ -231,6 +231,27 @@ def test_bench_memory(call, monkeypatch):
     assert lines[2].split() == ["tiny-x2", "0.25", "3", "512", "256", "2.00", "768", "none", "1.3"]
 
 
+def test_bench_folder(call, monkeypatch, capsys):
+    from mambair_cli.batch.manifest import Record
+    from mambair_cli.batch.restore_files import Outcome, Plan, Request
+    from mambair_cli.bench.cost import folder
+    from mambair_cli.models.choice import Choice
+    from mambair_cli.models.tasks import TASKS
+
+    def report(quick, summary):
+        plan = Plan(Request(TASKS["upscale"], ("in",)), Choice(), [], Path("out"), 2)
+        summary(plan, Outcome(1, [Record("in/a.png", "out/a.png", "ok")]))
+        return [Row(f"quick: {quick}", "1.0 ms", "<= 10 ms", True)]
+
+    monkeypatch.setattr(folder, "folder_report", report)
+    lines = works(call("bench", "folder", "--quick")).splitlines()
+    assert [line.split() for line in lines] == [
+        ["what", "measured", "bar"],
+        ["quick:", "True", "1.0", "ms", "<=", "10", "ms", "met"],
+    ]
+    assert json.loads(works(call("bench", "folder", "--json")))[0]["what"] == "quick: False"
+
+
 def test_choices_are_those_of_the_core():
     def values(choice):
         return sorted(member.value for member in choice)

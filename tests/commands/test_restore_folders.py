@@ -312,6 +312,42 @@ def test_a_dry_run_writes_nothing(call):
     )
 
 
+def test_shards(call, monkeypatch):
+    names = [f"{i}.png" for i in range(6)]
+    make(*(f"in/{name}" for name in names))
+    line = ["upscale", "in", "-o", "out", "-s", 2, "--json"]
+    first = json.loads(call(*line, "--shard", "1/2")[1])
+    assert (first["ok"], first["not_tried"]) == (3, 0)
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", "1")
+    code, out, err = call(*line)
+    assert (code, json.loads(out)["ok"]) == (0, 3)
+    assert err == "mambair: 3 of 6 files are part 2/2 of Slurm's array; --shard 1/1 takes all\n"
+    assert json.loads(call(*line, "--shard", "1/1")[1])["skipped"] == 6
+    # a single file is no folder to share
+    assert call("upscale", "in/0.png", "-o", "0.png", "-s", 2)[0] == 0
+    fails(
+        call("upscale", "in/0.png", "-o", "0.png", "--shard", "1/2"), 2, "--shard is a part of many"
+    )
+    fails(call(*line[:-1], "--shard", "3/2"), 2, "--shard is a part such as 1/4", "'3/2'")
+
+
+def test_a_shard_without_files(call):
+    make("in/a.png")
+    parts = [call("upscale", "in", "-o", "out", "-s", 2, "--shard", f"{i}/3") for i in (1, 2, 3)]
+    assert [code for code, *_ in parts] == [0, 0, 0]
+    assert sum(out.endswith("/3 has no files\n") for _, out, _ in parts) == 2
+    assert [name for name in files_in() if name.endswith("png")] == ["a.png"]
+
+
+def test_no_secret_of_an_address_is_shown(call):
+    for address in ("ftp://me:secret@host/a.png", "https://me:secret@host/a.png?key=secret"):
+        code, out, err = call("upscale", address, "-o", "a.png")
+        assert (code, out) == (2, "")
+        assert "secret" not in err
+
+
 def test_a_long_run_says_how_long_it_takes(call):
     make("in/a.png", "in/b.png")
     keep_rate("tiny-x2", "numba", "cpu", 25_600, 25_600.0)

@@ -4,16 +4,17 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
 from ..errors import CallError
+from ..system.urls import Place, Url
 from .jobs import Job
 from .manifest import Record
 
 
-class Peers:
+class Ranks:
     """The processes that torchrun started for one call; they share the files.
 
     Attributes:
@@ -38,17 +39,22 @@ class Peers:
                 " start them with torchrun"
             ) from error
 
+    @staticmethod
+    def own() -> int:
+        """The rank of this process, before it meets the others; 0 if the environment is wrong."""
+        rank = os.environ.get("RANK", "")
+        return int(rank) if rank.isdecimal() else 0
+
     def send_jobs(self, jobs: Sequence[Job]) -> None:
         """From rank 0 to each of the others: its share."""
         for rank in range(1, self.world):
-            paths = [(str(job.source), str(job.target)) for job in jobs[rank :: self.world]]
-            self._store.set(f"jobs {rank}", json.dumps(paths))
+            places = [(_sent(job.source), _sent(job.target)) for job in jobs[rank :: self.world]]
+            self._store.set(f"jobs {rank}", json.dumps(places))
 
     def receive_jobs(self) -> list[Job]:
         """On another rank than 0: its share."""
-        return [
-            Job(Path(source), Path(target)) for source, target in self._receive(f"jobs {self.rank}")
-        ]
+        places = self._receive(f"jobs {self.rank}")
+        return [Job(_received(source), _received(target)) for source, target in places]
 
     def send_records(self, records: Sequence[Record]) -> None:
         """From another rank to rank 0."""
@@ -64,3 +70,12 @@ class Peers:
         while not self._store.check([key]):
             time.sleep(0.1)
         return json.loads(self._store.get(key))
+
+
+def _sent(place: Place | None) -> str | tuple[Any, ...]:
+    """A place as JSON has it."""
+    return astuple(place) if isinstance(place, Url) else str(place)
+
+
+def _received(place: str | list[Any]) -> Place:
+    return Path(place) if isinstance(place, str) else Url(*place)
