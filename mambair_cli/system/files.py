@@ -40,8 +40,10 @@ def read_file(path: Path, limit: int = MAX_TEXT) -> bytes:
         OSError: it cannot be read, is a device or a pipe without a writer, sends nothing for
             SILENCE seconds, or has more than `limit` bytes.
     """
-    # Opening some devices does something to them.
-    _check_kind(path.stat().st_mode, path)
+    mode = path.stat().st_mode
+    # Opening some devices does something to them; that of folders tells whether it is permitted.
+    if not stat.S_ISDIR(mode) or os.name == "nt":
+        _check_kind(mode, path)
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     with open(os.open(path, flags), "rb", buffering=0) as file:  # noqa: PTH123
         status = os.fstat(file.fileno())

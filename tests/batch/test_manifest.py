@@ -207,7 +207,7 @@ def test_a_manifest_that_cannot_be_read():
     fails(
         lambda: Manifest(Path("out"), {}),
         ImageError,
-        f"out/{MANIFEST}: cannot be read: Is a directory",
+        f"out/{MANIFEST}: is not a regular file; move it away",
     )
 
 

@@ -181,9 +181,11 @@ def test_a_folder_that_cannot_be_listed(monkeypatch):
         lambda path, scan=os.scandir: denied(path) if "closed" in str(path) else scan(path),
     )
     monkeypatch.setattr(
-        Path,
-        "read_bytes",
-        lambda path, read=Path.read_bytes: denied(path) if path.name == "closed" else read(path),
+        os,
+        "open",
+        lambda path, *flags, open=os.open, **options: (
+            denied(path) if Path(path).name == "closed" else open(path, *flags, **options)
+        ),
     )
     records = run()
     assert statuses(records) == {"a.png": "ok", "closed": "failed", "c.png": "ok"}
