@@ -110,6 +110,7 @@ WORDS = (
     (r"Input should be greater than or equal to (\S+)", r"it must be at least \1"),
     (r"Input should be less than or equal to (\S+)", r"it must be at most \1"),
     (r"Input should be ", "it must be "),
+    (r"Value error, ", ""),
 )
 """What the parsers of options say, in the words of people."""
 

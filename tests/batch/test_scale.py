@@ -49,15 +49,16 @@ def kill_and_resume(count, generator):
     make(*(f"in/{name}" for name in names))
     processes = {number: start_shard(number) for number in range(1, SHARDS + 1)}
     killed = {}
-    for number in (2, 3):
-        after = generator.randrange(1, count // SHARDS // 2)
-        while processes[number].poll() is None and len(lines_of(number)) < after:
-            time.sleep(0.002)
-        processes[number].send_signal(signal.SIGKILL)
-        processes[number].communicate()
-        assert processes[number].returncode == -signal.SIGKILL
-        killed[number] = {json.loads(line)["output"] for line in lines_of(number)}
-        assert after <= len(killed[number]) < count // SHARDS
+    after = {number: generator.randrange(1, count // SHARDS // 2) for number in (2, 3)}
+    while after.keys() - killed.keys():
+        for number in after.keys() - killed.keys():
+            if len(lines_of(number)) >= after[number]:
+                processes[number].kill()
+                processes[number].communicate()
+                assert processes[number].returncode == -signal.SIGKILL
+                killed[number] = {json.loads(line)["output"] for line in lines_of(number)}
+                assert len(killed[number]) < count // SHARDS
+        time.sleep(0.002)
     done = {number: statuses(processes[number]) for number in (1, 4)}
     for number, recorded in killed.items():
         resumed = statuses(start_shard(number))

@@ -49,7 +49,7 @@ def test_every_dependency_is_reported(facts):
 
 
 def test_the_folder_of_models_and_the_system(facts):
-    assert facts["cache"] == str(cache_folder())
+    assert report()["cache"] == str(cache_folder())
     assert platform.machine() in facts["system"]
 
 

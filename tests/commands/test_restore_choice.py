@@ -151,7 +151,7 @@ def test_what_has_no_model_is_told_before_the_work(call, empty_folder, monkeypat
         ("dejpeg in.png --jpeg 0", "--jpeg takes auto or a number from 1 to 100, not '0'"),
         (
             "upscale in.png --degradation rain",
-            "--degradation takes auto or bicubic or real, not 'rain'",
+            "'rain' is not one of 'auto', 'bicubic', 'real'",
         ),
         ("upscale in.png --noise 25", "No such option: --noise"),
         ("denoise in.png -s 2", "No such option: -s"),

@@ -177,7 +177,7 @@ def test_an_output_is_there_whole_or_not_at_all(
 
     monkeypatch.setattr(
         *{
-            "read": (Path, "read_bytes", fail),
+            "read": (image_io, "read_file", fail),
             "network": (Restorer, "restore", fail),
             "encode": (image_io.PIL.Image.Image, "save", fail),
             "write": (Path, "open", open_full),
