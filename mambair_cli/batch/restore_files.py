@@ -375,6 +375,8 @@ def _manifest(plan: Plan) -> "Manifest | None":
     }
     if request.first_frame:
         settings["first_frame"] = True
+    if request.options.seed is not None:
+        settings["seed"] = request.options.seed
     return Manifest(plan.folder, settings)
 
 

@@ -113,6 +113,12 @@ Metrics = Annotated[
 ]
 Images = Annotated[int | None, typer.Option(min=1, help="Only the first N images.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the noise that is added.")]
+Seeds = Annotated[
+    int,
+    typer.Option(
+        min=0, help="MambaIRv2: measure also so many seeds of its random routing, and their spread."
+    ),
+]
 Save = Annotated[
     Path | None,
     typer.Option(
@@ -154,6 +160,7 @@ def bench(
     metric: Metrics = None,
     images: Images = None,
     seed: Seed = 0,
+    seeds: Seeds = 0,
     save: Save = None,
     fresh: Fresh = False,
     fail_below: FailBelow = None,
@@ -173,7 +180,7 @@ def bench(
     if dataset is None:
         raise CallError("give --dataset NAME or DIR, or a command; see mambair bench --help")
     from ..bench.quality import page, report
-    from ..bench.quality.candidates import Candidate
+    from ..bench.quality.candidates import open_candidates
     from ..bench.quality.fetch_sets import fetch_set
     from ..bench.quality.measure import open_benchmark, run
     from ..bench.quality.tilers import check_tiler
@@ -198,7 +205,8 @@ def bench(
         )
     task, way = benchmark.protocol, check_tiler(tiler.value)
     models = model or [task.default_model]
-    candidates = [Candidate(name, task, way, ensemble, device, backend, dtype) for name in models]
+    given = task, way, ensemble, device, backend, dtype
+    candidates = open_candidates(models, seeds, *given)
     keep_freed_memory()
     with progress_bar(as_json) as progress:
         found = run(

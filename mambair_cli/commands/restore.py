@@ -143,6 +143,13 @@ Ensemble = Annotated[
         "--ensemble", help="Average over eight flips and turns: better, and 8 times slower."
     ),
 ]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="MambaIRv2: draw its routing at random, as published. Default: the most probable one.",
+    ),
+]
 Alpha = Annotated[AlphaNames, typer.Option(help="What enlarges transparency.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")
@@ -191,6 +198,7 @@ def _parameters(task: Task) -> list[inspect.Parameter]:
         "first_frame": FirstFrame,
         "ensemble": Ensemble,
         "alpha": Alpha,
+        "seed": Seed,
         "device": Device,
         "backend": Backend,
         "dtype": Dtype,
