@@ -203,10 +203,8 @@ def bench(
             border=border,
             seed=seed,
         )
-    task, way = benchmark.protocol, check_tiler(tiler.value)
-    models = model or [task.default_model]
-    given = task, way, ensemble, device, backend, dtype
-    candidates = open_candidates(models, seeds, *given)
+    how = benchmark.protocol, check_tiler(tiler.value), ensemble, device, backend, dtype
+    candidates = open_candidates(model or [benchmark.protocol.default_model], seeds, *how)
     keep_freed_memory()
     with progress_bar(as_json) as progress:
         found = run(
