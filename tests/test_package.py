@@ -34,7 +34,7 @@ LAYERS = (
     {"system", "ops"},
     {"archs", "images"},
     {"degradations", "models"},
-    {"restore"},
+    {"restore", "spandrel"},
     {"batch", "training"},
     {"pages"},
     {"bench"},
@@ -235,6 +235,7 @@ def test_the_package_imports_its_dependencies_and_nothing_else():
     distributions = {"PIL": "pillow", "cv2": "opencv-python-headless", "llvmlite": "numba"}
     distributions |= {"pillow_heif": "pillow-heif", "pillow_jxl": "pillow-jxl-plugin"}
     distributions |= {"mamba_ssm": "mamba-ssm", "yaml": "pyyaml"}
+    distributions |= {"huggingface_hub": "huggingface-hub"}
     imported = {name.split(".")[0] for path in MODULES for name in imports(path)}
     # triton comes with torch for GPUs
     imported -= {
@@ -329,7 +330,7 @@ def test_the_wheel(tmp_path):
     expected = {path.relative_to(ROOT).as_posix() for path in MODULES}
     expected |= {
         path.relative_to(ROOT).as_posix()
-        for kind in ("css", "csv", "html", "js", "toml")
+        for kind in ("css", "csv", "html", "js", "toml", "typed")
         for path in PACKAGE.rglob(f"*.{kind}")
     }
     expected |= {f"mambair_cli/weights/{path.name}" for path in (ROOT / "weights").iterdir()}

@@ -45,8 +45,8 @@ def run(example):
     return variables
 
 
-def test_there_are_five():
-    assert len(EXAMPLES) == 5
+def test_there_are_six():
+    assert len(EXAMPLES) == 6
     assert all(len(example.splitlines()) <= 12 for example in EXAMPLES)
     assert DATA.is_dir()
 
@@ -66,13 +66,20 @@ def test_links_lead_somewhere(page):
         assert (page.parent / link.partition("#")[0]).exists(), link
 
 
-def test_an_array(scene):
+def test_an_image(scene):
     run(EXAMPLES[0])
     assert size("out.png") == (96, 72)
 
 
+def test_tensors_and_several_arrays(scene):
+    variables = run(EXAMPLES[1])
+    assert variables["large"].shape == (3, 40, 60)
+    assert variables["first"].shape == (32, 32, 3)
+    assert variables["second"].shape == (32, 48)
+
+
 def test_a_folder(scene):
-    run(EXAMPLES[1])
+    run(EXAMPLES[2])
     assert sorted(path.name for path in Path("photos").iterdir()) == [
         "a.png",
         "a_x2.png",
@@ -83,14 +90,14 @@ def test_a_folder(scene):
 
 
 def test_progress(scene, capsys):
-    run(EXAMPLES[2])
+    run(EXAMPLES[3])
     shares = capsys.readouterr().out.split()
     assert shares[-1] == "100%"
     assert len(shares) > 6
 
 
 def test_a_checkpoint_of_ones_own(scene, capsys):
-    variables = run(EXAMPLES[3])
+    variables = run(EXAMPLES[4])
     assert capsys.readouterr().out.startswith("4 MambaIRConfig(")
     assert variables["restored"].shape == (80, 120, 3)
     assert variables["restored"].dtype == "float32"
@@ -99,7 +106,7 @@ def test_a_checkpoint_of_ones_own(scene, capsys):
 def test_the_network_itself(scene):
     from mambair_cli import load_restorer
 
-    run(EXAMPLES[4])
+    run(EXAMPLES[5])
     before, after = (
         load_restorer(name, device="cpu").model.state_dict() for name in ("tiny-x2", "tuned.pth")
     )

@@ -368,7 +368,8 @@ class MambaIRv2(Frame):
     def body(self, tokens: Tensor) -> Tensor:
         """All groups: (B,H,W,C) -> (B,H,W,C)."""
         noise = None
-        if self.seed is not None:
+        # Where operations are counted, tensors have no values and nothing is drawn.
+        if self.seed is not None and not tokens.is_meta:
             noise = torch.Generator(tokens.device).manual_seed(self.seed)
         for group in self.layers:
             tokens = group(tokens, self.relative_position_index_SA, noise)

@@ -404,6 +404,8 @@ def manifest_of(plan: Plan) -> "Manifest | None":
     }
     if request.first_frame:
         settings["first_frame"] = True
+    if request.options.seed is not None:
+        settings["seed"] = request.options.seed
     if isinstance(plan.folder, Url):
         return CloudManifest(plan.folder, settings, plan.shard)
     return Manifest(plan.folder, settings, plan.shard)

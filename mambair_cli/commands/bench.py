@@ -119,6 +119,12 @@ Metrics = Annotated[
 ]
 Images = Annotated[int | None, typer.Option(min=1, help="Only the first N images.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the noise that is added.")]
+Seeds = Annotated[
+    int,
+    typer.Option(
+        min=0, help="MambaIRv2: measure also so many seeds of its random routing, and their spread."
+    ),
+]
 Save = Annotated[
     Path | None,
     typer.Option(
@@ -160,6 +166,7 @@ def bench(
     metric: Metrics = None,
     images: Images = None,
     seed: Seed = 0,
+    seeds: Seeds = 0,
     save: Save = None,
     fresh: Fresh = False,
     fail_below: FailBelow = None,
@@ -179,7 +186,7 @@ def bench(
     if dataset is None:
         raise CallError("give --dataset NAME or DIR, or a command; see mambair bench --help")
     from ..bench.quality import page, report
-    from ..bench.quality.candidates import Candidate
+    from ..bench.quality.candidates import open_candidates
     from ..bench.quality.fetch_sets import fetch_set
     from ..bench.quality.measure import open_benchmark, run
     from ..bench.quality.tilers import check_tiler
@@ -202,9 +209,8 @@ def bench(
             border=border,
             seed=seed,
         )
-    task, way = benchmark.protocol, check_tiler(tiler.value)
-    models = model or [task.default_model]
-    candidates = [Candidate(name, task, way, ensemble, device, backend, dtype) for name in models]
+    how = benchmark.protocol, check_tiler(tiler.value), ensemble, device, backend, dtype
+    candidates = open_candidates(model or [benchmark.protocol.default_model], seeds, *how)
     keep_freed_memory()
     with progress_bar(as_json) as progress:
         found = run(

@@ -225,6 +225,15 @@ Ensemble = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="MambaIRv2: draw its routing at random, as published. Default: the most probable one.",
+        rich_help_panel=ADVANCED,
+    ),
+]
 Alpha = Annotated[
     AlphaNames, typer.Option(help="What enlarges transparency.", rich_help_panel=ADVANCED)
 ]
@@ -330,6 +339,7 @@ def parameters(task: Task) -> list[inspect.Parameter]:
         "globs": Globs,
         "first_frame": FirstFrame,
         "alpha": Alpha,
+        "seed": Seed,
         "max_pixels": MaxPixels,
         "max_bytes": MaxBytes,
         "shard": Shard,

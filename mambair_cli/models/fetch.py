@@ -25,6 +25,7 @@ from .cache import (
 )
 from .catalog import Model, list_models, model_named
 from .download import Progress, download
+from .hub import hub_file, is_on_hub
 from .recognise import check_model, describe, load_network
 from .weights import bundled_folder, in_run, task_of, why_missing
 
@@ -71,8 +72,13 @@ def find_checkpoint(
 def named_file(name: str) -> Path:
     """`name` as the path of a file; the folder of a training run stands for its weights.
 
-    Raises CallError where there is no such file and it looks like the name of a model.
+    hf:OWNER/REPO[/FILE] is fetched from Hugging Face, see `hub_file`.
+
+    Raises CallError where there is no such file and it looks like the name of a model, or as
+    `hub_file`.
     """
+    if is_on_hub(name):
+        return hub_file(name)
     path = in_run(Path(name))
     if path.suffix or why_missing(path) != "is missing":
         return path
@@ -98,7 +104,7 @@ def known_task(name_or_file: str) -> str | None:
     model, record = model_named(name_or_file), read_record(name_or_file)
     if model:
         return model.task
-    return record.task if record else task_of(in_run(Path(name_or_file)))
+    return record.task if record else task_of(named_file(name_or_file))
 
 
 def pull(
@@ -130,9 +136,15 @@ def pull(
         failures = []
         for url in model.urls:
             try:
-                return _enter(model.name, model, _fetch(model, url, progress, tell), url, tell)
+                path = _enter(model.name, model, _fetch(model, url, progress, tell), url, tell)
             except (CheckpointError, DownloadError) as error:
                 failures.append(str(error))
+                if url != model.urls[-1]:
+                    tell(f"{model.name}: {error}; trying the next address")
+            else:
+                if failures:
+                    tell(f"{model.name}: came from {url}")
+                return path
     raise DownloadError(f"{model.name} cannot be fetched: {'; '.join(failures)}; {by_hand}")
 
 

@@ -57,6 +57,14 @@ def build_network(checkpoint: Checkpoint, path: Path) -> tuple[nn.Module, str]:
     raise CheckpointError(f"{path} is a checkpoint of another architecture than {known}")
 
 
+def is_of(arch: str, state: Mapping[str, Tensor]) -> bool:
+    """Whether tensors are of an architecture, also where they are damaged or of no known form."""
+    try:
+        return ARCHITECTURES[arch].detect(state) is not None
+    except (*OFF, ValueError):
+        return True
+
+
 def _detected(row: Architecture, state: Mapping[str, Tensor]) -> Any:
     """The configuration that the tensors tell; None for another network's. Raises ValueError."""
     try:

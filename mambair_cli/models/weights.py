@@ -18,6 +18,8 @@ from .torch_file import read_torch_file
 
 # Preferred first.
 WRAPPINGS = ("params_ema", "params", "state_dict")
+# What programs put before the names of all tensors of a network that they wrap.
+PREFIXES = ("module.", "_orig_mod.", "net_g.", "netG.", "model.", "generator.")
 # Of a network; published ones have up to 3,000.
 MOST_TENSORS = 10_000
 # Bytes of the names, shapes and metadata of a safetensors file.
@@ -70,7 +72,7 @@ def read_state(path: Path) -> Checkpoint:
     """The tensors of a checkpoint, its metadata and wrapping.
 
     Reads safetensors and files of torch.save, never running code from them; takes off the wrappings
-    `params_ema`, `params` and `state_dict` and the prefix `module.`.
+    `params_ema`, `params` and `state_dict` and the prefixes of PREFIXES.
     Raises CheckpointError (unreadable, unsafe, no checkpoint) or CallError (no such file).
     """
     if why := why_missing(path):
@@ -88,17 +90,25 @@ def read_state(path: Path) -> Checkpoint:
             f"{path} holds no state dict of tensors; save the state_dict of a network"
         )
     _check_count(path, len(content))
-    state = {str(key).removeprefix("module."): value for key, value in content.items()}
-    prefix = ["module."] if any(str(key).startswith("module.") for key in content) else []
-    return Checkpoint(state, {}, ", ".join(filter(None, [wrapping, *prefix])))
+    state, prefix = without_prefix({str(key): value for key, value in content.items()})
+    return Checkpoint(state, {}, ", ".join(filter(None, [wrapping, prefix])))
+
+
+def without_prefix(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """The tensors by their names in the network, and the prefix of PREFIXES that all had."""
+    taken = ""
+    while found := next((p for p in PREFIXES if state and all(k.startswith(p) for k in state)), ""):
+        state = {key.removeprefix(found): value for key, value in state.items()}
+        taken += found
+    return state, taken
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
     with _opened(path) as file:
         names = list(file.keys())
         _check_count(path, len(names))
-        state = {name: file.get_tensor(name) for name in names}
-        return Checkpoint(state, file.metadata() or {}, "")
+        state, prefix = without_prefix({name: file.get_tensor(name) for name in names})
+        return Checkpoint(state, file.metadata() or {}, prefix)
 
 
 @contextmanager

@@ -27,6 +27,8 @@ class Options:
         alpha: what enlarges transparency; model or bicubic.
         dtype: of convolutions and linear layers; auto, fp32, fp16 or bf16.
         graphs: shapes that are recorded on a GPU at the same time, see `GRAPHS`.
+        seed: of the routing that MambaIRv2 draws at random, as published; None: the most probable
+            one, and nothing is random.
     """
 
     device: str = "auto"
@@ -38,3 +40,4 @@ class Options:
     alpha: str = "model"
     dtype: str = "auto"
     graphs: int = GRAPHS
+    seed: int | None = None

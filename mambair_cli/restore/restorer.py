@@ -5,9 +5,10 @@
 
 import logging
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,6 +35,7 @@ from ..system.devices import (
     used_memory,
 )
 from . import tiling
+from .kinds import Part, T, reporting, unpack
 from .options import GRAPHS, TILE_OVERLAP, Options
 from .runner import Counter, Progress, Runner, Wait
 from .transparency import fill_transparent
@@ -86,6 +88,8 @@ class Restorer:
             raise CallError(f"`alpha` must be model or bicubic, not {str(options.alpha)!r}")
         self.alpha = options.alpha
         self.ensemble = options.ensemble
+        if options.seed is not None:
+            _set_seed(model, name, options.seed)
         self.runner = Runner(model, self.device, options.ensemble, options.graphs)
         self.largest_tile = LARGEST_TILE
         self.largest_batch = BATCH_PIXELS if self.device.type == "cuda" else 1
@@ -170,34 +174,105 @@ class Restorer:
         return min(free, (self.memory_limit - used_memory(self.device)) / MEMORY_ERROR)
 
     def restore(
-        self, image: Array, progress: Progress | None = None, *, squeeze: bool = True
-    ) -> Array:
-        """Restore H x W or H x W x 3 of uint8, uint16 or float32: the same type, s times as large.
+        self, image: T, progress: Progress | bool | None = None, *, squeeze: bool = True
+    ) -> T:
+        """Restore one image; the result is of the same kind, s times as large.
 
         Networks of three channels see gray as three equal ones, averaged afterwards; networks of
         one channel see colours one by one. Integers are the range [0,1] of the network. Floats
-        beyond it are squeezed into it and stretched again; with `squeeze=False` the network sees
-        them as they are, and the result is clipped to [0,1]. `progress` is called with the share
-        done, from 0 to 1.
+        beyond it are squeezed into it and stretched again.
+
+        Args:
+            image: an array, H x W or H x W x 3 of uint8, uint16 or float32; an image of Pillow,
+                whose transparency, profile and EXIF are kept (palettes, CMYK and the like become
+                RGB); or a tensor (C,H,W) or (B,C,H,W) of floats in [0,1] on any device, C 1 or 3,
+                whose result has no gradient.
+            progress: True shows a bar; a function is called with the share done, from 0 to 1.
+            squeeze: with False the network sees floats as they are, and the result is clipped to
+                [0,1].
 
         Raises:
             ValueError: the image has another shape or type, or holds NaN or infinite values.
             MemoryLimitError: the image does not fit into memory.
             RestorationError: the network gave NaN or infinite values.
         """
-        low, full = _value_range(image, squeeze)
-        height, width = image.shape[:2]
-        tiles = self.plan(height, width, image.itemsize)
-        result = scratch.allocate(
-            (self.scale * height, self.scale * width, *image.shape[2:]), image.dtype
-        )
-        row = 0
-        with closing(self._strips(image, low, full, tiles, progress)) as strips:
-            for strip in strips:
-                result[row : row + len(strip)] = strip
-                row += len(strip)
-                scratch.release(image, result)
-        return result
+        return self.restore_batch([image], progress, squeeze=squeeze)[0]
+
+    def restore_batch(
+        self,
+        images: Sequence[T],
+        progress: Progress | bool | None = None,
+        *,
+        squeeze: bool = True,
+    ) -> list[T]:
+        """Restore several images, each as by `restore`.
+
+        Arrays of one size go through the network together, as many at once as a GPU takes. All
+        results are in memory at the same time.
+
+        Args:
+            images: of any kinds and sizes.
+            progress: see `restore`.
+            squeeze: see `restore`.
+
+        Raises as `restore`.
+        """
+        unpacked = [unpack(image) for image in images]
+        parts = [part for given, _ in unpacked for part in given]
+        for part in parts:
+            if not isinstance(part, Image):
+                _value_range(part, squeeze)
+        label = self.name if len(images) == 1 else f"{self.name}, {len(images)} images"
+        with reporting(progress, label) as report:
+            results = iter(self._restore_parts(parts, squeeze, report))
+        return [pack(list(islice(results, len(given)))) for given, pack in unpacked]
+
+    def _restore_parts(self, parts: Sequence[Part], squeeze: bool, report: Progress) -> list[Part]:
+        """Restore arrays, those of one size together, and images with transparency."""
+        groups: dict[Any, list[int]] = {}
+        for i, part in enumerate(parts):
+            alike = i if isinstance(part, Image) else (part.shape, part.dtype)
+            groups.setdefault(alike, []).append(i)
+        pixels = [_plane(part).shape[0] * _plane(part).shape[1] for part in parts]
+        results: dict[int, Part] = {}
+        before = 0.0
+        for members in groups.values():
+            share = sum(pixels[i] for i in members) / sum(pixels)
+
+            def inner(done: float, before: float = before, share: float = share) -> None:
+                report(min(1.0, round(before + share * done, 9)))
+
+            first = parts[members[0]]
+            if isinstance(first, Image):
+                results[members[0]] = self.restore_image(first, inner)
+            else:
+                arrays = [_plane(parts[i]) for i in members]
+                results |= zip(members, self._restore_arrays(arrays, inner, squeeze), strict=True)
+            before += share
+        return [results[i] for i in range(len(parts))]
+
+    def _restore_arrays(
+        self, images: Sequence[Array], progress: Progress, squeeze: bool = True
+    ) -> list[Array]:
+        """Restore arrays of one shape and type, see `restore`."""
+        ranged = [(image, *_value_range(image, squeeze)) for image in images]
+        height, width, *rest = images[0].shape
+        tiles = self.plan(height, width, images[0].itemsize)
+        counter = Counter(self.model, progress)
+        results = []
+        with counter, closing(self._outputs(ranged, tiles, counter)) as outputs:
+            for image, low, full in ranged:
+                result = scratch.allocate(
+                    (self.scale * height, self.scale * width, *rest), image.dtype
+                )
+                row = 0
+                own = islice(outputs, len(tiles.boxes))
+                for strip in self._strips(image, low, full, tiles, own):
+                    result[row : row + len(strip)] = strip
+                    row += len(strip)
+                    scratch.release(image, result)
+                results.append(result)
+        return results
 
     def _strips(
         self,
@@ -205,35 +280,43 @@ class Restorer:
         low: float,
         full: float,
         tiles: tiling.TilePlan,
-        progress: Progress | None,
+        outputs: Iterator[Array],
     ) -> Generator[Array, None, None]:
-        counter = Counter(self.model, progress or (lambda share: None))
+        """The restored rows, from top to bottom, from the network's result for each tile."""
         rows, columns = self.scale * image.shape[0], self.scale * image.shape[1]
-        with counter, closing(self._outputs(image, low, full, tiles, counter)) as results:
-            for strip in tiling.merge_rows(tiles, results, self.scale):
-                strip = strip[:rows, :columns, 0] if image.ndim == 2 else strip[:rows, :columns]
-                rows -= len(strip)
-                strip.clip(0, 1, out=strip)
-                strip *= np.float32(full)
-                strip += np.float32(low if image.dtype == np.float32 else 0.5)
-                yield strip.astype(image.dtype, copy=False)
-                # Or it would stay in memory while the next one is made.
-                del strip
+        for strip in tiling.merge_rows(tiles, outputs, self.scale):
+            strip = strip[:rows, :columns, 0] if image.ndim == 2 else strip[:rows, :columns]
+            rows -= len(strip)
+            strip.clip(0, 1, out=strip)
+            strip *= np.float32(full)
+            strip += np.float32(low if image.dtype == np.float32 else 0.5)
+            yield strip.astype(image.dtype, copy=False)
+            # Or it would stay in memory while the next one is made.
+            del strip
 
     def _outputs(
-        self, image: Array, low: float, full: float, tiles: tiling.TilePlan, counter: Counter
+        self,
+        images: Sequence[tuple[Array, float, float]],
+        tiles: tiling.TilePlan,
+        counter: Counter,
     ) -> Generator[Array, None, None]:
-        """The network's result for each tile, in order.
+        """The network's result for each tile of each image with its range, in order.
 
         On a GPU the next batch is begun before the results of one are handed out.
         """
-        boxes, size = tiles.boxes, self._batch(tiles)
+        boxes = [(image, place) for image in images for place in tiles.boxes]
+        size = self._batch(tiles)
         begun: deque[_Batch] = deque()
         for i in range(0, len(boxes), size):
-            places = boxes[i : i + size]
-            crops = np.stack([_crop(image, tiles, place, self.config.padding) for place in places])
-            crops -= np.float32(low)
-            crops /= np.float32(full)
+            some = boxes[i : i + size]
+            crops = np.stack(
+                [
+                    (_crop(image, tiles, place, self.config.padding) - np.float32(low))
+                    / np.float32(full)
+                    for (image, low, full), place in some
+                ]
+            )
+            places = [place for _, place in some]
             batch = _Batch(crops, places, len(places) / len(boxes), self.dtype)
             begun.append(self._start(batch, counter))
             if len(begun) > self.runner.ahead:
@@ -344,7 +427,7 @@ class Restorer:
         alone = _Batch(batch.crops[index : index + 1], [place], 0.0, torch.float32)
         return self._finish(self._start(alone, counter), counter)[0]
 
-    def restore_image(self, image: Image, progress: Progress | None = None) -> Image:
+    def restore_image(self, image: Image, progress: Progress | bool | None = None) -> Image:
         """Restore a picture and its transparency; all else that it holds is carried over.
 
         The colour under transparent pixels takes no part: it is first replaced by that of their
@@ -353,7 +436,8 @@ class Restorer:
 
         Raises as `restore`.
         """
-        return each_frame(image, self._restore_frame, progress)
+        with reporting(progress, self.name) as report:
+            return each_frame(image, self._restore_frame, report)
 
     def _restore_frame(self, image: Image, progress: Progress) -> Image:
         if image.alpha is None:
@@ -384,12 +468,14 @@ def load_restorer(
     alpha: str = "model",
     dtype: str = "auto",
     graphs: int = GRAPHS,
+    seed: int | None = None,
 ) -> Restorer:
     """Load a model by its name or from a checkpoint file and make it ready on a device.
 
     Args:
-        name_or_file: such as "tiny-x4" (fetched if it is neither bundled nor in the cache), or a
-            .safetensors, .pth or .pt file of any published form.
+        name_or_file: such as "tiny-x4" (fetched if it is neither bundled nor in the cache), a
+            .safetensors, .pth or .pt file of any published form, or hf:OWNER/REPO[/FILE] on
+            Hugging Face (with the extra mambair[hub]).
         device: see `Options`.
         backend: see `Options`.
         tile: see `Options`.
@@ -399,6 +485,7 @@ def load_restorer(
         alpha: see `Options`.
         dtype: see `Options`.
         graphs: see `Options`.
+        seed: see `Options`.
 
     Raises:
         CallError: there is no such model, file, device or back end, or an option is wrong.
@@ -408,7 +495,7 @@ def load_restorer(
     """
     model, _ = load_network(find_checkpoint(name_or_file))
     options = Options(
-        device, backend, tile, tile_overlap, memory_limit, ensemble, alpha, dtype, graphs
+        device, backend, tile, tile_overlap, memory_limit, ensemble, alpha, dtype, graphs, seed
     )
     return Restorer(model, str(name_or_file), options)
 
@@ -433,6 +520,18 @@ def _value_range(image: Array, squeeze: bool = True) -> tuple[float, float]:
     if not squeeze:
         return 0.0, 1.0
     return min(0.0, low), max(1.0, high) - min(0.0, low)
+
+
+def _set_seed(model: Any, name: str, seed: int) -> None:
+    """Let a network draw its routing. Raises CallError for one that draws nothing."""
+    if not hasattr(model, "seed"):
+        raise CallError(f"{name} draws nothing at random, only MambaIRv2 does; leave out `seed`")
+    model.seed = seed
+
+
+def _plane(part: Part) -> Array:
+    """The pixels, without their transparency."""
+    return part.pixels if isinstance(part, Image) else part
 
 
 def _parse_tile(tile: str | int, overlap: int) -> str | int:

@@ -233,6 +233,10 @@ def test_the_next_address_is_tried(home, server, row, monkeypatch, told):
     server.script = [answer(404), answer(200, b"<html>quota", Content_Type="text/html")]
     pull(several, tell=told.append)
     assert read_record("small-x4").source == f"{server.url}?3"
+    tried = [line for line in told if line.endswith("trying the next address")]
+    assert ["?1: HTTP 404" in tried[0], "?2: answered with a web page" in tried[1]] == [True] * 2
+    assert len(tried) == 2
+    assert told[-1] == f"small-x4: came from {server.url}?3"
     assert [request["path"] for request in server.requests] == ["/file?1", "/file?2", "/file?3"]
     remove("small-x4")
     server.script = [answer(404), answer(403), answer(410)]

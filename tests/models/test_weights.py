@@ -1,4 +1,5 @@
 import pytest
+import safetensors.torch
 import torch
 from networks import FORMS, STATE, assert_same_network, network, safe, saved
 from safetensors import safe_open
@@ -7,6 +8,7 @@ from mambair_cli.archs.mambair import MambaIRConfig
 from mambair_cli.archs.mambair_unet import MambaIRUNetConfig
 from mambair_cli.archs.mambairv2 import MambaIRv2Config
 from mambair_cli.archs.vmambair import VmambaIRConfig
+from mambair_cli.errors import CheckpointError
 from mambair_cli.models import weights
 from mambair_cli.models.recognise import describe, load_network
 from mambair_cli.models.weights import (
@@ -15,6 +17,7 @@ from mambair_cli.models.weights import (
     read_state,
     save_network,
     task_of,
+    without_prefix,
 )
 
 # What the tensors do not tell, or not exactly.
@@ -104,3 +107,38 @@ def test_the_folder_of_a_run_stands_for_its_weights(tmp_path):
         (tmp_path / name).touch()
         assert in_run(tmp_path) == tmp_path / name
         assert in_run(tmp_path / name) == tmp_path / name
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "net_g.", "netG.", "model.", "generator.", "_orig_mod.", "model.net_g."]
+)
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+@pytest.mark.parametrize("form", ["light_c", "v2_light", "unet", "derain"])
+def test_a_prefix_that_all_names_have_is_taken_off(tmp_path, form, suffix, prefix):
+    model = network(form)
+    state = {prefix + key: value for key, value in model.state_dict().items()}
+    path = tmp_path / f"net.{suffix}"
+    path.write_bytes(saved({"params": state}) if suffix == "pth" else safetensors.torch.save(state))
+    assert_same_network(load_network(path)[0], model)
+    wrapping = prefix if suffix == "safetensors" else f"params, {prefix}"
+    assert read_state(path).wrapping == wrapping
+
+
+def test_a_prefix_that_some_names_have_is_part_of_them():
+    state = {"model.a": STATE["norm.bias"], "b": STATE["norm.bias"]}
+    assert without_prefix(state) == (state, "")
+    assert without_prefix({}) == ({}, "")
+
+
+@pytest.mark.parametrize("prefix", ["", "net_g."])
+def test_files_with_and_without_the_indices_of_windows(tmp_path, prefix):
+    model = network("v2")
+    state = {prefix + key: value for key, value in model.state_dict().items()}
+    name = f"{prefix}relative_position_index_SA"
+    for given in (state, {key: value for key, value in state.items() if key != name}):
+        (tmp_path / "net.pth").write_bytes(saved(given))
+        assert_same_network(load_network(tmp_path / "net.pth")[0], model)
+    state[name] = state[name] + 1
+    (tmp_path / "net.pth").write_bytes(saved(state))
+    with pytest.raises(CheckpointError, match="relative_position_index_SA holds other numbers"):
+        load_network(tmp_path / "net.pth")

@@ -473,3 +473,25 @@ def test_load_errors(tmp_path):
     fails(lambda: load(device="cuda:x"), CallError, "'cuda:x'")
     fails(lambda: load(tmp_path / "none.pth"), CallError, tmp_path / "none.pth")
     fails(lambda: load(tmp_path / "bad.pth"), CheckpointError, tmp_path / "bad.pth")
+
+
+# Routing that is drawn at random
+
+
+def test_a_seed_draws_the_routing_of_mambairv2():
+    model = network("v2", depths=(1,))
+    image = picture(16, 16)
+    plain = restorer(model).restore(image)
+    drawn = [restorer(model, seed=seed).restore(image) for seed in (1, 2, 1)]
+    assert torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], plain)
+    model.seed = 1
+    with torch.no_grad():
+        expected = model(image).clip(0, 1)
+    torch.testing.assert_close(drawn[0], expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("form", ["light_c", "unet"])
+def test_networks_that_draw_nothing_refuse_a_seed(form):
+    fails(lambda: restorer(network(form), seed=0), CallError, "small draws nothing", "`seed`")

@@ -1,5 +1,6 @@
 """A network under test: how a benchmark runs it, and what tells its results from others'."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,10 @@ class Candidate:
         device: see `Options`.
         backend: see `Options`.
         dtype: see `Options`; published figures are of fp32.
+        seed: see `Options`.
 
     Attributes:
-        name: the model's, with a plus for the ensemble.
+        name: the model's, with a plus for the ensemble, and its seed.
         network: what it is and costs.
 
     Raises:
@@ -55,10 +57,17 @@ class Candidate:
         device: str = "auto",
         backend: str = "auto",
         dtype: str = "fp32",
+        seed: int | None = None,
     ):
         tile = "auto" if tiler == "auto" else "off"
         self.restorer = load_restorer(
-            model, device=device, backend=backend, tile=tile, ensemble=ensemble, dtype=dtype
+            model,
+            device=device,
+            backend=backend,
+            tile=tile,
+            ensemble=ensemble,
+            dtype=dtype,
+            seed=seed,
         )
         scale = self.restorer.scale
         if scale < protocol.scale or (scale > 1 and protocol.scale == 1):
@@ -66,7 +75,7 @@ class Candidate:
                 f"{model} enlarges {scale} times, not {protocol.scale}; choose another `model`"
             )
         name = model if model_named(model) else Path(model).stem
-        self.name = name + "+" * ensemble
+        self.name = name + "+" * ensemble + ("" if seed is None else f" seed {seed}")
         self.tiler, self.ensemble, self._warm = tiler, ensemble, False
         cost = complexity(self.restorer.model)
         self.network = Network(
@@ -78,6 +87,7 @@ class Candidate:
             leaf_parameters=cost.leaf_parameters,
             macs=cost.macs,
             leaf_macs=cost.leaf_macs,
+            seed=seed,
         )
 
     def settings(self, image: Array) -> dict[str, Any]:
@@ -87,7 +97,8 @@ class Candidate:
             height, width = image.shape[:2]
             plan = self.restorer.plan(height, width, image.itemsize)
             parts = [plan.tile_height, plan.tile_width, plan.tops, plan.lefts]
-        return {
+        drawn = {} if self.network.seed is None else {"seed": self.network.seed}
+        return drawn | {
             "model": self.network.sha256,
             "ensemble": self.ensemble,
             "parts": parts,
@@ -142,3 +153,23 @@ class Candidate:
                 " would change the result"
             )
         return result, seconds, peak_memory(self.restorer.device)
+
+
+def open_candidates(models: Sequence[str], seeds: int, *given: Any) -> list[Candidate]:
+    """The networks of a benchmark; those that draw at random also once for each seed from 0 on.
+
+    Args:
+        models: names or files.
+        seeds: how many.
+        given: the other arguments of `Candidate`, without the seed.
+
+    Raises as `Candidate`, and CallError where seeds are asked for and no network draws.
+    """
+    candidates = []
+    for model in models:
+        candidates.append(Candidate(model, *given))
+        if hasattr(candidates[-1].restorer.model, "seed"):
+            candidates += [Candidate(model, *given, seed=seed) for seed in range(seeds)]
+    if seeds and all(candidate.network.seed is None for candidate in candidates):
+        raise CallError("none of these networks draws at random, only MambaIRv2; leave out `seeds`")
+    return candidates

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import statistics
 from collections.abc import Sequence
 
 from ...models.published import Published
@@ -146,6 +147,7 @@ def footnotes(report: Report, published: Sequence[Published]) -> list[str]:
         " or GPU.",
     ]
     notes += [_network_note(result) for result in report.networks]
+    notes += _spread_notes(report)
     notes += [f"[{i}] {source}" for i, source in enumerate(_sources(published), 1)]
     left_out = len(report.published) - len(published)
     if left_out:
@@ -162,6 +164,25 @@ def _network_note(result: Result) -> str:
         f" {network.leaf_parameters / 1e3:.0f} K and {network.leaf_macs / 1e9:.1f} G as the papers"
         " count"
     )
+
+
+def _spread_notes(report: Report) -> list[str]:
+    """How much the mean scores of networks that draw at random differ from seed to seed."""
+    drawn: dict[str, list[Result]] = {}
+    for result in report.networks:
+        if result.network and result.network.seed is not None:
+            name = result.name.removesuffix(f" seed {result.network.seed}")
+            drawn.setdefault(name, []).append(result)
+    notes = []
+    for name, results in drawn.items():
+        spreads = []
+        for metric in report.baseline.metrics:
+            values = [result.mean[metric] for result in results]
+            mean, deviation = statistics.fmean(values), statistics.pstdev(values)
+            ends = f"{min(values):.5f} to {max(values):.5f}"
+            spreads.append(f"{LABELS[metric]} {mean:.5f} (sd {deviation:.5f}, {ends})")
+        notes.append(f"{name} over {len(results)} seeds: {', '.join(spreads)}")
+    return notes
 
 
 def _published_notes(report: Report) -> list[str]:

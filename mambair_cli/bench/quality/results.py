@@ -75,6 +75,7 @@ class Network:
         leaf_parameters: as the papers count, see `archs.complexity`.
         macs: multiply-adds for an output of 1280x720.
         leaf_macs: as the papers count.
+        seed: of what it draws at random; None: nothing is random.
     """
 
     sha256: str
@@ -85,6 +86,11 @@ class Network:
     leaf_parameters: int
     macs: int
     leaf_macs: int
+    seed: int | None = None
+
+
+def _without(facts: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if name != key}
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,9 @@ class Result:
         facts: dict[str, Any] = {"name": self.name, "mean": self.mean, "interval": self.interval}
         facts["images"] = [row.to_json() for row in self.images]
         if self.network:
-            facts |= asdict(self.network)
+            network = asdict(self.network)
+            # Reports of networks that draw nothing are as they always were.
+            facts |= network if self.network.seed is not None else _without(network, "seed")
             facts |= {
                 "seconds": self.seconds,
                 "megapixels_per_second": self.megapixels_per_second,
@@ -141,8 +149,10 @@ class Result:
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> "Result":
         """Build a result from what `to_json` gave. Raises KeyError, TypeError."""
-        fields = Network.__dataclass_fields__
-        network = Network(**{key: facts[key] for key in fields}) if "sha256" in facts else None
+        fields = _without(Network.__dataclass_fields__, "seed")
+        network = None
+        if "sha256" in facts:
+            network = Network(**{key: facts[key] for key in fields}, seed=facts.get("seed"))
         rows = tuple(ImageRow.from_json(row) for row in facts["images"])
         result = cls(facts["name"], rows, network)
         if result.to_json().keys() - facts.keys() or facts["mean"].keys() != result.mean.keys():

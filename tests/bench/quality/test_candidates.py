@@ -6,7 +6,7 @@ from networks import network
 from restorers import PHOTO
 
 from mambair_cli.archs.complexity import complexity
-from mambair_cli.bench.quality.candidates import Candidate
+from mambair_cli.bench.quality.candidates import Candidate, open_candidates
 from mambair_cli.bench.quality.protocols import denoising, jpeg, super_resolution
 from mambair_cli.bench.quality.tilers import restore_split
 from mambair_cli.errors import CallError, MemoryLimitError
@@ -168,3 +168,19 @@ def test_models_that_do_not_fit(stored):
     fails(lambda: candidate("tiny-x2", denoising(25)), CallError, "2 times, not 1")
     fails(lambda: candidate(stored("denoise"), X2), CallError, "1 times, not 2")
     fails(lambda: candidate("tiny-x9"), CallError, "tiny-x9")
+
+
+def test_networks_that_draw_are_measured_for_each_seed(stored):
+    drawing, still = stored("v2_light", depths=(1,)), stored("light_b")
+    names = [str(drawing), str(still)]
+    candidates = open_candidates(names, 2, X3, "auto", False, "cpu")
+    assert [(one.name, one.network.seed) for one in candidates] == [
+        ("v2_light", None), ("v2_light seed 0", 0), ("v2_light seed 1", 1), ("light_b", None)
+    ]  # fmt: skip
+    plain, *drawn, _ = (one.restore(LOW, (144, 192)).astype(int) for one in candidates)
+    assert all((one != plain).any() for one in drawn)
+    assert (drawn[0] != drawn[1]).any()
+    settings = [one.settings(LOW) for one in candidates]
+    assert [one.get("seed") for one in settings] == [None, 0, 1, None]
+    assert len(open_candidates(names, 0, X3, "auto", False, "cpu")) == 2
+    fails(lambda: open_candidates(["tiny-x3"], 2, X3, "auto", False, "cpu"), CallError, "`seeds`")

@@ -1,5 +1,6 @@
 import csv
 import io
+import json
 import math
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ from reports import NETWORK, result
 from reports import report as build
 
 from mambair_cli.bench.quality import report
+from mambair_cli.bench.quality.results import Report
 from mambair_cli.models.published import Published, published
 
 BASELINE = result("bicubic", {"a": 28.0, "b": 30.0})
@@ -197,3 +199,19 @@ def test_csv_has_full_precision():
 )
 def test_numbers(metric, value, text):
     assert report.number(metric, value) == text
+
+
+def test_the_spread_over_seeds():
+    drawn = [
+        replace(
+            result(f"v2+ seed {seed}", {"a": 31.0 + seed / 10, "b": 32.0}, seconds=2.0),
+            network=replace(NETWORK, seed=seed),
+        )
+        for seed in (0, 1)
+    ]
+    found = build(BASELINE, TINY, *drawn)
+    (note,) = (line for line in report.footnotes(found, []) if "over 2 seeds" in line)
+    assert note.startswith("v2+ over 2 seeds: PSNR 31.52500 (sd 0.02500, 31.50000 to 31.55000)")
+    assert Report.from_json(json.loads(json.dumps(found.to_json()))).networks == found.networks
+    # Reports of before know no seeds.
+    assert "seed" not in found.to_json()["results"][1]
