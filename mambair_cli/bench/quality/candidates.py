@@ -1,6 +1,6 @@
 """A network under test: how a benchmark runs it, and what tells its results from others'."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,11 +165,12 @@ def open_candidates(models: Sequence[str], seeds: int, *given: Any) -> list[Cand
 
     Raises as `Candidate`, and CallError where seeds are asked for and no network draws.
     """
-    candidates = []
+    make: Callable[..., Candidate] = Candidate
+    candidates: list[Candidate] = []
     for model in models:
-        candidates.append(Candidate(model, *given))
+        candidates.append(make(model, *given))
         if hasattr(candidates[-1].restorer.model, "seed"):
-            candidates += [Candidate(model, *given, seed=seed) for seed in range(seeds)]
+            candidates += [make(model, *given, seed=seed) for seed in range(seeds)]
     if seeds and all(candidate.network.seed is None for candidate in candidates):
         raise CallError("none of these networks draws at random, only MambaIRv2; leave out `seeds`")
     return candidates
