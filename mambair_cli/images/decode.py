@@ -121,6 +121,11 @@ def _read(data: bytes, max_pixels: int, first_frame: bool, is_page: bool = False
         # such as LERC
         except (PIL.UnidentifiedImageError, NotImplementedError):
             stored = tiff.read(data, tags, max_pixels)
+        except OSError as error:
+            kind = tiff.rare_compression(tags)
+            if kind:
+                raise NotImplementedError(f"TIFF with compression {kind}") from error
+            raise
         bits = max(tags.numbers(exif.BITS), default=8)
         if stored.pixels.dtype == np.uint8 and bits > 8:
             stored.notes.insert(0, f"its samples of {bits} bits are reduced to 8")

@@ -30,6 +30,17 @@ def read(data: bytes, max_pixels: int) -> Stored:
     head = data[: found.start()]
     if b"32-bit_rle_xyze" in head:
         raise ImageError("Radiance of XYZ is of a kind that cannot be read; save it as RGB")
+    body = np.frombuffer(data, np.uint8, offset=found.end())
+    quads = body[: len(body) // 4 * 4].reshape(-1, 4)
+    # Newer run lengths begin each line with two twos.
+    if (
+        len(quads) < rows * columns
+        and not (quads[:1, :2] == 2).all()
+        and (quads[:, :3] == 1).all(1).any()
+    ):
+        raise ImageError(
+            "Radiance with old run lengths is of a kind that cannot be read; save it anew"
+        )
     # OpenCV knows only the usual order of rows and columns
     usual = b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y %d +X %d\n" % (rows, columns)
     samples = opencv(usual + data[found.end() :])[..., ::-1]

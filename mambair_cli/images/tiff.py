@@ -40,6 +40,8 @@ RAW = "camera raw: export it as TIFF first"
 # no compression, and deflate
 _DEFLATE, _LZMA = (8, 32946), 34925
 _PLAIN = (1, *_DEFLATE)
+# those of every decoder: CCITT, LZW, JPEG and PackBits beside the plain ones
+_COMMON = {*_PLAIN, 2, 3, 4, 5, 7, 32773}
 # LERC, WebP, JPEG 2000 and JPEG XL
 _RARE = {33003, 33004, 33005, 34712, 34887, 34892, 50001, 50002, 52546}
 
@@ -106,6 +108,12 @@ def info_of(tags: exif.Block) -> dict[Any, Any]:
         "xmp": tags.data(exif.XMP),
         "icc_profile": tags.data(exif.ICC_PROFILE),
     }
+
+
+def rare_compression(tags: exif.Block) -> int | None:
+    """Return the number of a compression that few decoders know, as ThunderScan; else None."""
+    found = tags.numbers(exif.COMPRESSION)[:1] or (1,)
+    return None if found[0] in _COMMON else found[0]
 
 
 def is_for_tifffile(data: bytes, tags: exif.Block) -> bool:

@@ -53,3 +53,12 @@ def test_primaries_are_read_and_xyz_is_refused():
     assert tags.chromaticities == (0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
     data = rgbe(b"", b"-Y 3 +X 4", SAMPLES).replace(b"rgbe", b"xyze")
     fails(lambda: decode_image(data, "input"), ImageError, "of a kind that cannot be read", "XYZ")
+
+
+def test_old_run_lengths_are_a_kind_and_too_few_pixels_are_damage():
+    head = b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 8 +X 8\n"
+    runs = bytes([128, 90, 20, 129, 1, 1, 1, 63])
+    fails(lambda: decode_image(head + runs, "input"), ImageError, "of a kind that cannot be read")
+    fails(lambda: decode_image(head + runs[:4] * 9, "input"), ImageError, "damaged")
+    plain = decode_image(head + runs[:4] * 64, "input")
+    assert plain.pixels.shape == (8, 8, 3)

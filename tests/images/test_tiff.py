@@ -481,3 +481,14 @@ def test_pages_of_every_size_depth_and_kind():
     for seen in (image, back):
         for page, wanted in zip((seen, *seen.frames.images), pages, strict=True):
             np.testing.assert_array_equal(page.pixels, wanted)
+
+
+@pytest.mark.parametrize("compression", [6, 32766, 32809, 34676])
+def test_rare_compressions_are_a_kind_and_not_damage(compression):
+    file = io.BytesIO()
+    PIL.Image.new("L", (8, 8)).save(file, "tiff")
+    data = bytearray(file.getvalue())
+    # the tag of the compression, its type (short), and how many there are
+    place = data.index(struct.pack("<HHI", 259, 3, 1)) + 8
+    data[place : place + 2] = struct.pack("<H", compression)
+    fails(lambda: decode_image(bytes(data), "input"), ImageError, "of a kind that cannot be read")
