@@ -24,6 +24,7 @@ PACKAGES = (
     "tifffile",
     "typer",
     "rich",
+    "tqdm",
     "safetensors",
     "platformdirs",
     "filelock",

@@ -20,8 +20,9 @@ def test_without_its_packages_there_is_none(monkeypatch, missing):
 
 @pytest.mark.parametrize("scale", [2, 4])
 def test_the_network_enlarges(scale):
-    pytest.importorskip("spandrel", reason=f"spandrel is not installed: {swinir.INSTALL}")
     model = swinir.swinir_light(scale)
+    if model is None:
+        pytest.skip(f"spandrel is not installed: {swinir.INSTALL}")
     with torch.inference_mode():
         assert model(torch.rand(1, 3, 16, 24)).shape == (1, 3, scale * 16, scale * 24)
     assert 850_000 < sum(p.numel() for p in model.parameters()) < 950_000

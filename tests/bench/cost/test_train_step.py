@@ -47,10 +47,9 @@ def test_shares_are_of_all_the_time_but_the_first_iteration(monkeypatch):
 
     def train(config, folders, out, settings):
         out.mkdir()
-        keys = "it_per_s", "outside", "wait"
-        (out / "log.jsonl").write_text(
-            "".join(f"{json.dumps(dict(zip(keys, row, strict=True)))}\n" for row in log)
-        )
+        keys = "iteration", "it_per_s", "outside", "wait"
+        rows = (dict(zip(keys, (i, *row), strict=True)) for i, row in enumerate(log, 1))
+        (out / "log.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
     monkeypatch.setattr(speed, "train", train)
     assert loop_shares(1, 8, 3) == pytest.approx(((0.25 * 0.5 + 0.1) / 1.25, 0.25 * 0.1 / 1.25))

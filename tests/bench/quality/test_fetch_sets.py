@@ -108,7 +108,7 @@ def test_a_broken_connection_is_resumed(shop, cache):
 
 def test_the_next_run_goes_on_where_one_was_cut_off(shop, cache, monkeypatch):
     monkeypatch.setattr(download, "FAILURES", 1)
-    shop.script += [lambda handler: shop.serve(handler, break_after=50), hang_up]
+    shop.script += [lambda handler: shop.serve(handler, break_after=50)]
     fails(lambda: fetch_set(toy(shop)), DownloadError, "Toy could not be fetched", "toys.example")
     assert not (cache / "Toy").exists()
     assert_fetched(fetch_set(toy(shop)), cache)
