@@ -2,12 +2,12 @@
 
 import http.client
 import os
-import threading
 import time
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+from servers import running
 
 SECRET = "a-secret-that-nobody-may-see"
 
@@ -87,15 +87,8 @@ def proxy_before(port):
         def log_message(self, *_):
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        proxy.url = f"http://127.0.0.1:{server.server_port}"
-        try:
-            yield proxy
-        finally:
-            server.shutdown()
-            thread.join()
+    with running(Handler) as proxy.url:
+        yield proxy
 
 
 VARIABLES = {
@@ -114,22 +107,22 @@ def s3_proxy():
 
     from mambair_cli.system import urls
 
-    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
+    moto = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto.start()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in VARIABLES.items():
             patch.setenv(name, value)
-        host, port = running.get_host_and_port()
+        host, port = moto.get_host_and_port()
         client = boto3.client("s3", endpoint_url=f"http://{host}:{port}")
     client.create_bucket(Bucket="photos")
-    urls.forget_connections()
+    urls._files.cache_clear()
     try:
         with proxy_before(port) as proxy:
             proxy.client = client
             yield proxy
     finally:
-        urls.forget_connections()
-        running.stop()
+        urls._files.cache_clear()
+        moto.stop()
 
 
 @pytest.fixture
@@ -164,6 +157,6 @@ def new_connections(bucket):
     """Settings that the test makes count, and no others after it."""
     from mambair_cli.system import urls
 
-    urls.forget_connections()
+    urls._files.cache_clear()
     yield
-    urls.forget_connections()
+    urls._files.cache_clear()

@@ -60,6 +60,19 @@ def hang_up(handler):
 
 
 @contextmanager
+def running(handler):
+    """Yields the address of a server whose requests go to a class of handlers."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        thread = threading.Thread(target=http.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{http.server_port}"
+        finally:
+            http.shutdown()
+            thread.join()
+
+
+@contextmanager
 def serving(content):
     """Yields a running Server; `url` is its address of the file."""
     server = Server(content)
@@ -74,12 +87,6 @@ def serving(content):
         def log_message(self, *_):
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        thread = threading.Thread(target=http.serve_forever, args=(0.01,))
-        thread.start()
-        server.url = f"http://127.0.0.1:{http.server_port}/file"
-        try:
-            yield server
-        finally:
-            http.shutdown()
-            thread.join()
+    with running(Handler) as address:
+        server.url = f"{address}/file"
+        yield server

@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 class CloudManifest(Manifest):
     """What was done in an output folder at a URL.
 
-    Objects cannot be appended to: the manifest grows in a temporary file, which is stored every few
-    seconds and at the end. Other runs cannot be kept from the same work; shards never share any.
+    Nothing can be appended to an object, so the manifest grows in a temporary file that is stored
+    every few seconds and at the end. Two whole runs may do the same work; shards never do.
 
     Args:
         url: the output folder.
@@ -75,7 +75,7 @@ class CloudManifest(Manifest):
         return job.name_in(self._url) in self._there
 
     def claims(self) -> Claims | None:
-        """None: nothing keeps two runs from the same work."""
+        """Return None: a bucket has no locks."""
         return None
 
     def append(self, record: Record) -> None:

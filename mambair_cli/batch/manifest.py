@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock
 
@@ -81,13 +81,13 @@ class Record:
 class Manifest:
     """What was done in an output folder, as its manifests tell.
 
-    Lines that are not records are passed over. In memory is only where the last line of each file
+    Lines that are not records are passed over. Memory holds only where the last line of each file
     is, as there may be a million.
 
     Args:
         folder: the output folder; it need not exist yet.
         settings: what decides the pixels of a result besides the input, such as the model's hash
-            and the scale; of types that JSON has.
+            and the scale; its values are of JSON's types.
         shard: which part of the folder this run restores; None: the whole.
         rank: of this process, if several write manifests of their own for one run.
 
@@ -193,16 +193,20 @@ class Manifest:
     def compact(self) -> None:
         """Keep the last line of each file. Raises ImageError if that is impossible."""
         with self._locked():
-            lines = self.path.read_bytes().splitlines()
-            last = {found["output"]: line for line in lines if (found := _record(line))}
-            if len(last) < len(lines):
-                write_atomically(self.path, b"".join(line + b"\n" for line in last.values()))
+            with self.path.open("rb") as file:
+                lines, last = 0, {}
+                for line in _lines(file):
+                    lines += 1
+                    if record := _record(line):
+                        last[record["output"]] = line
+            if len(last) < lines:
+                write_atomically(self.path, b"".join(last.values()))
 
     def close(self) -> None:
         """End a run: nothing more is appended."""
 
     def claims(self) -> Claims | None:
-        """What keeps two runs from the same work; None where that cannot be."""
+        """Return what keeps two runs from doing the same work; None where nothing can."""
         return Claims(self.folder)
 
     def _name(self, output: str) -> str:
@@ -218,22 +222,16 @@ class Manifest:
         return known is not None and (known[0] != status.st_ino or known[1] > status.st_size)
 
     def _read_on(self, number: int, path: Path) -> None:
-        """Take in the lines that a file has got."""
+        """Read the lines that were added to a file."""
         try:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise ImageError(f"{path}: is not a regular file; move it away")
             with path.open("rb") as file:
                 place = self._read.get(path, (0, 0))[1]
                 file.seek(place)
-                whole = True
-                while line := file.readline(LONGEST_LINE):
-                    ends = line.endswith(b"\n")
-                    # A line that does not end is too long, or is being written.
-                    if ends:
-                        if whole:
-                            self._take_in(line, place, number)
-                        place = file.tell()
-                    whole = ends
+                for line in _lines(file):
+                    self._take_in(line, place, number)
+                    place = file.tell()
                 self._read[path] = os.fstat(file.fileno()).st_ino, place
         except FileNotFoundError:
             return
@@ -263,12 +261,12 @@ class Manifest:
         return None
 
     def _shared(self, value: Any) -> Any:
-        """An equal value, of which there is only one."""
+        """Return the one copy that is kept of all equal values."""
         return self._same.setdefault(repr(value), value) if len(self._same) < 10_000 else value
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Only one thread of one process is inside at a time."""
+        """Let one thread of one process in at a time."""
         with contextlib.ExitStack() as stack:
             try:
                 # Some network file systems cannot lock: filelock then raises NotImplementedError.
@@ -287,8 +285,19 @@ def _manifest_name(shard: Shard | None, rank: int) -> str:
     return f"{stem}{part}{dot}{suffix}"
 
 
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines that end, with their ends; of one that is too long, nothing but its end."""
+    parts = iter(lambda: file.readline(LONGEST_LINE), b"")
+    begins = True
+    for part in parts:
+        ends = part.endswith(b"\n")
+        if ends:
+            yield part if begins else b"\n"
+        begins = ends
+
+
 def _record(line: bytes) -> dict[str, Any] | None:
-    """The record that a line is; None if it is none."""
+    """Parse a line of the manifest; None if it holds no record."""
     with contextlib.suppress(ValueError):
         record = parse_json(line)
         if _is_record(record):
@@ -304,7 +313,7 @@ def _moment(record: dict[str, Any]) -> float:
 
 
 def _is_record(record: Any) -> bool:
-    """Whether a line is of a file, and what is used of it has the types that it should have."""
+    """Whether a parsed line describes a file, with the right types in the fields that are used."""
     if not isinstance(record, dict):
         return False
     texts = ("output", "status", "seen", "why")

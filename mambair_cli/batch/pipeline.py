@@ -63,9 +63,9 @@ logger = logging.getLogger(__name__)
 class Batch:
     """Restores files one after the other while others are read and written.
 
-    In memory are at any time: one image at work, one read ahead (unless that at work is large), and
-    results for the writers of at most PIXELS_BEHIND pixels together, or a single larger one. Large
-    results lie on disk.
+    At any time, memory holds the image at work, the next one (unless the first is large), and
+    results that wait to be written: PIXELS_BEHIND pixels of them at most, or a single larger one.
+    Large results lie on disk.
 
     Attributes:
         upscaler: does the work.
@@ -75,7 +75,7 @@ class Batch:
             skipped, and the first error is raised.
         overwrite: also restore what is finished.
         max_pixels: of an input; larger ones fail (a guard against decompression bombs).
-        max_bytes: of an input likewise.
+        max_bytes: of an input's file; longer ones fail.
         keep_times: give results the times and permissions of their inputs.
         first_frame: of animations, and the first page of documents, is all that is restored.
         check: look at the results, and record what is left in them and what would help.
@@ -299,17 +299,15 @@ class Batch:
                 record.key = self.manifest.key(job.source)
             options: dict[str, Any] = {
                 "max_pixels": self.max_pixels,
-                "max_bytes": self.max_bytes,
                 "first_frame": self.first_frame,
             }
             if isinstance(job.source, Url):
                 content = read_content(job.source, most_bytes(self.max_bytes))
-                del options["max_bytes"]
                 image = decode_image(content, str(job.source), **options)
             elif job.source:
-                image = read_image(job.source, **options)
+                image = read_image(job.source, max_bytes=self.max_bytes, **options)
             else:
-                image = receive_image(sys.stdin, **options)
+                image = receive_image(sys.stdin, max_bytes=self.max_bytes, **options)
             height, width = image.pixels.shape[:2]
             record.size_in = [width, height]
             record.notes += image.notes

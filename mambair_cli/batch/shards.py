@@ -74,9 +74,9 @@ def scheduled_shard(environment: Mapping[str, str] = os.environ) -> Shard | None
 def share(jobs: Sequence[Job], folder: Place, shard: Shard) -> list[Job]:
     """The jobs of a shard, in their order.
 
-    They depend on the inputs alone, not on their order or on what is finished: each job falls to
-    one shard. The shards get equal sums of pixels where the heads of all files can be read quickly,
-    else about equal numbers of files.
+    Which job belongs to which shard depends on the inputs alone, not on their order or on what is
+    finished. Where the heads of all files can be read quickly, all shards get about the same number
+    of pixels, else about the same number of files.
 
     Args:
         jobs: of all shards.
@@ -104,14 +104,14 @@ def share(jobs: Sequence[Job], folder: Place, shard: Shard) -> list[Job]:
 
 
 def _chance(name: str) -> int:
-    """A number that a name always has, as if drawn by lot."""
+    """Return a number that looks random but is always the same for a name."""
     return int.from_bytes(
         hashlib.blake2b(name.encode("utf-8", "surrogateescape")).digest()[:8], "big"
     )
 
 
 def _pixels(job: Job) -> int:
-    """Of the input; 1 if its head does not tell."""
+    """Count the pixels of the input; 1 if the head of its file does not tell."""
     from ..images.folders import stored_size
 
     size = stored_size(job.source) if isinstance(job.source, Path) else None

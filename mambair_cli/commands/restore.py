@@ -19,7 +19,7 @@ from ..errors import CallError, MambairError
 from ..models.choice import check_task
 from ..models.tasks import MAX_SCALE, Task
 from ..restore.options import Options
-from ..system.urls import without_secrets
+from ..system.urls import is_url, without_secrets
 from .compare import check_page
 from .compare import write as write_compare
 from .help import ADVANCED, COMMON, MODEL, OUTPUT, SIZE, SPEED
@@ -449,8 +449,9 @@ def _run(plan: Plan, shown: Shown, silent: bool, started: float) -> Outcome:
 def _check_compare(request: Request, page: Path) -> None:
     """Raise CallError where there will be nothing to compare."""
     check_page(page)
-    if "-" in (*request.inputs, request.output):
-        raise CallError("--compare shows files; name files instead of -")
+    places = filter(None, (*request.inputs, request.output))
+    if any(place == "-" or is_url(place) for place in places):
+        raise CallError("--compare shows files of this computer; name such files")
     if request.dry_run:
         raise CallError("--compare needs results, which --dry-run does not make")
 

@@ -124,7 +124,9 @@ def _read(data: bytes, max_pixels: int, first_frame: bool, is_page: bool = False
         except OSError as error:
             kind = tiff.rare_compression(tags)
             if kind:
-                raise NotImplementedError(f"TIFF with compression {kind}") from error
+                raise ImageError(
+                    f"TIFF with compression {kind} is of a kind that cannot be read; save it anew"
+                ) from error
             raise
         bits = max(tags.numbers(exif.BITS), default=8)
         if stored.pixels.dtype == np.uint8 and bits > 8:

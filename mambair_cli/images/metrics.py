@@ -133,7 +133,7 @@ def scores(restored: Array, truth: Array, *, channel: str, border: int) -> tuple
         border: pixels left out on each of the four sides.
 
     Raises:
-        ValueError: as `psnr_y` and `ssim`, or the images have not the channels that are asked for.
+        ValueError: as `psnr_y` and `ssim`, or the images lack the channels that are asked for.
     """
     if channel == "y":
         return psnr_y(restored, truth, border=border), ssim_y(restored, truth, border=border)

@@ -372,12 +372,6 @@ def _blend(v, factors, u, skip, out, H, W, C, first, last):  # type: ignore[no-u
                 )
 
 
-def compile_kernels() -> None:
-    """Compile the kernels, or load them from the cache."""
-    for compiled in (_enter, _project, _leave, _feed, _convolve, _blend):
-        compiled()
-
-
 def run_rows(work: Callable[[int, int], None], rows: int) -> None:
     """Call work(first, last) for all rows, a share for each thread of torch."""
     threads = min(torch.get_num_threads(), rows)

@@ -44,7 +44,7 @@ class Scene:
 
 
 def match_files(before: Path, results: Sequence[Path]) -> list[Scene]:
-    """Pair files, or the images of folders: a result is called like the image, or NAME_x4 ...
+    """Pair files, or the images of folders, by name: a result has the image's, or NAME_x4 ...
 
     Raises CallError where something does not exist, or no image has a result.
     """
@@ -73,7 +73,7 @@ def match_files(before: Path, results: Sequence[Path]) -> list[Scene]:
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
-    """The images of a folder by what their names begin with: a, also for a_x4, and a.jpg."""
+    """List the images of a folder by the beginning of their names: a for a.jpg and for a_x4.png."""
     from ..images.folders import list_images
 
     files: dict[str, Path] = {}

@@ -66,9 +66,9 @@ class Restorer:
         device: where it runs.
         backend: which scan it runs.
         dtype: in which precision convolutions and linear layers run.
-        largest_tile: pixels a side that may fit into memory; halved whenever that runs out.
-        largest_batch: equal tiles that may be computed at once; halved likewise, and 1 where
-            more are no faster (on a CPU).
+        largest_tile: pixels a side that may fit into memory; halved whenever memory runs out.
+        largest_batch: how many tiles may be computed at once; also halved when memory runs out,
+            and 1 on a CPU, where more at once are no faster.
         runner: runs the network.
     """
 
@@ -104,7 +104,7 @@ class Restorer:
 
     @property
     def graphs(self) -> int:
-        """How many shapes are recorded at the same time; 0 also after a recording has failed."""
+        """How many shapes are recorded at the same time; 0 once a recording has failed."""
         return self.runner.graphs.limit
 
     def bytes_per_pixel(self) -> int:
@@ -523,7 +523,7 @@ def _value_range(image: Array, squeeze: bool = True) -> tuple[float, float]:
 
 
 def _set_seed(model: Any, name: str, seed: int) -> None:
-    """Let a network draw its routing. Raises CallError for one that draws nothing."""
+    """Let a network draw its routing at random. Raises CallError if it has none to draw."""
     if not hasattr(model, "seed"):
         raise CallError(f"{name} draws nothing at random, only MambaIRv2 does; leave out `seed`")
     model.seed = seed

@@ -247,11 +247,6 @@ def _files(scheme: str) -> Any:
         ) from None
 
 
-def forget_connections() -> None:
-    """Let new settings of the environment count, such as other credentials."""
-    _files.cache_clear()
-
-
 def _again(url: Url, ask: Callable[[Any], T], kind: type[DownloadError] | type[UploadError]) -> T:
     """What `ask` returns, given the file system; asked again after passing troubles.
 

@@ -1,4 +1,4 @@
-"""Option files of BasicSR, on which the official project trains, as recipes."""
+"""Turn option files of BasicSR, with which the official project trains, into recipes."""
 
 import re
 from collections.abc import Mapping
@@ -82,7 +82,7 @@ class _Options:
 
 
 def _number(value: Any) -> Any:
-    """A number that YAML 1.1 takes for text, such as 5e5, as a number."""
+    """Return the number that a text stands for: YAML 1.1 reads 5e5 as text."""
     if not isinstance(value, str) or not re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
         return value
     number = float(value)
@@ -90,7 +90,7 @@ def _number(value: Any) -> Any:
 
 
 def convert(path: Path) -> Imported:
-    """An option file as a recipe.
+    """Turn an option file into a recipe.
 
     Raises CallError where there is no such file, it holds no options or is for another network, and
     BackendError where PyYAML is not installed.

@@ -458,6 +458,8 @@ def test_a_page_of_before_and_after(call):
         ("in -o out --compare page.png", "page.png: a page is called something.html"),
         ("in -o out --compare no/page.html", "there is no folder"),
         ("in/a.png -o - --compare page.html", "--compare shows files"),
+        ("in -o s3://bucket/out/ --compare page.html", "--compare shows files"),
+        ("https://host/a.png -o a.png --compare page.html", "--compare shows files"),
         ("in -o out --dry-run --compare page.html", "which --dry-run does not make"),
     ],
 )

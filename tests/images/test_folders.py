@@ -4,7 +4,7 @@ import pytest
 from failing import fails
 
 from mambair_cli.errors import CallError, ImageError
-from mambair_cli.images.folders import image_size, list_images, read_rgb
+from mambair_cli.images.folders import image_size, list_images, read_rgb, stored_size
 from mambair_cli.images.io import Image, write_image
 
 
@@ -79,5 +79,10 @@ def test_the_size_of_all_that_is_read(tmp_path):
     for side in (10_000, 20_000):
         PIL.Image.new("1", (side, 10_000)).save(tmp_path / "large.png")
         assert image_size(tmp_path / "large.png") == (10_000, side)
+    # what its head does not tell is no error before it is read
     (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "cut.webp").write_bytes(b"RIFF\x10\0\0\0WEBPVP8X")
+    (tmp_path / "icon.icns").write_bytes(b"icns" + b"\xff" * 60)
+    for name in ("text.png", "cut.webp", "icon.icns", "missing.png", "."):
+        assert stored_size(tmp_path / name) is None
     fails(lambda: image_size(tmp_path / "text.png"), ImageError, "text.png", "not an image")

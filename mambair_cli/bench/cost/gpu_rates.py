@@ -1,4 +1,4 @@
-"""What a GPU can do at most, measured: memory traffic, exponentials, multiply-adds."""
+"""Measure the most that a GPU can do: memory traffic, exponentials, multiply-adds."""
 
 import statistics
 from collections.abc import Callable

@@ -72,13 +72,14 @@ def open_benchmark(
     Args:
         name_or_folder: of SETS, or a folder.
         data_root: see `find_set`.
-        images: only so many, the first by name.
+        images: how many to take, the first ones by name; None: all.
         fetch: see `find_set`.
         choices: see `choose_protocol`.
 
     Raises:
-        CallError: there is no such set, its copy is wrong, files are unpaired, or the call does not
-        fit. ImageError: a file cannot be read.
+        CallError: there is no such set, its copy is wrong, a file has no pair, or the choices
+            contradict each other or the set.
+        ImageError: a file cannot be read.
     """
     row, folder = find_set(name_or_folder, data_root, fetch)
     protocol = choose_protocol(row, **choices)
@@ -110,9 +111,8 @@ def run(
         benchmark: what to measure on.
         candidates: the networks.
         metrics: of `perceptual.METRICS`, besides PSNR and SSIM.
-        cache: file of results of earlier runs, which are taken from there and put there; None:
-            none.
-        fresh: take none from there.
+        cache: a file that keeps results from one run to the next; None: nothing is kept.
+        fresh: compute everything again, whatever is in the cache.
         save: folder for the restored images, see `saved_image`.
         progress: is called with the share done and what is at work.
 
